@@ -1,0 +1,75 @@
+# guardtrail. `make demo` and `make test` are all you need; both set up everything first and are safe to repeat.
+# Needs: Python 3.11+ with venv, git, a package index. PYTHON=/path/to/python picks the interpreter.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+
+PY := .venv/bin/python
+DEV := -e '.[dev,mcp]'
+SERVERS := examples/demo/requirements-servers.txt
+
+# tools/setup.sh prints nothing, or the one line that says what is missing and how to get it.
+ready = $(call stop,$(shell PYTHON="$(PYTHON)" sh tools/setup.sh $(1)))
+stop = $(if $(1),$(error $(1)))
+
+.PHONY: help
+help: ## what can be made
+	@printf 'guardtrail: authorization for the tool calls of AI agents\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@printf '\nThe first run makes .venv; after it everything works offline. Start with `make demo`.\n'
+
+.PHONY: venv
+venv: ## the development environment, .venv
+	@$(call ready,.venv pyproject.toml $(DEV)):
+
+.PHONY: demo-env
+demo-env: # the MCP servers of the demo have their own environment: their pins are not ours
+	@$(call ready,.venv-demo-servers $(SERVERS) -r $(SERVERS)):
+
+.PHONY: demo
+demo: venv demo-env ## a scripted agent on two real MCP servers: what is allowed, what is not, and the records
+	@$(PY) examples/demo/run.py
+
+.PHONY: test
+test: venv demo-env ## the whole suite
+	@$(PY) -m pytest -q -n 2 --dist loadfile -m 'not campaign' $(ARGS)
+
+.PHONY: check
+check: venv ## format, lint, types, floors
+	@$(PY) -m ruff format --check --quiet . || { printf 'run: make format\n'; exit 1; }
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m mypy --no-error-summary guard adapters
+	@$(PY) tools/floors.py
+
+.PHONY: format
+format: venv ## let ruff format and fix what it can
+	@$(PY) -m ruff check --quiet --fix-only .
+	@$(PY) -m ruff format --quiet .
+
+.PHONY: generate
+generate: venv ## the generated pages: docs/reason-codes.md, docs/policy-schema.json
+	@$(PY) tools/generate_docs.py
+
+.PHONY: bench
+bench: venv ## costs against references measured in the same run; writes benchmarks/results.json
+	@$(PY) -m benchmarks.run
+
+.PHONY: campaign
+campaign: venv ## the long searches: many more generated cases than `make test` takes
+	@HYPOTHESIS_PROFILE=campaign $(PY) -m pytest -q -n 2 --dist loadfile --timeout 3600 $(ARGS)
+
+.PHONY: oldest
+oldest: ## the suite with the oldest versions of everything we depend on
+	@$(call ready,.venv-oldest tools/oldest.txt -c tools/oldest.txt -e '.[dev]'):
+	@.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m 'not campaign' -W ignore::DeprecationWarning --ignore tests/adapters --ignore tests/demo $(ARGS)
+
+.PHONY: dist
+dist: venv ## sdist and wheel, in dist/
+	@$(PY) -m build --no-isolation --outdir dist . >/dev/null && ls dist
+
+.PHONY: clean
+clean: ## remove environments, caches and builds (records in .guardtrail stay)
+	@rm -rf .venv .venv-* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""The one door of the adapters into guardtrail: public names only, so that an adapter reads like a user's code.
+
+An adapter turns a framework's call into a `ToolCall` and a decision into the framework's own refusal. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from guard import ApprovalRequired, Decision, Denied, Guard, ToolCall
+from guard.errors import ConfigError
+
+__all__ = ["ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "ToolCall", "missing", "refusal", "tool_call", "without_token"]
+
+
+def missing(adapter: str, package: str, least: str) -> ConfigError:
+    """What to raise from the ImportError of an adapter's framework (absent, or older than the adapter can use)."""
+    return ConfigError(f'guard.adapters.{adapter} needs {package} >= {least}: pip install "guardtrail[{adapter}]"')
+
+
+def refusal(denied: Denied) -> str:
+    """The sentence a model reads instead of a result. It names the reason and the smallest change; no values."""
+    return denied.for_model()
+
+
+def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None) -> ToolCall:
+    """The call as the policy names it: `server/tool` where the tool belongs to a named server."""
+    return ToolCall(f"{server}/{tool}" if server else tool, {} if args is None else args, id)
+
+
+def without_token(data: Mapping[str, object], token: str) -> dict[str, object]:
+    """`data` without every entry, at any depth, whose name or text holds `token` (also as "Bearer ...").
+
+    The delegation token is for the guard. A backend that sees it could act as the agent everywhere the token is good.
+    """
+    return {key: _scrub(value, token) for key, value in data.items() if not _holds(key, token) and not _holds(value, token)}
+
+
+def _holds(value: object, token: str) -> bool:
+    return isinstance(value, str) and token in value
+
+
+def _scrub(value: object, token: str) -> object:
+    if isinstance(value, Mapping):
+        return without_token(value, token)
+    if isinstance(value, (list, tuple)):
+        return [_scrub(each, token) for each in value if not _holds(each, token)]
+    return value

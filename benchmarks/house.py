@@ -1,0 +1,109 @@
+"""What the rows are measured on: policies of stated size, guards, and the references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guard import Guard, LocalIssuer
+from guard.drive import drive
+from guard.flow import decide_flow
+from guard.model import ToolCall
+from guard.policy import Policy
+from guard.record import ListSink
+
+__all__ = ["CALL", "cached_decision", "empty", "make_guard", "policy_text", "span_reference"]
+
+ATTRIBUTES: dict[str, Any] = {f"guardtrail.attribute.{i}": f"value-{i}" for i in range(12)}
+CALL = {"order": "A-17", "to": "ops@acme.example", "amount": "20"}
+
+
+def policy_text(tools: int, rules: int, *, dense: bool) -> str:
+    """`tools` tools of three arguments; an intent that constrains all three; `rules` limit rules, spread or all on the first tool."""
+    lines = ["guardtrail: 1", "name: bench", "owner: bench@acme.example", "tools:"]
+    lines += [f"  tool_{i}: {{effect: read, control: {{order: id, to: email}}, data: {{amount: decimal}}}}" for i in range(tools)]
+    lines += ["intents:", "  work:", "    description: Everything.", "    params: {order: id, ceiling: decimal}", "    ttl: 10h", "    allow:"]
+    args = '{order: {eq: $order}, to: {email: {domain: acme.example}}, amount: {range: {min: "0.01", max: $ceiling}}}'
+    lines += [f"      tool_{i}: {{args: {args}}}" for i in range(tools)]
+    lines += ["rules:"]
+    for i in range(rules):
+        tool = 0 if dense else i * max(1, tools // rules)
+        lines.append(f"  - {{id: limit-{i}, when: {{tool: tool_{tool}}}, limit: {{calls: 100000000}}}}")
+    return "\n".join(lines) + "\n"
+
+
+class _Null(ListSink):
+    """Takes records and forgets them."""
+
+    def decision(self, record: object) -> None:
+        pass
+
+    def outcome(self, record: object) -> None:
+        pass
+
+
+def make_guard(text: str, **options: Any) -> tuple[Guard, str]:
+    """A guard over `text` and a token for its one intent."""
+    iam = LocalIssuer("bench")
+    options.setdefault("sinks", [_Null()])
+    guard = Guard(Policy.from_text(text), trust=iam, **options)
+    token = iam.mint(origin="alice", actor="worker", intent="work", params={"order": "A-17", "ceiling": "50"}, ttl="1h")
+    return guard, token
+
+
+def cached_decision(text: str, token_guard: tuple[Guard, str] | None = None) -> Callable[[int], None]:
+    """From bound arguments to the committed reservation: no record, no body. The task stays open."""
+    guard, token = token_guard or make_guard(text)
+    task = guard.task(token).__enter__()
+    house, state = guard._house, task.state
+    house.sinks = ()
+    call = ToolCall("tool_0", CALL)
+
+    def work(n: int) -> None:
+        for _ in range(n):
+            ticket = drive(decide_flow(house, state, call), 10.0)
+        if ticket.decision.blocks:
+            raise RuntimeError(ticket.decision.text())
+
+    return work
+
+
+def span_reference() -> Callable[[int], None]:
+    """One recording span with 12 attributes."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider().get_tracer("bench")
+
+    def work(n: int) -> None:
+        for _ in range(n):
+            tracer.start_span("execute_tool tool_0", attributes=ATTRIBUTES).end()
+
+    return work
+
+
+def empty() -> Callable[[int], None]:
+    def nothing() -> None:
+        return None
+
+    def work(n: int) -> None:
+        for _ in range(n):
+            nothing()
+
+    return work
+
+
+def directory_guard(text: str, directory: Path, **options: Any) -> tuple[Guard, str]:
+    """A guard with the audit file in `directory` and spans through a batch processor whose exporter drops them."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    from guard.record import AuditFile, Spans
+
+    class Drop(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Drop(), max_queue_size=1 << 16))
+    return make_guard(text, sinks=[AuditFile(directory), Spans(provider=provider)], **options)

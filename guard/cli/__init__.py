@@ -1,0 +1,86 @@
+"""The command line: `guardtrail`. One module per verb; what all of them share is in `output.py`, `files.py`, `trust.py`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from guard.cli import token as _token
+from guard.cli.audit import app as _audit
+from guard.cli.check import check
+from guard.cli.explain import explain
+from guard.cli.init import init
+from guard.cli.lint import lint
+from guard.cli.output import YES, say
+from guard.cli.test import test
+
+__all__ = ["app", "main"]
+
+_VERBS = """\
+guardtrail: authorization for the tool calls of AI agents
+
+in the order of the work
+  init           a first policy from your functions      guardtrail init tools:TOOLS
+  lint           what does not mean what you think       guardtrail lint policy.yaml
+  test           the policy's own tests                  guardtrail test policy.yaml
+  token mint     a development token                     guardtrail token mint --issuer acme-dev --origin alice ...
+  token inspect  what a token says                       guardtrail token inspect @task.jwt
+  check          what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
+  explain        one recorded decision and its chain     guardtrail explain last
+  audit verify   edited, deleted, reordered records      guardtrail audit verify
+
+`guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
+
+app = typer.Typer(
+    name="guardtrail",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("guardtrail")
+        except PackageNotFoundError:
+            number = "of an unknown version (not installed)"
+        say(f"guardtrail {number}")
+        raise typer.Exit(YES)
+
+
+@app.callback(invoke_without_command=True)
+def verbs(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Authorization for the tool calls of AI agents: policies, tokens, decisions, records.
+
+    \b
+    Exit codes: 0 yes, 1 no (denied, violation, failed test, lint error), 2 wrong usage, 3 could not answer.
+    Results go to standard output, notes to standard error; colour only on a terminal. `--json` everywhere.
+    """
+    if context.invoked_subcommand is None:
+        for line in _VERBS.splitlines():
+            say(line)
+
+
+app.command()(init)
+app.command()(lint)
+app.command()(test)
+app.add_typer(_token.app, name="token")
+app.command()(check)
+app.command()(explain)
+app.add_typer(_audit, name="audit")
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a terminal without UTF-8 shows escapes, not an exception
+    app(prog_name="guardtrail")

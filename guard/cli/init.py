@@ -1,0 +1,245 @@
+"""`guardtrail init`: a first policy from plain Python functions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from guard.cli.guess import Argument, Guess, guess
+from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, columns, count, dump, note, pad, say
+from guard.policy import Policy
+from guard.policy.table import NAMES
+from guard.suggest import did_you_mean
+
+__all__ = ["init", "policy_text"]
+
+_INTENT = "everything-listed"
+
+
+@answers
+def init(
+    functions: Annotated[str, typer.Argument(help="Where your functions are: a list, tuple or dict of them.", metavar="MODULE:NAME", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the policy goes; `-` is standard output.")] = Path("policy.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Write a first policy for your tools: what each does and takes is guessed from names and types.
+
+    MODULE is imported from the working directory. What was guessed is marked `# guess`; correct those lines.
+
+    \b
+    guardtrail init tools:TOOLS
+    guardtrail init app.tools:TOOLS -o policies/app.yaml
+
+    \b
+    --json: {"ok", "file", "tools": [{"name", "effect", "sure", "reversible", "control": {path: type}, "data": {path: type},
+             "left_out": [str]}], "intents": [str]}
+    """
+    if not force and str(output) != "-" and output.exists():
+        raise WrongUsage(f"{output} exists; `--force` replaces it, `-o FILE` writes another")
+    found = _functions(functions)
+    guesses = [_guess(name, function) for name, function in found.items()]
+    text = policy_text(functions, guesses)
+    Policy.from_text(text, file=str(output))  # what is written loads; if not, nothing is written
+    if str(output) == "-":
+        print(text, end="")
+        return YES
+    _write(output, text)
+    if as_json:
+        dump({"ok": True, "file": str(output), "tools": [_dict(each) for each in guesses], "intents": [_INTENT]})
+        return YES
+    say(f"read {count(len(guesses), 'function')} from {functions}")
+    for line in columns([_row(each) for each in guesses], gap=3, most=100):
+        say(line)
+    say(f"wrote {output}: {count(len(guesses), 'tool')}, 1 intent `{_INTENT}` (grants exactly these tools), 0 rules, 1 test")
+    say(f"next: correct the lines marked `# guess`, then  guardtrail lint {output}")
+    return YES
+
+
+# -- reading the functions -----------------------------------------------------------------------------------------------------
+
+
+def _functions(spec: str) -> dict[str, Callable[..., object]]:
+    """Tool name -> function, in the order written."""
+    module, colon, name = spec.partition(":")
+    if module.endswith(".py") or "/" in module:
+        dotted = module.removesuffix(".py").strip("./").replace("/", ".")
+        raise WrongUsage(f"`{spec}`: a module is named, not a file; write `{dotted}:{name or 'TOOLS'}`")
+    if not colon or not name or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise WrongUsage(f"`{spec}` is not of the form MODULE:NAME, as in `tools:TOOLS`")
+    value = _attribute(_module(module), module, name)
+    if isinstance(value, Mapping):
+        items = [(str(key), each) for key, each in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(_name(each), each) for each in value]
+    else:
+        raise WrongUsage(f"{spec} is a {type(value).__name__}; it must be a list, tuple or dict of functions")
+    return _checked(spec, items)
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__guardtrail__", None) or getattr(function, "__name__", type(function).__name__))
+
+
+def _checked(spec: str, items: Sequence[tuple[str, Any]]) -> dict[str, Callable[..., object]]:
+    found: dict[str, Callable[..., object]] = {}
+    for number, (name, function) in enumerate(items, 1):
+        if not callable(function):
+            raise WrongUsage(f"{spec}: entry {number} is a {type(function).__name__}, not a function")
+        if not re.match(NAMES["tool"], name):
+            raise WrongUsage(f"{spec}: entry {number} is called `{name}`, which is no tool name; a dict gives it one: `{{'name': function}}`")
+        if name in found:
+            raise WrongUsage(f"{spec}: two functions are called `{name}`; a dict gives each its own name")
+        found[name] = function
+    if not found:
+        raise WrongUsage(f"{spec} is empty: there are no functions to describe")
+    return found
+
+
+def _module(name: str) -> object:
+    """Import as a script in the working directory would; what it prints is no result of ours."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            near = did_you_mean(name, sorted(path.stem for path in Path.cwd().glob("*.py")))
+            raise WrongUsage(f"there is no module `{name}` here ({here}){near}") from None
+        raise CannotAnswer(f"{name} needs the module `{error.name}`, which is not installed here") from None
+    except (Exception, SystemExit) as error:
+        raise CannotAnswer(f"{name} raised {type(error).__name__} while it was imported; GUARDTRAIL_DEBUG=1 shows where") from error
+
+
+def _attribute(module: object, module_name: str, name: str) -> object:
+    value = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            names = [each for each, held in vars(module).items() if isinstance(held, list | tuple | dict) and not each.startswith("_")]
+            near = did_you_mean(name, names) or (f"; it has {', '.join(f'`{each}`' for each in names[:5])}" if names else "")
+            raise WrongUsage(f"{module_name} has no `{name}`{near}")
+        value = getattr(value, part)
+    return value
+
+
+def _guess(name: str, function: Callable[..., object]) -> Guess:
+    try:
+        made = guess(name, function)
+    except ValueError:
+        raise CannotAnswer(f"the signature of `{name}` cannot be read; wrap it in a function that names its arguments") from None
+    for argument in made.left_out:
+        note(f"note: `{name}`: {argument} is left out; a policy names every argument")
+    return made
+
+
+# -- writing the policy --------------------------------------------------------------------------------------------------------
+
+
+def policy_text(source: str, guesses: Sequence[Guess]) -> str:
+    """The policy as a commented YAML text."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", source.partition(":")[0]).strip("-._")[:128] or "tools"
+    wide = max(len(_key(each.name)) for each in guesses) + 2
+    tools = [f"  {pad(_key(each.name) + ':', wide)}{{{_tool(each)}}}   {_mark(each)}" for each in guesses]
+    allow = [f"      {pad(_key(each.name) + ':', wide)}{{}}   {_narrower(each)}".rstrip() for each in guesses]
+    return "\n".join(
+        [
+            f"# A first policy, written by `guardtrail init {source}`. Lines marked `# guess` were guessed from names and types:",
+            "# correct them and take the mark away. A tool or an argument that is not named here is denied.",
+            "guardtrail: 1",
+            f"name: {_key(name)}",
+            "owner: you@example.com   # guess: who answers for this policy",
+            "",
+            "# What each tool is. `control`: arguments that decide whom or what a call reaches; `data`: what it carries there.",
+            "tools:",
+            *tools,
+            "",
+            "# Kinds of task: a token names one, and its parameters. This one allows everything above, with any arguments. Replace it",
+            "# by kinds of work you know, each with what it needs and no more: parameters, constraints, limits.",
+            "intents:",
+            f"  {_INTENT}:   # guess",
+            "    description: Every tool that is listed, with any arguments.",
+            "    ttl: 1h",
+            "    allow:",
+            *allow,
+            "",
+            "# What no task may do too much of, for example",
+            "# rules:",
+            f"#   - {{id: not-too-many, when: {{tool: {_key(guesses[0].name)}}}, limit: {{calls: 20, within: 1h, per: [origin]}}, then: ask}}",
+            "",
+            f"# Run by `guardtrail test`: who acts, what is called, what must come of it.",
+            "tests:",
+            "  - name: a tool that is not listed is denied",
+            f"    as: {{origin: alice, actor: agent, intent: {_INTENT}}}",
+            "    trace: |",
+            "      not_a_listed_tool()",
+            "    expect: [deny tool.unknown]",
+            "",
+        ]
+    )
+
+
+def _tool(tool: Guess) -> str:
+    parts = [f"effect: {tool.effect}"]
+    for word, control in (("control", True), ("data", False)):
+        arguments = tool.part(control)
+        if arguments:
+            parts.append(f"{word}: {{{', '.join(f'{_key(each.path)}: {each.type}' for each in arguments)}}}")
+    return ", ".join(parts)
+
+
+def _mark(tool: Guess) -> str:
+    if not tool.sure:
+        return "# guess: the name does not say what it does"
+    return "# guess" + (f"; not described: {', '.join(tool.left_out)}" if tool.left_out else "")
+
+
+def _narrower(tool: Guess) -> str:
+    """How a person might narrow it: an example, in a comment."""
+    if tool.effect == "read":
+        return ""
+    control = tool.part(True)
+    args = f"args: {{{_key(control[0].path)}: {{eq: ${re.sub('[^A-Za-z0-9_]', '', control[0].path)}}}}}, " if control else ""
+    return f"# narrower: {{{args}limit: {{calls: 1}}}}"
+
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_YAML_WORDS = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
+
+
+def _key(word: str) -> str:
+    return word if _PLAIN_KEY.fullmatch(word) and word.lower() not in _YAML_WORDS else f'"{word}"'
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise CannotAnswer(f"{path} cannot be written: {(error.strerror or type(error).__name__).lower()}") from None
+
+
+# -- showing it ----------------------------------------------------------------------------------------------------------------
+
+
+def _row(tool: Guess) -> list[str]:
+    why = "guessed from name and types" if tool.sure else "effect guessed blindly: its name has no verb known here"
+    return [tool.name, tool.effect, "reversible: no" if tool.irreversible else "", ", ".join(_argument(each) for each in tool.arguments), why]
+
+
+def _argument(argument: Argument) -> str:
+    part = "control" if argument.control else "data"
+    return f"{argument.path} {part}" + ("" if argument.type == "text" else f" {argument.type}")
+
+
+def _dict(tool: Guess) -> dict[str, Any]:
+    parts = {word: {each.path: each.type for each in tool.part(control)} for word, control in (("control", True), ("data", False))}
+    about = {"name": tool.name, "effect": tool.effect, "sure": tool.sure, "reversible": not tool.irreversible}
+    return {**about, **parts, "left_out": list(tool.left_out)}

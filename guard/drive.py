@@ -1,0 +1,237 @@
+"""Two drivers for one flow. The flow (a generator) yields what it needs from outside and is sent the answer; whether the caller
+is synchronous or not is known here and nowhere else.
+
+Every answer arrives as a value. What a port raises, returns too late, or is interrupted by comes back as a `Failure`, so that the
+flow has one place to turn it into a denial; an interrupt (Ctrl-C, cancellation) is raised again once the flow has recorded it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import ContextVar, copy_context
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+from guard.model import Outcome
+
+__all__ = ["Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
+
+T = TypeVar("T")
+
+
+class Need(NamedTuple):
+    """One question to one port. `port.inline` True: answered in the caller's thread; else on a helper thread under the deadline."""
+
+    port: object
+    ask: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object] = {}
+
+
+class Run(NamedTuple):
+    """Execute the body once, under a lease. Answered with an `Outcome`; never a `Failure`."""
+
+    execute: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    lease: Lease
+
+
+class Failure(NamedTuple):
+    """No answer. `late`: the deadline passed. `answer`: what came all the same, too late. `pending`: it may still come."""
+
+    error: BaseException | None
+    late: bool = False
+    interrupted: bool = False
+    answer: object = None
+    pending: Future[object] | None = None
+
+
+Flow = Generator[Need | Run, object, T]
+
+
+class Lease:
+    """The right to run one body once. A sealed body runs only inside the lease that the guard opened for this very call."""
+
+    __slots__ = ("_lock", "spent", "tool")
+
+    def __init__(self, tool: str) -> None:
+        self.tool = tool
+        self.spent = False
+        self._lock = threading.Lock()
+
+    def take(self, tool: str) -> bool:
+        """True once, for the tool it was opened for."""
+        with self._lock:
+            if self.spent or self.tool != tool:
+                return False
+            self.spent = True
+            return True
+
+
+_lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
+
+
+def leased(tool: str) -> bool:
+    """May the body of `tool` run here and now? Asking uses the lease up."""
+    lease = _lease.get()
+    return lease is not None and lease.take(tool)
+
+
+# Ports that may block run here. Bounded: a store that hangs for ever takes its threads with it and every later call is denied at
+# the deadline, which is what "slow denies" means. Threads are made on first use.
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _helpers() -> ThreadPoolExecutor:
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="guardtrail-port")
+        return _pool
+
+
+_INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def _inline(need: Need, deadline: float) -> object:
+    try:
+        answer = need.ask(*need.args, **need.kwargs) if need.kwargs else need.ask(*need.args)
+    except _INTERRUPTS as error:
+        return Failure(error, interrupted=True)
+    except BaseException as error:  # a panic of a native library is not an Exception and must not pass (fail-open row F12)
+        return Failure(error)
+    if monotonic() > deadline:
+        return Failure(None, late=True, answer=answer)
+    return answer
+
+
+def drive(flow: Flow[T], seconds: float) -> T:
+    """Run `flow` to its end without an event loop; every decision within `seconds`."""
+    deadline = monotonic() + seconds
+    interrupt: BaseException | None = None
+    answer: object = None
+    try:
+        step = next(flow)
+        while True:
+            if type(step) is Need:
+                if getattr(step.port, "inline", False) is True:
+                    answer = _inline(step, deadline)
+                else:
+                    answer = _wait(step, deadline)
+                if type(answer) is Failure and answer.interrupted:
+                    interrupt = interrupt or answer.error
+            else:
+                answer = _run(step)  # type: ignore[arg-type]
+                deadline = monotonic() + seconds
+            step = flow.send(answer)
+    except StopIteration as stop:
+        if interrupt is not None:
+            raise interrupt from None
+        result: T = stop.value
+        return result
+
+
+def _wait(need: Need, deadline: float) -> object:
+    future = _helpers().submit(copy_context().run, _call, need)
+    try:
+        answer = future.result(timeout=max(0.0, deadline - monotonic()))
+    except FutureTimeout as error:
+        if future.done():
+            return Failure(error)  # the port itself raised a time-out
+        future.cancel()
+        return Failure(None, late=True, pending=future)
+    except _INTERRUPTS as error:
+        return Failure(error, interrupted=True, pending=future)
+    except BaseException as error:
+        return Failure(error)
+    return answer
+
+
+def _call(need: Need) -> object:
+    return need.ask(*need.args, **need.kwargs)
+
+
+def _run(run: Run) -> Outcome:
+    token = _lease.set(run.lease)
+    try:
+        return Outcome("ok", run.execute(*run.args, **run.kwargs))
+    except Exception as error:
+        return Outcome("error", None, error)
+    except BaseException as error:  # interrupted midway: it may have had its effect
+        return Outcome("unknown", None, error)
+    finally:
+        _lease.reset(token)
+
+
+async def adrive(flow: Flow[T], seconds: float) -> T:
+    """The same for a coroutine: blocking ports are awaited on helper threads, the body is awaited."""
+    import asyncio
+
+    deadline = monotonic() + seconds
+    interrupt: BaseException | None = None
+    answer: object = None
+    try:
+        step = next(flow)
+        while True:
+            if type(step) is Need:
+                if getattr(step.port, "inline", False) is True:
+                    answer = _inline(step, deadline)
+                else:
+                    answer, cancelled = await _await(step, deadline, asyncio)
+                    interrupt = interrupt or cancelled
+                if type(answer) is Failure and answer.interrupted:
+                    interrupt = interrupt or answer.error
+            else:
+                answer = await _arun(step)  # type: ignore[arg-type]
+                deadline = monotonic() + seconds
+            step = flow.send(answer)
+    except StopIteration as stop:
+        if interrupt is not None:
+            raise interrupt from None
+        result: T = stop.value
+        return result
+
+
+async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, BaseException | None]:
+    """The answer, and the cancellation that arrived while waiting. A cancelled caller still waits for the answer (up to the
+    deadline): what a store has applied must be known, or it could not be taken back."""
+    future = _helpers().submit(copy_context().run, _call, need)
+    waiting = asyncio.wrap_future(future)
+    cancelled: BaseException | None = None
+    while True:
+        try:
+            await asyncio.wait({waiting}, timeout=max(0.0, deadline - monotonic()))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            continue
+        break
+    if not waiting.done():
+        future.cancel()
+        return Failure(None, late=True, interrupted=False, pending=future), cancelled
+    error = future.exception()
+    if error is not None:
+        return Failure(error), cancelled
+    answer = future.result()
+    return (Failure(cancelled, interrupted=True, answer=answer) if cancelled is not None else answer), cancelled
+
+
+async def _arun(run: Run) -> Outcome:
+    token = _lease.set(run.lease)
+    try:
+        value = run.execute(*run.args, **run.kwargs)
+        if inspect.isawaitable(value):
+            waiting: Awaitable[object] = value
+            value = await waiting
+        return Outcome("ok", value)
+    except Exception as error:
+        return Outcome("error", None, error)
+    except BaseException as error:  # cancelled midway: it may have had its effect
+        return Outcome("unknown", None, error)
+    finally:
+        _lease.reset(token)

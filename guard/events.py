@@ -1,0 +1,166 @@
+"""Record format v1: what is written about a call, plain and frozen. No argument value, no token, no person's name.
+
+`DecisionRecord` is written before the body, `OutcomeRecord` after it, joined by the decision id. Hash chaining, sequence and
+writer are added by the audit file; they are not part of the thing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from guard.model import Finding, finding_dict
+
+__all__ = ["FORMAT", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One decision. Every record joins credential, workload, human origin and the position in the chain.
+
+    `at`: epoch microseconds of the guard's clock. `origin`: keyed pseudonym of the person. `issuer`: "local" for a `LocalIssuer`,
+    else the issuer's URL. `sync`: how durable the record must be before the body runs: `os` (handed to the operating system),
+    `group` (fsync shared with others), `each`. `count`: more than 1 where equal refusals before authentication are aggregated.
+    """
+
+    id: str
+    at: int
+    tenant: str
+    task: str
+    step: int
+    call: str
+    tool: str
+    effects: tuple[str, ...]
+    verdict: str
+    mode: str
+    code: str
+    findings: tuple[Finding, ...]
+    fix: str | None
+    witnesses: tuple[str, ...]
+    policy: str
+    intent: str | None
+    issuer: str
+    credential: str
+    kid: str
+    origin: str
+    origin_kind: str
+    actors: tuple[str, ...]
+    workload: str | None
+    args_hmac: str
+    sync: Literal["os", "group", "each"] = "os"
+    trace: str = ""
+    span: str = ""
+    count: int = 1
+    kind: str = field(default="decision", init=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "v": FORMAT,
+            "kind": "decision",
+            "id": self.id,
+            "at": self.at,
+            "tenant": self.tenant,
+            "task": self.task,
+            "step": self.step,
+            "call": self.call,
+            "tool": self.tool,
+            "effects": self.effects,
+            "verdict": self.verdict,
+            "mode": self.mode,
+            "code": self.code,
+            "findings": [finding_dict(f) for f in self.findings],
+            "fix": self.fix,
+            "witnesses": self.witnesses,
+            "policy": self.policy,
+            "intent": self.intent,
+            "issuer": self.issuer,
+            "credential": self.credential,
+            "kid": self.kid,
+            "origin": self.origin,
+            "origin_kind": self.origin_kind,
+            "actors": self.actors,
+            "depth": max(len(self.actors) - 1, 0),
+            "workload": self.workload,
+            "args_hmac": self.args_hmac,
+            "trace": self.trace,
+            "span": self.span,
+            "count": self.count,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRecord:
+    """What the body did. `error`: the exception's type name only. `micros`: wall time of the body."""
+
+    decision: str
+    at: int
+    task: str
+    step: int
+    tool: str
+    status: Literal["not_executed", "ok", "error", "unknown"]
+    error: str | None = None
+    micros: int = 0
+    kind: str = field(default="outcome", init=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "v": FORMAT,
+            "kind": "outcome",
+            "decision": self.decision,
+            "at": self.at,
+            "task": self.task,
+            "step": self.step,
+            "tool": self.tool,
+            "status": self.status,
+            "error": self.error,
+            "micros": self.micros,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PivotRecord:
+    """A task changed hands: another credential, workload or actor than at its last sight (`changed`)."""
+
+    at: int
+    task: str
+    changed: tuple[str, ...]
+    before: str
+    credential: str
+    actors: tuple[str, ...]
+    workload: str | None
+    origin: str
+    kind: str = field(default="pivot", init=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "v": FORMAT,
+            "kind": "pivot",
+            "at": self.at,
+            "task": self.task,
+            "changed": self.changed,
+            "before": self.before,
+            "credential": self.credential,
+            "actors": self.actors,
+            "workload": self.workload,
+            "origin": self.origin,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task was ended: the verdict on `task.end` with its code."""
+
+    at: int
+    task: str
+    verdict: str
+    code: str
+    steps: int
+    kind: str = field(default="task", init=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {"v": FORMAT, "kind": "task", "at": self.at, "task": self.task, "verdict": self.verdict, "code": self.code, "steps": self.steps}
+
+
+Record = DecisionRecord | OutcomeRecord | PivotRecord | TaskRecord

@@ -1,0 +1,197 @@
+"""What a guard is wired from, and the state of one open task. Data and wiring; the flow is in `guard/flow.py`."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from os import urandom
+from time import monotonic, time
+from typing import Any
+
+from guard.constraints import Binder
+from guard.drive import Failure
+from guard.model import Bound, Decision, Delegation, Outcome
+from guard.ops import Op
+from guard.policy import Policy
+from guard.ports import Blinds, Clock, Revocations, Sink, StateStore, Verifier
+from guard.workflow.limits import Context
+from guard.workflow.plan import Plan, make_plan
+
+__all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket"]
+
+try:  # A laptop that slept is not a clock that was moved: count the time asleep, where the platform can.
+    from time import CLOCK_BOOTTIME, clock_gettime
+
+    def _steady() -> float:
+        return clock_gettime(CLOCK_BOOTTIME)
+
+except ImportError:  # pragma: no cover - not on this platform
+    _steady = monotonic
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    inline = True
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return _steady()
+
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford base 32, as in ULID: sorts by time, no I L O U
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+
+
+class Ids:
+    """Decision ids: 26 characters, sorting by time: 10 of milliseconds, 8 drawn per process, 8 counted."""
+
+    def __init__(self, clock: Callable[[], float] = time) -> None:
+        self._clock = clock
+        self._drawn = "".join(_ALPHABET[b & 31] for b in urandom(8))
+        self._count = count(int.from_bytes(urandom(2), "big"))
+
+    def __call__(self) -> str:
+        p = _PAIRS
+        ms = int(self._clock() * 1000)
+        n = next(self._count)
+        head = p[ms >> 40 & 1023] + p[ms >> 30 & 1023] + p[ms >> 20 & 1023] + p[ms >> 10 & 1023] + p[ms & 1023]
+        return head + self._drawn + p[n >> 30 & 1023] + p[n >> 20 & 1023] + p[n >> 10 & 1023] + p[n & 1023]
+
+
+@dataclass(slots=True)
+class TaskState:
+    """One open delegation of one task, in this process. `key` prefixes every state key of the task.
+
+    `plans` belong to `delegation`: a refreshed token brings a new one and new plans.
+    """
+
+    token: str
+    delegation: Delegation
+    key: str
+    context: Context
+    hmac_key: bytes
+    origin: str
+    opened: int
+    first: bool
+    incomplete: bool
+    prompt: str | None = None
+    plans: dict[str, Plan] = field(default_factory=dict)
+    tickets: dict[str, Ticket] = field(default_factory=dict)
+    closed: bool = False
+
+    def plan(self, layers: Sequence[Policy], tool: str) -> Plan:
+        plan = self.plans.get(tool)
+        if plan is None:
+            plan = make_plan(layers, self.delegation, tool)
+            if len(self.plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
+                self.plans[tool] = plan
+        return plan
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A decided call between its decision and its outcome."""
+
+    decision: Decision
+    bound: Bound | None
+    task: TaskState | None
+    plan: Plan | None
+    refunds: tuple[Op, ...] = ()
+    call_key: str | None = None
+    span: Any = None
+    started: float = 0.0
+    replay: Outcome | None = None
+    """Set where the call was decided and run before: its outcome, to be handed out again. Nothing runs and nothing is recorded."""
+
+
+class Outcomes:
+    """Outcomes of recent calls with an id, so that a resumed call gets its result and its body runs once. Bounded, in process."""
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most = most
+        self._held: OrderedDict[str, Outcome] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Outcome | None:
+        with self._lock:
+            return self._held.get(key)
+
+    def put(self, key: str, outcome: Outcome) -> None:
+        with self._lock:
+            self._held[key] = outcome
+            while len(self._held) > self._most:
+                self._held.popitem(last=False)
+
+
+class Refusals:
+    """Refusals before authentication, counted per (code, minute): a flood of bad tokens writes one record a minute per code."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def count(self, code: str, minute: int) -> int:
+        """0: counted, write nothing. Else: write one record that stands for this many (this one and those swallowed since the last)."""
+        with self._lock:
+            at, swallowed = self._seen.get(code, (-1, 0))
+            if at == minute:
+                self._seen[code] = (at, swallowed + 1)
+                return 0
+            self._seen[code] = (minute, 0)
+            return swallowed + 1
+
+
+@dataclass(slots=True)
+class House:
+    """Everything one guard is wired from."""
+
+    layers: tuple[Policy, ...]
+    policy: str
+    verifier: Verifier
+    revocations: Revocations
+    store: StateStore
+    sinks: tuple[Sink, ...]
+    clock: Clock
+    blinds: Blinds
+    spans: Any
+    resolve: Callable[[str], str] | None
+    seconds: float
+    ids: Ids = field(default_factory=Ids)
+    binders: dict[str, Binder] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    refusals: Refusals = field(default_factory=Refusals)
+    wall0: float = 0.0
+    steady0: float = 0.0
+    high: float = 0.0
+
+    def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
+        """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""
+        pending = failure.pending
+        if pending is not None:
+            pending.add_done_callback(lambda future: None if future.cancelled() or future.exception() else _quiet(refund, future.result()))
+
+
+def _quiet(refund: Callable[[object, datetime], object], answer: object) -> None:
+    try:
+        refund(answer, datetime.now(UTC))
+    except Exception:  # noqa: S110 - the store is failing; what stays counted is counted too high, which is the safe side
+        pass
+
+
+def frozen_details(task: TaskState | None, bound: Bound | None) -> Mapping[str, object]:
+    """What `Decision.explain` shows besides names: in process only."""
+    if task is None:
+        return {}
+    d = task.delegation
+    who = " > ".join((d.origin, *d.actors))
+    details: dict[str, object] = {"who": f"{who}   credential {d.credential}{' (local issuer)' if d.local else ''}   workload {d.workload}"}
+    if bound is not None:
+        details["args"] = dict(bound.values)
+    return details

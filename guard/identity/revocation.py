@@ -1,0 +1,210 @@
+"""What was taken back. Asked on every call, before the body; a body in flight is not stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from math import isfinite
+from pathlib import Path
+from threading import Lock
+from typing import Literal, NamedTuple, get_args
+
+from guard.errors import ConfigError, GuardError
+from guard.identity._files import WatchedFile
+from guard.model import Delegation
+from guard.reasons import ReasonCode
+from guard.tokens.jose import NotStrict, strict_json
+from guard.tokens.text import is_name
+
+__all__ = ["RevocationKind", "RevocationList"]
+
+RevocationKind = Literal["credential", "session", "origin", "actor", "key", "task"]
+_KINDS: tuple[str, ...] = get_args(RevocationKind)
+_MOST = 64 * 1024 * 1024
+_ALWAYS = float("inf")
+
+_Index = dict[tuple[str, str], dict[str | None, float]]
+"""(kind, value) -> issuer (None: any) -> tokens issued before this second are dead."""
+
+
+class Entry(NamedTuple):
+    kind: str
+    value: str
+    issuer: str | None
+    at: float
+
+
+class RevocationList:
+    """`guard.ports.Revocations` in memory, or over a file that several processes share.
+
+    | kind       | value                                   | what dies                                              |
+    |------------|-----------------------------------------|--------------------------------------------------------|
+    | credential | `jti`                                   | that token, whatever its text                          |
+    | session    | `sid`                                   | every token of that session                            |
+    | origin     | `sub`, or the claim `person`            | tokens issued before `at`: a later login works again   |
+    | actor      | a name anywhere in the chain            | every token it acts or acted under                     |
+    | key        | `kid`, or the thumbprint of a bound key | every token signed with, or bound to, that key         |
+    | task       | `txn`                                   | every token of that task                               |
+
+    The file holds one JSON object a line, as `revoke` writes it; it is looked at once a second. A file that is missing, unreadable or
+    has a line that cannot be understood makes `find` raise, and the guard denies with `revocation.unavailable`.
+    """
+
+    inline = True  # no I/O but one `stat` a second, and reading the file when it changed
+
+    def __init__(self, path: str | Path | None = None, *, clock: Callable[[], float] = time.time, check_every: float = 1.0) -> None:
+        self._path = None if path is None else Path(path)
+        self._file = None if self._path is None else WatchedFile(self._path, most=_MOST, every=check_every)
+        self._clock = clock
+        self._own: _Index = {}
+        self._index: _Index = {}
+        self._broken = False
+        self._generation = 0
+        self._lock = Lock()
+        if self._file is not None:
+            self._refresh(now=True)
+
+    def __repr__(self) -> str:
+        return f"RevocationList({str(self._path) if self._path else 'in memory'}, {len(self)} entries)"
+
+    def __len__(self) -> int:
+        return sum(len(issuers) for issuers in self._index.values())
+
+    @property
+    def generation(self) -> int:
+        """Changes with every entry, and with the file."""
+        self._refresh()
+        return self._generation
+
+    def revoke(self, kind: RevocationKind, value: str, *, issuer: str | None = None, at: float | None = None) -> None:
+        """Take back `value`. `issuer` None: of any issuer. `at`: only tokens issued before that time (epoch seconds).
+
+        Without `at` an origin is revoked up to now (who logs in again gets a token that counts), everything else for good. With a file
+        the entry is on the disk when this returns.
+        """
+        if kind not in _KINDS:
+            raise ConfigError(f"revoke: `kind` is one of {', '.join(_KINDS)}")
+        if not is_name(value) or not (issuer is None or is_name(issuer)):
+            raise ConfigError("revoke: `value` and `issuer` are names as they stand in tokens")
+        if at is None:
+            at = self._clock() if kind == "origin" else _ALWAYS
+        elif not _is_time(at):
+            raise ConfigError("revoke: `at` is a time in epoch seconds")
+        entry = Entry(kind, value, issuer, float(at))
+        if self._path is not None:
+            _append(self._path, entry)
+        with self._lock:
+            _put(self._own, entry)
+            index = {key: dict(issuers) for key, issuers in self._index.items()}
+            _put(index, entry)
+            self._index = index
+            self._generation += 1
+
+    def find(self, delegation: Delegation, *, now: int) -> str | None:
+        """What of `delegation` is revoked, or None. Raises where the file cannot be relied on."""
+        self._refresh()
+        if self._broken:
+            raise GuardError("the revocation list could not be read", code=ReasonCode.REVOCATION_UNAVAILABLE)
+        index = self._index
+        if not index:
+            return None
+        issuer, issued_at = delegation.issuer, delegation.issued_at
+        for kind, value in _names(delegation):
+            issuers = index.get((kind, value))
+            if issuers is not None and (issuers.get(issuer, 0) > issued_at or issuers.get(None, 0) > issued_at):
+                return f"actor {value}" if kind == "actor" else kind
+        return None
+
+    def _refresh(self, *, now: bool = False) -> None:
+        if self._file is None or not self._file.changed(now=now):
+            return
+        with self._lock:
+            index = _read(self._file)
+            self._broken = index is None
+            if index is None:
+                self._file.forget()
+            else:
+                for key, issuers in self._own.items():  # written by us, and gone from the file: somebody shortened it
+                    for issuer, at in issuers.items():
+                        _put(index, Entry(*key, issuer, at))
+                self._index = index
+            self._generation += 1
+
+
+def _names(d: Delegation) -> Iterator[tuple[str, str]]:
+    """Everything of a delegation that can be taken back."""
+    yield "credential", d.credential.jti
+    if d.session is not None:
+        yield "session", d.session
+    yield "origin", d.origin
+    if d.person is not None:
+        yield "origin", d.person
+    for actor in d.actors:
+        yield "actor", actor
+    yield "key", d.credential.kid
+    if d.credential.thumbprint is not None:
+        yield "key", d.credential.thumbprint
+    yield "task", d.txn
+
+
+def _is_time(at: object) -> bool:
+    return (type(at) is int or type(at) is float) and isfinite(at)
+
+
+def _put(index: _Index, entry: Entry) -> None:
+    issuers = index.setdefault((entry.kind, entry.value), {})
+    issuers[entry.issuer] = max(entry.at, issuers.get(entry.issuer, 0))
+
+
+def _append(path: Path, entry: Entry) -> None:
+    line: dict[str, object] = {"kind": entry.kind, "value": entry.value}
+    if entry.issuer is not None:
+        line["issuer"] = entry.issuer
+    if entry.at != _ALWAYS:
+        line["at"] = entry.at
+    data = (json.dumps(line) + "\n").encode("ascii")
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            whole = os.write(handle, data) == len(data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        whole = False
+    if not whole:
+        raise GuardError(
+            f"the revocation list {path} could not be written; nothing was revoked there", code=ReasonCode.REVOCATION_UNAVAILABLE
+        )
+
+
+def _read(file: WatchedFile) -> _Index | None:
+    """The whole file, or None where any line is not understood: half a list is not a list."""
+    index: _Index = {}
+    try:
+        raw = file.read()
+        if raw and not raw.endswith(b"\n"):
+            return None
+        for line in raw.splitlines():
+            if line.strip():
+                _put(index, _entry(line))
+    except (OSError, ValueError):
+        return None
+    return index
+
+
+def _entry(line: bytes) -> Entry:
+    members = strict_json(line, depth=1)
+    kind, value, issuer, at = (members.get(name) for name in ("kind", "value", "issuer", "at"))
+    if (
+        not members.keys() <= {"kind", "value", "issuer", "at"}
+        or kind not in _KINDS
+        or not is_name(value)
+        or (kind == "origin" and at is None)
+    ):
+        raise NotStrict
+    if ("issuer" in members and not is_name(issuer)) or ("at" in members and type(at) not in (int, float)):
+        raise NotStrict
+    return Entry(str(kind), str(value), None if issuer is None else str(issuer), _ALWAYS if not isinstance(at, (int, float)) else float(at))

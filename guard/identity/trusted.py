@@ -1,0 +1,111 @@
+"""Whose tokens count, and what was verified already."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from threading import Lock
+from typing import NamedTuple
+
+from guard.errors import ConfigError
+from guard.identity.issuers import Issuer
+from guard.identity.local import LocalIssuer
+from guard.model import Delegation
+from guard.tokens import IssuerRules, verify
+from guard.tokens.claims import SKEW
+
+__all__ = ["TrustedIssuers"]
+
+
+class _Held(NamedTuple):
+    """A verified delegation, the generation it was verified under, and when."""
+
+    delegation: Delegation
+    generation: int
+    at: int
+
+
+class TrustedIssuers:
+    """`guard.ports.Verifier` over issuers whose keys are in memory or in a file.
+
+    Verified delegations are kept by the SHA-256 of their token: a cache key and nothing else, since one credential can have several
+    texts (an ECDSA signature has a twin). Expiry is looked at on every hit. When any key changes, everything is verified anew.
+    Refusals are not kept: a flood of bad tokens cannot push a good one out.
+    """
+
+    inline = True  # no I/O but one `stat` of a key file a second, and reading it when it changed
+
+    def __init__(self, trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer], *, most: int = 4096) -> None:
+        issuers = _issuers(trust)
+        self._issuers: Mapping[str, Issuer | LocalIssuer] = {issuer.url: issuer for issuer in issuers}
+        if len(self._issuers) != len(issuers):
+            raise ConfigError("`trust` names an issuer twice; one `iss` has one set of keys and one audience")
+        self._files = tuple(issuer for issuer in issuers if isinstance(issuer, Issuer))
+        self._seen: tuple[int, ...] = ()
+        self._generation = 0
+        self._rules = _Rules(self._issuers)
+        self._most = most
+        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"TrustedIssuers({', '.join(self._issuers)})"
+
+    @property
+    def generation(self) -> int:
+        """Changes whenever a key file did."""
+        if self._files:
+            seen = tuple(issuer.generation for issuer in self._files)
+            if seen != self._seen:
+                with self._lock:
+                    if seen != self._seen:
+                        self._seen = seen
+                        self._generation += 1
+                        self._held.clear()
+        return self._generation
+
+    def verify(self, token: str, *, now: int) -> Delegation:
+        """Raises `TokenRefused` and nothing else."""
+        if type(token) is not str or not token.isascii():
+            return verify(token, self._rules, now=now)  # refused there
+        generation = self.generation
+        key = sha256(token.encode("ascii")).digest()
+        with self._lock:
+            held = self._held.get(key)
+            if held is not None:
+                if held.generation == generation and held.at <= now and held.delegation.expires_at > now - SKEW:
+                    self._held.move_to_end(key)
+                    return held.delegation
+                del self._held[key]
+        delegation = verify(token, self._rules, now=now)
+        with self._lock:
+            if generation == self._generation:
+                self._held[key] = _Held(delegation, generation, now)
+                while len(self._held) > self._most:
+                    self._held.popitem(last=False)
+        return delegation
+
+
+def _issuers(trust: object) -> list[Issuer | LocalIssuer]:
+    given = list(trust) if isinstance(trust, Sequence) and not isinstance(trust, str) else [trust]
+    issuers = [issuer for issuer in given if isinstance(issuer, (Issuer, LocalIssuer))]
+    if not issuers or len(issuers) != len(given):
+        raise ConfigError('`trust` is an Issuer, a LocalIssuer or a list of them; there is no default and no "none"')
+    return issuers
+
+
+class _Rules(Mapping[str, IssuerRules]):
+    """Rules by exact `iss`, asked only for the issuer a token names: one unreadable key file does not stop the others."""
+
+    def __init__(self, issuers: Mapping[str, Issuer | LocalIssuer]) -> None:
+        self._issuers = issuers
+
+    def __getitem__(self, url: str) -> IssuerRules:
+        return self._issuers[url].rules()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._issuers)
+
+    def __len__(self) -> int:
+        return len(self._issuers)

@@ -1,0 +1,118 @@
+"""What a store is asked: a short list of keyed operations, all applied or none.
+
+Keys are opaque text made by the judges (`<tenant>|<task>|<what>|...`). `by` is the id of the decision that asks: the store keeps
+the last one per key, so that a refusal can name its witness. Times are whole seconds; amounts are integers in `UNIT`s.
+Operations are named tuples, not dataclasses, because they are made on every call.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+__all__ = ["AMOUNT_MAX", "UNIT", "Absent", "Add", "Applied", "Lookup", "Mark", "Op", "Pin", "Put", "Refused", "Require", "Take", "units"]
+
+UNIT = Decimal("0.000001")
+AMOUNT_MAX = 2**53 - 1
+"""Largest magnitude of an amount and of a sum, in units: what every store, also one that counts in doubles, holds exactly."""
+
+
+class Add(NamedTuple):
+    """Add `amount` to the counter at `key`; refuse if the sum over the last `window` seconds would exceed `max`.
+
+    `max` None: count only. `window` None: since ever, exact. With a window the store keeps at most 64 buckets and counts a bucket
+    whole while any of it lies inside the window: it may over-count, never under-count. A negative amount is a refund: it is
+    never refused; with a window it must carry `at`, the `Applied.now` second of the addition it takes back, and is dropped if
+    that bucket is gone. Answer: the new sum.
+    """
+
+    key: str
+    amount: int = 1
+    max: int | None = None
+    window: int | None = None
+    by: str = ""
+    at: int | None = None
+
+
+class Mark(NamedTuple):
+    """Set the mark `key` (with `value`), replacing an older one. `ttl` seconds, None: for ever. Answer: None."""
+
+    key: str
+    by: str = ""
+    ttl: int | None = None
+    value: str = ""
+
+
+class Absent(NamedTuple):
+    """Refuse if the mark `key` is set and not expired. Answer: None; refused value: the mark's value."""
+
+    key: str
+
+
+class Require(NamedTuple):
+    """Refuse unless the mark `key` is set and not expired. Answer: its value."""
+
+    key: str
+
+
+class Take(NamedTuple):
+    """Remove the mark `key`. With `need`, refuse unless it was set. Answer: its value, None where it was not set."""
+
+    key: str
+    need: bool = True
+
+
+class Pin(NamedTuple):
+    """First sight sets `key` to `value`; refuse if another value stands there. Answer: True on first sight, else False."""
+
+    key: str
+    value: str
+    by: str = ""
+
+
+class Put(NamedTuple):
+    """Set `key` to `value` and answer the value that stood there before, None at first."""
+
+    key: str
+    value: str
+    by: str = ""
+
+
+class Lookup(NamedTuple):
+    """Answer the value at `key` (mark, pin or put), None where there is none. Never refuses."""
+
+    key: str
+
+
+Op = Add | Mark | Absent | Require | Take | Pin | Put | Lookup
+
+
+class Applied(NamedTuple):
+    """Everything was applied. `values`: the answer of each operation. `now`: the store's high-water mark, epoch seconds."""
+
+    values: tuple[object, ...]
+    now: int
+
+
+class Refused(NamedTuple):
+    """Nothing was applied. `index`: the first operation that failed. `value`: what stood there (sum, mark value). `by`: who set it."""
+
+    index: int
+    value: object
+    by: str
+    now: int
+
+
+def units(amount: Decimal | int) -> int | None:
+    """An amount in units, or None where it is not a whole number of units or beyond `AMOUNT_MAX`."""
+    exact = Decimal(amount)
+    if not exact.is_finite() or abs(exact) > AMOUNT_MAX * UNIT:  # the bound first: scaling 1E+999999 would build a huge integer
+        return None
+    whole = int(exact / UNIT)
+    return whole if whole * UNIT == exact else None  # compared, not divided: a comparison of decimals is exact at any length
+
+
+def seconds(now: datetime) -> int:
+    """Whole epoch seconds of an aware time."""
+    return int(now.timestamp())

@@ -1,0 +1,124 @@
+"""Grants and intents: one judge. An intent compiles to the same checks as a token's grants, with its parameters bound.
+
+A permission is compiled once per (delegation, tool) and then asked on every call; nothing here grows with the number of tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from guard.constraints import Constraint, ValueRefused, compile_args, normalise
+from guard.model import Delegation, Finding, Grant, Judge
+from guard.policy.data import Intent, Permission, PolicyData
+from guard.reasons import ReasonCode
+
+__all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "intent_check", "judge"]
+
+ArgsCheck = Callable[[Mapping[str, object]], tuple[str, Constraint | None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One compiled permission. `test` None: the arguments do not matter. `permit`: said, as it is, when the test finds nothing."""
+
+    judge: Judge
+    code: ReasonCode
+    test: ArgsCheck | None
+    permit: Finding
+    of: str
+    fix: str | None
+    where: str | None
+    calls: int | None = None
+    """How often this permission may be used in the task; None: not limited here."""
+
+
+def judge(checks: tuple[Check, ...], values: Mapping[str, object]) -> Check | Finding:
+    """The first of the alternatives that admits the call, else the first one's refusal, naming the argument."""
+    first: Finding | None = None
+    for check in checks:
+        failed = check.test(values) if check.test is not None else None
+        if failed is None:
+            return check
+        first = first or _refuse(check, *failed)
+    return first or Finding("guard", "forbid", ReasonCode.DEFAULT_DENY, text="no permission to judge by")
+
+
+def _refuse(check: Check, path: str, constraint: Constraint | None) -> Finding:
+    must = constraint.text if constraint is not None else "is not named there, and what is not named is not granted"
+    text = f"argument {path} {must} of {check.of}"
+    return Finding(check.judge, "forbid", check.code, where=check.where, text=text, fix=check.fix)
+
+
+def grant_checks(delegation: Delegation, tool: str, scopes: Mapping[str, tuple[str, ...]]) -> tuple[Check, ...] | Finding:
+    """The hop's own permission for `tool`: its `agent_tool` grants, else a mapped scope, else the task it was given for.
+
+    | agent_tool names the tool | a scope maps to it | token has agent_task only | answer                    |
+    |---------------------------|--------------------|---------------------------|---------------------------|
+    | yes                       | -                  | -                         | its grants (any of them)  |
+    | no                        | yes                | -                         | permit by the scope       |
+    | no                        | no                 | yes                       | permit: the intent speaks |
+    | no                        | no                 | no                        | forbid `grant.tool`       |
+
+    An `agent_tool` entry for the tool is never widened by a scope that also maps to it.
+    """
+    hop = f"hop {len(delegation.actors)} ({delegation.actor})"
+    grants = (delegation.grants or {}).get(tool)
+    if grants:
+        return tuple(_grant_check(hop, grant) for grant in grants)
+    mapped = [scope for scope in sorted(delegation.scopes) if tool in scopes.get(scope, ())]
+    if mapped:
+        return (_constant("grants", f"scope `{mapped[0]}` of {hop}"),)
+    restricted = delegation.grants is not None or any(scope in scopes for scope in delegation.scopes)
+    if delegation.intent is not None and not restricted:
+        return (_constant("grants", f"{hop} was given the task itself"),)
+    giver = delegation.actors[-2] if len(delegation.actors) > 1 else delegation.issuer
+    return Finding("grants", "forbid", ReasonCode.GRANT_TOOL, text=f"{hop} was not granted it by {giver}", fix=f"a token that grants `{tool}`")
+
+
+def _constant(judge: Judge, text: str) -> Check:
+    return Check(judge, ReasonCode.GRANT_TOOL, None, Finding(judge, "permit", ReasonCode.PERMIT, text=text), text, None, None)
+
+
+def _grant_check(hop: str, grant: Grant) -> Check:
+    test = None if grant.args is None else compile_args(grant.args, closed=True)
+    permit = Finding("grants", "permit", ReasonCode.PERMIT, text=f"granted to {hop}")
+    return Check("grants", ReasonCode.GRANT_ARGS, test, permit, f"the grant of {hop}", "arguments inside the grant, or a token that grants them", None, grant.calls)
+
+
+def bind_params(intent: Intent, given: Mapping[str, object]) -> dict[str, object] | Finding:
+    """The token's parameters as the intent declares them: all of them, no other, each of its type."""
+    unknown = sorted(set(given) - set(intent.params))
+    missing = sorted(set(intent.params) - set(given))
+    if unknown or missing:
+        text = f"intent {intent.name} {'has no parameter `' + unknown[0] + '`' if unknown else 'needs parameter `' + missing[0] + '`'}"
+        return Finding("intent", "forbid", ReasonCode.INTENT_PARAMS, where=intent.where, text=text)
+    bound: dict[str, object] = {}
+    for name, kind in intent.params.items():
+        try:
+            bound[name] = normalise(kind, given[name])
+        except ValueRefused:
+            text = f"parameter `{name}` of intent {intent.name} is not of type {kind}"
+            return Finding("intent", "forbid", ReasonCode.INTENT_PARAMS, where=intent.where, text=text)
+    return bound
+
+
+def intent_check(policy: PolicyData, delegation: Delegation, intent: Intent, params: Mapping[str, object], tool: str) -> Check | Finding:
+    """What the intent says of `tool`: compiled with this task's parameters."""
+    permission = intent.allow.get(tool)
+    if permission is None:
+        text = f"{intent.name} does not use {tool}"
+        return Finding("intent", "forbid", ReasonCode.INTENT_TOOL, where=intent.where, text=text, fix="none: not part of this task")
+    bound = {path: constraint.bind(params) for path, constraint in permission.args.items()}
+    facts = "; ".join(f"{path} {constraint.fact}" for path, constraint in permission.args.items())
+    permit = Finding("intent", "permit", ReasonCode.PERMIT, where=permission.where, text=facts or f"intent {intent.name}")
+    test = compile_args(bound, closed=False) if bound else None
+    of = f"intent {intent.name}"
+    return Check("intent", ReasonCode.ARGS_CONSTRAINT, test, permit, of, _fix(permission), permission.where)
+
+
+def _fix(permission: Permission) -> str:
+    params = sorted({name for constraint in permission.args.values() for name in constraint.params})
+    if not params:
+        return "arguments inside what the intent allows"
+    return "a task for the other " + " and ".join(params)

@@ -1,0 +1,100 @@
+"""The sockets: what the judges and the guard need from outside, as Protocols. Shells implement them; nothing here has effects.
+
+`inline`: an implementation sets it True only if it never blocks on anything outside the process. Every other port is run on a
+helper thread under the guard's deadline, so that a slow part denies instead of hanging the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from guard.events import DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
+from guard.model import Delegation
+from guard.ops import Applied, Op, Refused
+
+__all__ = ["Blinds", "Clock", "Paths", "Revocations", "Sink", "StateStore", "Verifier"]
+
+
+@runtime_checkable
+class StateStore(Protocol):
+    """Keyed state shared by everyone who judges the same tasks. Must pass `guard.testing.state_contract`."""
+
+    def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
+        """All of `ops` or none, atomically, across every process that shares the store.
+
+        Refused names the first operation that failed. `commit=False`: the same answer, nothing changed (a trial). `now` never
+        goes back: the store uses the latest time it has seen. Raises nothing but `guard.errors.StateUnavailable`.
+        """
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where records go. A sink may also have `note(record: PivotRecord | TaskRecord)`; without it those are not sent to it."""
+
+    required: bool
+    """True: if it fails, the call is denied with `record.unavailable`."""
+
+    def decision(self, record: DecisionRecord) -> None:
+        """Before the body. Durable on return, as `record.sync` says, if `required`."""
+        ...
+
+    def outcome(self, record: OutcomeRecord) -> None:
+        """After it, joined by decision id."""
+        ...
+
+
+class Notes(Protocol):
+    """The optional part of a sink: records that belong to a task, not to a call."""
+
+    def note(self, record: PivotRecord | TaskRecord) -> None: ...
+
+
+class Clock(Protocol):
+    """Wall time (aware, UTC) and monotonic seconds. The guard compares the two: see `clock.drift`."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float: ...
+
+
+class Verifier(Protocol):
+    """Token text to verified delegation.
+
+    `generation` changes whenever an answer given before might change (keys, registry): holders of an older one verify again.
+    """
+
+    @property
+    def generation(self) -> int: ...
+
+    def verify(self, token: str, *, now: int) -> Delegation:
+        """Raises `guard.errors.TokenRefused` and nothing else."""
+        ...
+
+
+class Revocations(Protocol):
+    """Asked on every call. The answer None, and only None, means: not revoked."""
+
+    def find(self, delegation: Delegation, *, now: int) -> str | None:
+        """What of the delegation is revoked (`credential`, `session`, `origin`, `actor NAME`, `key`, `task`), or None."""
+        ...
+
+
+class Blinds(Protocol):
+    """Keys that keep persons and values out of records."""
+
+    def origin(self, tenant: str, subject: str) -> str:
+        """The keyed pseudonym of a person; the same for the same (tenant, subject) while its key exists."""
+        ...
+
+    def task_key(self, tenant: str, issuer: str, txn: str) -> bytes:
+        """The 32-byte key of one task, under which its argument values are HMACed."""
+        ...
+
+
+class Paths(Protocol):
+    """Local paths as the operating system sees them (symlinks resolved): the one place where a judge's input touches the disk."""
+
+    def resolve(self, path: str) -> str: ...

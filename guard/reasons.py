@@ -1,0 +1,172 @@
+"""Reason codes: one stable word per cause of a decision.
+
+`ReasonCode` is what programs compare (`decision.code == "args.constraint"`); `REASONS` says what each code means, what may be
+shown to anyone, and which published risk or control it belongs to. The table in `docs/reason-codes.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["REASONS", "Reason", "ReasonCode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one code means.
+
+    `meaning`: for the person who reads the record. `public`: one sentence that gives nothing away to a caller who is not
+    trusted yet. `refs`: OWASP Agentic (ASI), OWASP LLM, NIST CSF 2.0, RFC sections.
+    """
+
+    meaning: str
+    public: str
+    refs: tuple[str, ...] = ()
+
+
+class ReasonCode(StrEnum):
+    """Stable codes. The part before the dot is the judge or room that speaks; new codes may be added, none is renamed."""
+
+    PERMIT = "permit"
+    DEFAULT_DENY = "default.deny"
+
+    TASK_NONE = "task.none"
+    TASK_ENDED = "task.ended"
+    TASK_EXPIRED = "task.expired"
+    TASK_MISMATCH = "task.mismatch"
+    TASK_END = "task.end"
+
+    TOKEN_MISSING = "token.missing"  # noqa: S105
+    TOKEN_TOO_LARGE = "token.too_large"  # noqa: S105
+    TOKEN_MALFORMED = "token.malformed"  # noqa: S105
+    TOKEN_TYPE = "token.type"  # noqa: S105
+    TOKEN_HEADER = "token.header"  # noqa: S105
+    TOKEN_SIGNATURE = "token.signature"  # noqa: S105
+    TOKEN_CLAIMS = "token.claims"  # noqa: S105
+    TOKEN_ISSUER = "token.issuer"  # noqa: S105
+    TOKEN_AUDIENCE = "token.audience"  # noqa: S105
+    TOKEN_EXPIRED = "token.expired"  # noqa: S105
+    TOKEN_NOT_YET = "token.not_yet"  # noqa: S105
+    TOKEN_LIFETIME = "token.lifetime"  # noqa: S105
+    TOKEN_ACTORS = "token.actors"  # noqa: S105
+    TOKEN_PROOF = "token.proof"  # noqa: S105
+    TOKEN_DETAILS = "token.details"  # noqa: S105
+    TOKEN_NO_TASK = "token.no_task"  # noqa: S105
+    TOKEN_NO_GRANT = "token.no_grant"  # noqa: S105
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    KEYS_UNAVAILABLE = "keys.unavailable"
+    REVOCATION_UNAVAILABLE = "revocation.unavailable"
+
+    TOOL_UNKNOWN = "tool.unknown"
+    ARGS_UNKNOWN = "args.unknown"
+    ARGS_MISSING = "args.missing"
+    ARGS_TYPE = "args.type"
+    ARGS_SIZE = "args.size"
+    ARGS_CONSTRAINT = "args.constraint"
+    ARGS_FROM = "args.from"
+
+    GRANT_TOOL = "grant.tool"
+    GRANT_ARGS = "grant.args"
+    DELEGATION_WIDENED = "delegation.widened"
+    INTENT_UNKNOWN = "intent.unknown"
+    INTENT_PARAMS = "intent.params"
+    INTENT_TOOL = "intent.tool"
+    INTENT_ORDER = "intent.order"
+
+    LIMIT_CALLS = "limit.calls"
+    LIMIT_SUM = "limit.sum"
+    RULE_MATCH = "rule.match"
+    RULE_LIMIT = "rule.limit"
+    RULE_REQUIRE = "rule.require"
+    RULE_REQUIRE_BEFORE = "rule.require_before"
+    RULE_FORBID_AFTER = "rule.forbid_after"
+    RULE_EXCLUSIVE = "rule.exclusive"
+
+    CALL_REPLAYED = "call.replayed"
+    CALL_ALREADY_RUN = "call.already_run"
+    CALL_SEALED = "call.sealed"
+    CALL_CANCELLED = "call.cancelled"
+    CALL_DEADLINE = "call.deadline"
+    CALL_CONTENDED = "call.contended"
+
+    STATE_UNAVAILABLE = "state.unavailable"
+    STATE_INCOMPLETE = "state.incomplete"
+    RECORD_UNAVAILABLE = "record.unavailable"
+    OBSERVE_FAILED = "observe.failed"
+    CLOCK_UNAVAILABLE = "clock.unavailable"
+    CLOCK_DRIFT = "clock.drift"
+    POLICY_UNAVAILABLE = "policy.unavailable"
+    GUARD_ERROR = "guard.error"
+
+
+_R = Reason
+_TOKEN_REFUSED = "the token was not accepted"
+
+REASONS: dict[ReasonCode, Reason] = {
+    ReasonCode.PERMIT: _R("every required judge permitted the call", "allowed"),
+    ReasonCode.DEFAULT_DENY: _R("a required judge gave no permit; nothing speaks for the call", "not permitted", ("NIST-CSF-PR.AA-05",)),
+    ReasonCode.TASK_NONE: _R("the call was made outside a task", "no task is open", ("OWASP-ASI03",)),
+    ReasonCode.TASK_ENDED: _R("the task was ended; its identifier is never used again", "the task has ended"),
+    ReasonCode.TASK_EXPIRED: _R("the intent's own time to live has passed since the task was opened", "the task has ended"),
+    ReasonCode.TASK_MISMATCH: _R(
+        "the token names a known task but another origin, intent or parameters than first seen", "the task does not match", ("OWASP-ASI03",)
+    ),
+    ReasonCode.TASK_END: _R("a rule `when: task.end` is not satisfied", "the task may not end yet"),
+    ReasonCode.TOKEN_MISSING: _R("no token was given", "a token is needed"),
+    ReasonCode.TOKEN_TOO_LARGE: _R("the token is longer than 16 KiB", _TOKEN_REFUSED, ("RFC8725-3.11",)),
+    ReasonCode.TOKEN_MALFORMED: _R("not a canonical compact JWS of strict JSON", _TOKEN_REFUSED, ("RFC7515-5.2", "RFC8725-3.11")),
+    ReasonCode.TOKEN_TYPE: _R("`typ` is not one this entry point takes", _TOKEN_REFUSED, ("RFC8725-3.11", "RFC9068-2.1")),
+    ReasonCode.TOKEN_HEADER: _R("a header member is not on the allow list or has the wrong form", _TOKEN_REFUSED, ("RFC8725-3.10",)),
+    ReasonCode.TOKEN_SIGNATURE: _R("no key of this issuer verifies it: unknown key, wrong algorithm or bad signature", _TOKEN_REFUSED, ("RFC7515-5.2",)),
+    ReasonCode.TOKEN_CLAIMS: _R("a claim is missing or has the wrong type or characters", _TOKEN_REFUSED, ("RFC9068-2.2",)),
+    ReasonCode.TOKEN_ISSUER: _R("`iss` is not exactly an issuer this guard trusts", _TOKEN_REFUSED, ("RFC8725-3.8",)),
+    ReasonCode.TOKEN_AUDIENCE: _R("`aud` is not exactly the audience this guard is configured with", _TOKEN_REFUSED, ("RFC8725-3.9",)),
+    ReasonCode.TOKEN_EXPIRED: _R("`exp` has passed", "the token has expired", ("RFC7519-4.1.4",)),
+    ReasonCode.TOKEN_NOT_YET: _R("`nbf` or `iat` lies in the future", _TOKEN_REFUSED, ("RFC7519-4.1.5",)),
+    ReasonCode.TOKEN_LIFETIME: _R("`exp - iat` is longer than the issuer may grant", _TOKEN_REFUSED),
+    ReasonCode.TOKEN_ACTORS: _R("the `act` chain is malformed, repeats an actor or is deeper than 8", _TOKEN_REFUSED, ("RFC8693-4.1", "OWASP-ASI03")),
+    ReasonCode.TOKEN_PROOF: _R("the token is bound to a key and no proof of that key came with it", _TOKEN_REFUSED, ("RFC7800-3.1", "RFC9449-7")),
+    ReasonCode.TOKEN_DETAILS: _R("`authorization_details` has an unknown type, member or constraint", _TOKEN_REFUSED, ("RFC9396-5",)),
+    ReasonCode.TOKEN_NO_TASK: _R("the token names no task: no `txn`, no configured claim, no `sid`", "the token names no task"),
+    ReasonCode.TOKEN_NO_GRANT: _R("the token has no agent_task, no agent_tool and no mapped scope", "the token grants nothing here"),
+    ReasonCode.TOKEN_REVOKED: _R("the credential, session, origin, actor, key or task was revoked", "the token was revoked", ("RFC7009", "NIST-CSF-PR.AA-01")),
+    ReasonCode.KEYS_UNAVAILABLE: _R("the issuer's keys could not be read", "not available now"),
+    ReasonCode.REVOCATION_UNAVAILABLE: _R("the revocation list could not be asked or gave no clear answer", "not available now"),
+    ReasonCode.TOOL_UNKNOWN: _R("the policy does not name this tool", "not a tool of this policy", ("OWASP-ASI02",)),
+    ReasonCode.ARGS_UNKNOWN: _R("an argument that neither the tool nor the policy declares", "unknown argument", ("OWASP-ASI02",)),
+    ReasonCode.ARGS_MISSING: _R("a required argument is absent or null", "an argument is missing"),
+    ReasonCode.ARGS_TYPE: _R("an argument is not of its declared type, or holds characters no value may hold", "an argument has the wrong type"),
+    ReasonCode.ARGS_SIZE: _R("the arguments are larger, deeper or more than the documented bounds", "the arguments are too large"),
+    ReasonCode.ARGS_CONSTRAINT: _R("an argument is outside what the intent allows", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")),
+    ReasonCode.ARGS_FROM: _R("an argument does not come from where the intent says it must", "an argument has the wrong source", ("OWASP-ASI01",)),
+    ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
+    ReasonCode.GRANT_ARGS: _R("an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")),
+    ReasonCode.DELEGATION_WIDENED: _R("a child delegation is not a subset of its parent", "not granted", ("RFC8693-2.1", "OWASP-ASI03")),
+    ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),
+    ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
+    ReasonCode.INTENT_TOOL: _R("the intent does not use this tool", "not part of this task", ("OWASP-ASI01", "OWASP-LLM06")),
+    ReasonCode.INTENT_ORDER: _R("a later step of the intent's order has run already", "too late in this task", ("OWASP-ASI01",)),
+    ReasonCode.LIMIT_CALLS: _R("the number of calls of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
+    ReasonCode.LIMIT_SUM: _R("the sum of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
+    ReasonCode.RULE_MATCH: _R("a rule without a verb matches the call", "a rule does not allow this"),
+    ReasonCode.RULE_LIMIT: _R("a limit rule is used up", "limit reached", ("OWASP-LLM10",)),
+    ReasonCode.RULE_REQUIRE: _R("a rule requires something of this call that is not so", "a rule does not allow this"),
+    ReasonCode.RULE_REQUIRE_BEFORE: _R("a rule requires an earlier event that is missing", "something must happen first", ("OWASP-ASI01",)),
+    ReasonCode.RULE_FORBID_AFTER: _R("a rule forbids this after what the task has done", "not after what was done", ("OWASP-ASI01",)),
+    ReasonCode.RULE_EXCLUSIVE: _R("a rule keeps these events apart by person", "another must do this", ("NIST-CSF-PR.AA-05",)),
+    ReasonCode.CALL_REPLAYED: _R("a call with this id and these arguments was decided before; its body never runs twice", "already decided"),
+    ReasonCode.CALL_ALREADY_RUN: _R("the policy's `once` key was used by an earlier call", "already done"),
+    ReasonCode.CALL_SEALED: _R("the tool body was called past the guard", "call the guarded tool", ("OWASP-ASI02",)),
+    ReasonCode.CALL_CANCELLED: _R("the caller was cancelled before the body could start", "cancelled"),
+    ReasonCode.CALL_DEADLINE: _R("the decision was not complete within the guard's deadline", "not available now"),
+    ReasonCode.CALL_CONTENDED: _R("the state changed under the decision more often than it may be judged again", "not available now"),
+    ReasonCode.STATE_UNAVAILABLE: _R("the state store failed, timed out or answered with something else than its contract", "not available now"),
+    ReasonCode.STATE_INCOMPLETE: _R("the store cannot know the whole past of this task", "a person must look first"),
+    ReasonCode.RECORD_UNAVAILABLE: _R("a required sink could not take the decision record; no tool runs unrecorded", "not available now"),
+    ReasonCode.OBSERVE_FAILED: _R("the result could not be observed; it is withheld", "the result is withheld"),
+    ReasonCode.CLOCK_UNAVAILABLE: _R("the clock failed or gave no time", "not available now"),
+    ReasonCode.CLOCK_DRIFT: _R("the wall clock moved more than 60 s away from the monotonic clock", "not available now"),
+    ReasonCode.POLICY_UNAVAILABLE: _R("the policy could not be read or does not load", "not available now"),
+    ReasonCode.GUARD_ERROR: _R("an unexpected error inside the guard", "not available now"),
+}

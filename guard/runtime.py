@@ -1,0 +1,450 @@
+"""`Guard` and `Task`: the public face of one wired house. Everything that decides is below; here calls come in and answers go out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+
+from guard.constraints import Binder, Shape
+from guard.drive import adrive, drive
+from guard.errors import ApprovalRequired, ConfigError, Denied
+from guard.flow import call_flow, decide_flow, finish_flow
+from guard.house import House, SystemClock, TaskState, Ticket
+from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
+from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
+from guard.policy import Policy, check_layers
+from guard.ports import Clock, Revocations, Sink, StateStore
+from guard.reasons import ReasonCode
+from guard.record import Blinds, Spans, default_sinks, directory
+from guard.state import open_state
+from guard.suggest import did_you_mean
+from guard.taskflow import end_flow, open_flow
+from guard.wrap import GuardedTool, guarded
+
+__all__ = ["Guard", "Task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+PolicySource = str | Path | Policy
+TrustSource = Issuer | LocalIssuer
+_Bind = Callable[[House], Bound]
+
+
+class _Frame(NamedTuple):
+    """Which task is current in this context, and which one was before."""
+
+    task: Task
+    before: _Frame | None
+
+
+class Guard:
+    """Judges, records and runs the tool calls of one program under one policy."""
+
+    def __init__(
+        self,
+        policy: PolicySource | Sequence[PolicySource],
+        *,
+        trust: TrustSource | Sequence[TrustSource],
+        state: StateStore | str = "memory:",
+        sinks: Sequence[Sink] | None = None,
+        deadline: timedelta = timedelta(milliseconds=250),
+        revocations: Revocations | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Load and lint `policy`; raise PolicyError with every error found, never the first only.
+
+        `trust`: whose tokens count. There is no default and no "none". `state`: `memory:` (one process), `sqlite:PATH` (one machine).
+        `sinks`: None means the audit file `$GUARDTRAIL_DIR/audit.jsonl` (default `.guardtrail/`) plus OpenTelemetry as configured; a
+        list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
+        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests.
+        """
+        layers = _load(policy)
+        given = sinks is not None
+        chosen = tuple(sinks) if sinks is not None else tuple(default_sinks())
+        spans = next((sink for sink in chosen if isinstance(sink, Spans)), None)
+        if not any(getattr(sink, "required", None) is True for sink in chosen):
+            raise ConfigError("`sinks` needs one sink with `required = True`: no tool runs unrecorded")
+        seconds = deadline.total_seconds()
+        if not 0 < seconds <= 60:
+            raise ConfigError("`deadline` must be more than 0 and at most 60 seconds")
+        clock = clock or SystemClock()
+        base = layers[0]
+        self._house = House(
+            layers,
+            ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers),
+            TrustedIssuers(trust),
+            revocations if revocations is not None else RevocationList(),
+            open_state(state) if isinstance(state, str) else state,
+            tuple(sorted((sink for sink in chosen if sink is not spans), key=lambda sink: sink.required is not True)),
+            clock,
+            Blinds(None if given else directory()),
+            spans,
+            os.path.realpath,
+            seconds,
+        )
+        self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
+        self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
+        self._current: ContextVar[_Frame | None] = ContextVar("guardtrail_task", default=None)
+        self._opened: dict[tuple[str, str, str], int] = {}
+        self._openers: set[tuple[str, str, str]] = set()
+
+    # -- tools -----------------------------------------------------------------------------------------------------------------
+
+    @overload
+    def tool(self, function: Callable[P, R], /, *, name: str | None = None) -> GuardedTool[P, R]: ...
+
+    @overload
+    def tool(self, function: None = None, /, *, name: str | None = None) -> Callable[[Callable[P, R]], GuardedTool[P, R]]: ...
+
+    def tool(
+        self, function: Callable[P, R] | None = None, /, *, name: str | None = None
+    ) -> GuardedTool[P, R] | Callable[[Callable[P, R]], GuardedTool[P, R]]:
+        """Decorator, bare or called. The tool name is `name` or the function's; what the tool is stands in the policy only.
+
+        Sync, async and generator functions, methods, callables; signature, docstring and types are kept. Unknown tool or argument:
+        ConfigError at decoration. The result has `.check(*args, **kw) -> Decision` (dry run). The body under `__wrapped__` runs only
+        inside a call the guard opened. Calling raises Denied or ApprovalRequired; an exception of the body passes through unchanged.
+        """
+        if function is None:
+            return lambda given: self.tool(given, name=name)
+        if not callable(function):
+            raise ConfigError("@guard.tool takes a function; the name goes in as `@guard.tool(name=...)`")
+        own = name or getattr(function, "__name__", None)
+        if own is None:
+            raise ConfigError("@guard.tool: this callable has no name; give it one: `guard.tool(callable, name=...)`")
+        return guarded(self, function, own)
+
+    def declare(self, tool: str, schema: Mapping[str, object]) -> None:
+        """Bind calls of `tool` to its JSON Schema (as MCP and function-calling APIs give it): required and known arguments, defaults.
+
+        A tool the policy does not name is left alone: it is denied when called.
+        """
+        spec = self._house.layers[0].tools.get(tool)
+        if spec is not None:
+            self._house.binders[tool] = Binder(tool, Shape.from_schema(schema), spec.types)
+
+    def argument_names(self, tool: str) -> frozenset[str]:
+        """The top-level arguments the policy declares for `tool`. Raises ConfigError for an unknown tool, with the nearest name."""
+        base = self._house.layers[0]
+        spec = base.tools.get(tool)
+        if spec is None:
+            raise ConfigError(f"@guard.tool `{tool}` is not in {base.file}{did_you_mean(tool, base.tools)}")
+        return frozenset(path.split(".")[0].removesuffix("[]") for path in spec.types)
+
+    def fit(self, tool: str, shape: Shape) -> Binder:
+        """The binder of `tool` for a callable of this shape. Raises ConfigError where the policy and the callable do not fit."""
+        declared = self.argument_names(tool)
+        base = self._house.layers[0]
+        names = frozenset(shape.names)
+        for argument in sorted(names - declared):
+            raise ConfigError(f"@guard.tool `{tool}`: argument `{argument}` is not declared in {base.file}{did_you_mean(argument, declared)}")
+        for argument in sorted(declared - names):
+            raise ConfigError(f"@guard.tool `{tool}`: {base.file} declares `{argument}`, which the function does not take{did_you_mean(argument, names)}")
+        binder = Binder(tool, shape, base.tools[tool].types)
+        self._house.binders[tool] = binder
+        return binder
+
+    def visible(self, tools: Iterable[str]) -> list[str]:
+        """Those the current delegation and intent could ever allow. A convenience for lists, not protection."""
+        frame = self._current.get()
+        if frame is None:
+            return []
+        state = frame.task.state
+        return [tool for tool in tools if state.plan(self._house.layers, tool).possible]
+
+    # -- tasks -----------------------------------------------------------------------------------------------------------------
+
+    def task(self, token: str, *, prompt: str | None = None) -> Task:
+        """Verify `token` and open its task: `with` or `async with`; also makes it current for this context.
+
+        Raise Denied (`token.*`, `task.*`) on entry. `prompt`: the user's own words; pass nothing that a tool or page returned.
+        Nothing in the arguments can name the task: its id is the token's `txn`.
+        """
+        return Task(self, token, prompt)
+
+    def current(self) -> Task:
+        """The task of this context; Denied `task.none` outside one. Threads take it along through `contextvars.copy_context()`."""
+        frame = self._current.get()
+        if frame is None:
+            text = "called outside a task; open one with `with guard.task(token):`"
+            finding = Finding("task", "forbid", ReasonCode.TASK_NONE, text=text)
+            raise Denied(Decision("", "deny", "enforce", ReasonCode.TASK_NONE, (finding,), None, (), "", 0, "", "", self._house.policy))
+        return frame.task
+
+    # -- calls -----------------------------------------------------------------------------------------------------------------
+
+    def call(self, call: ToolCall, execute: Callable[..., T]) -> T:
+        """Judge, record, then `execute(**call.args)` once, record the outcome. For dispatch loops and adapters.
+
+        Same errors as a guarded function. A second call with the same (task, call id, args) returns the recorded outcome or is
+        denied `call.replayed`; it never runs again.
+        """
+        return cast("T", self.run(call, execute, None))
+
+    async def acall(self, call: ToolCall, execute: Callable[..., Awaitable[T]]) -> T:
+        """`call` for a coroutine function."""
+        return cast("T", await self.arun(call, execute, None))
+
+    def check(self, call: ToolCall) -> Decision:
+        """Judge only: consumes and records nothing. Never use the answer to run something yourself: that is `call`."""
+        return self.dry(call, None)
+
+    def before(self, call: ToolCall) -> Decision:
+        """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`
+        with its task."""
+        try:
+            ticket = drive(decide_flow(self._house, self._state(), call), self._house.seconds)
+        except Exception as error:
+            return self._broken(call, error)
+        self._hold(ticket)
+        return ticket.decision
+
+    def after(self, decision: Decision, outcome: Outcome) -> None:
+        """Close a decision of `before` with what happened. Unknown or closed decisions are ignored."""
+        state = self._state()
+        ticket = state.tickets.pop(decision.id, None) if state is not None else None
+        if ticket is not None:
+            drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+
+    # -- what the decorator and the adapters stand on ------------------------------------------------------------------------------
+
+    def run(self, call: ToolCall, execute: Callable[..., object], bind: _Bind | None) -> object:
+        """`call`, with the arguments bound by `bind` (positional ones included)."""
+        ticket, outcome = drive(call_flow(self._house, self._state(), call, execute, bind), self._house.seconds)
+        return self._answer(ticket, outcome)
+
+    async def arun(self, call: ToolCall, execute: Callable[..., object], bind: _Bind | None) -> object:
+        """`run` for coroutines."""
+        ticket, outcome = await adrive(call_flow(self._house, self._state(), call, execute, bind), self._house.seconds)
+        return self._answer(ticket, outcome)
+
+    def dry(self, call: ToolCall, bind: _Bind | None) -> Decision:
+        """`check`, with the arguments bound by `bind`."""
+        return drive(decide_flow(self._house, self._state(), call, bind, dry=True), self._house.seconds).decision
+
+    def open_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
+        """Decide and record a call whose body the caller runs (generators); `close_call` ends it. Raises Denied."""
+        return self._admitted(drive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
+
+    async def aopen_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
+        return self._admitted(await adrive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
+
+    def close_call(self, ticket: Ticket, outcome: Outcome) -> None:
+        drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+
+    async def aclose_call(self, ticket: Ticket, outcome: Outcome) -> None:
+        await adrive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+
+    def _state(self) -> TaskState | None:
+        frame = self._current.get()
+        return frame.task.state if frame is not None else None
+
+    def _admitted(self, ticket: Ticket) -> Ticket:
+        if ticket.decision.blocks:
+            raise denied(ticket.decision)
+        self._hold(ticket)
+        return ticket
+
+    def _hold(self, ticket: Ticket) -> None:
+        if ticket.task is not None and not ticket.decision.blocks:
+            ticket.task.tickets[ticket.decision.id] = ticket
+
+    def _answer(self, ticket: Ticket, outcome: Outcome) -> object:
+        if ticket.decision.blocks:
+            raise denied(ticket.decision)
+        if outcome.error is not None:
+            raise outcome.error
+        if type(outcome.value).__name__ in _STREAMS and ticket.replay is None:
+            self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
+            return _STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
+        return outcome.value
+
+    def _broken(self, call: ToolCall, error: Exception) -> Decision:
+        finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
+        tool = call.tool if isinstance(getattr(call, "tool", None), str) else ""
+        return Decision("", "deny", "enforce", ReasonCode.GUARD_ERROR, (finding,), None, (), "", 0, tool, "", self._house.policy)
+
+
+def denied(decision: Decision) -> Denied:
+    """The exception of a decision that blocks."""
+    return ApprovalRequired(decision) if decision.verdict == "ask" else Denied(decision)
+
+
+def _stream(guard: Guard, ticket: Ticket, body: Any) -> Any:
+    outcome = Outcome("unknown")
+    try:
+        result = yield from body
+        outcome = Outcome("ok")
+        return result
+    except Exception as error:
+        outcome = Outcome("error", None, error)
+        raise
+    finally:
+        guard.close_call(ticket, outcome)
+
+
+async def _astream(guard: Guard, ticket: Ticket, body: Any) -> Any:
+    outcome = Outcome("unknown")
+    try:
+        async for item in body:
+            yield item
+        outcome = Outcome("ok")
+    except Exception as error:
+        outcome = Outcome("error", None, error)
+        raise
+    finally:
+        await guard.aclose_call(ticket, outcome)
+
+
+async def _acoroutine(guard: Guard, ticket: Ticket, body: Any) -> Any:
+    outcome = Outcome("unknown")
+    try:
+        value = await body
+        outcome = Outcome("ok", value)
+        return value
+    except Exception as error:
+        outcome = Outcome("error", None, error)
+        raise
+    finally:
+        await guard.aclose_call(ticket, outcome)
+
+
+_STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream, "async_generator": _astream, "coroutine": _acoroutine}
+
+
+def _load(policy: PolicySource | Sequence[PolicySource]) -> tuple[Policy, ...]:
+    sources: Sequence[PolicySource] = [policy] if isinstance(policy, str | Path | Policy) else list(policy)
+    if not sources:
+        raise ConfigError("a guard needs a policy: `Guard(\"policy.yaml\", trust=...)`")
+    return check_layers([each if isinstance(each, Policy) else _read(Path(each)) for each in sources])
+
+
+def _read(path: Path) -> Policy:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"policy {path} cannot be read: {error.strerror or type(error).__name__}", code="policy.unavailable") from None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"policy {path} is not UTF-8", code="policy.unavailable") from None
+    return Policy.from_text(text, file=str(path))
+
+
+class Task:
+    """One open task: a context manager, never built by hand. Made by `Guard.task`; may be entered again, also in other threads."""
+
+    def __init__(self, guard: Guard, token: str, prompt: str | None) -> None:
+        self._guard = guard
+        self._token = token
+        self._prompt = prompt
+        self._state: TaskState | None = None
+
+    def __repr__(self) -> str:
+        return f"Task({self._state.delegation.txn!r})" if self._state is not None else "Task(not open)"
+
+    @property
+    def state(self) -> TaskState:
+        if self._state is None:
+            raise ConfigError("this task is not open yet: enter it with `with guard.task(token) as task:`")
+        return self._state
+
+    @property
+    def id(self) -> str:
+        """The token's `txn`."""
+        return self.state.delegation.txn
+
+    @property
+    def delegation(self) -> Delegation:
+        """The verified content of the token."""
+        return self.state.delegation
+
+    @property
+    def token(self) -> str:
+        """The token itself, to hand on. Never log it."""
+        return self._token
+
+    def delegate(self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None) -> Task:
+        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
+        raise ConfigError("`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet")
+
+    async def adelegate(self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None) -> Task:
+        """`delegate`, awaited."""
+        return self.delegate(actor, tools=tools, ttl=ttl)
+
+    def end(self) -> Decision:
+        """Judge `task.end` and end the task: its identifier is never used again. A refusal is recorded and raised as Denied."""
+        decision = self._end()
+        if decision.blocks:
+            raise denied(decision)
+        return decision
+
+    def _end(self) -> Decision:
+        self._close_tickets()
+        return drive(end_flow(self._guard._house, self.state), self._guard._house.seconds)
+
+    def __enter__(self) -> Self:
+        house = self._guard._house
+        if self._state is None or self._state.closed:
+            self._entered(drive(open_flow(house, self._token, self._prompt), house.seconds))
+        return self._push()
+
+    async def __aenter__(self) -> Self:
+        house = self._guard._house
+        if self._state is None or self._state.closed:
+            self._entered(await adrive(open_flow(house, self._token, self._prompt), house.seconds))
+        return self._push()
+
+    def _entered(self, answer: TaskState | Decision) -> None:
+        if isinstance(answer, Decision):
+            raise denied(answer)
+        self._state = answer
+        if answer.first:
+            self._guard._openers.add(answer.delegation.task)
+
+    def _push(self) -> Self:
+        guard, key = self._guard, self.state.delegation.task
+        guard._opened[key] = guard._opened.get(key, 0) + 1
+        guard._current.set(_Frame(self, guard._current.get()))
+        return self
+
+    def _pop(self) -> bool:
+        """Leave; True where this was the outermost `with` of the process that first opened the task: then the task ends."""
+        guard, key = self._guard, self.state.delegation.task
+        frame = guard._current.get()
+        if frame is not None and frame.task is self:
+            guard._current.set(frame.before)
+        left = guard._opened.get(key, 1) - 1
+        if left > 0:
+            guard._opened[key] = left
+            return False
+        guard._opened.pop(key, None)
+        self._close_tickets()
+        outermost = key in guard._openers
+        guard._openers.discard(key)
+        return outermost and not self.state.closed
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pop():
+            decision = self._end()
+            if decision.blocks and error is None:
+                raise denied(decision)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pop():
+            house = self._guard._house
+            decision = await adrive(end_flow(house, self.state), house.seconds)
+            if decision.blocks and error is None:
+                raise denied(decision)
+
+    def _close_tickets(self) -> None:
+        """Calls without an outcome are closed as unknown: they may have run."""
+        for ticket in list(self.state.tickets.values()):
+            drive(finish_flow(self._guard._house, ticket, Outcome("unknown")), self._guard._house.seconds)
+        self.state.tickets.clear()

@@ -1,0 +1,129 @@
+"""Operations on rows: what a store that keeps one row a key answers to a list, and which rows change. Pure; used by SQLite.
+
+A row is `(k, n, v, by, ends)`. Three kinds share the table, told apart by the end of `k`: `KEY#c` a counter (`n`), `KEY#m` a mark
+(`v`), `KEY#w600` a counter with a window (`v`: first second and sum of each bucket, in turns). `ends`: the second from which the
+row means nothing; None: for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from guard.ops import AMOUNT_MAX, Absent, Add, Lookup, Mark, Op, Pin, Put, Refused, Require, Take
+from guard.state import window as windows
+
+__all__ = ["NOW", "Changes", "Row", "Rows", "judge", "names"]
+
+Row = tuple[str, int | None, str | None, str, int | None]
+Rows = dict[str, Row]
+Changes = dict[str, Row | None]
+"""None: the row goes."""
+
+NOW = "now"
+"""The key of the high-water mark (`n`). Without a `#`: no operation can name it."""
+
+_MARKS = frozenset((Mark, Absent, Require, Take, Pin, Put, Lookup))
+
+
+def names(ops: Sequence[Op]) -> list[str]:
+    """The row each operation is about. Raises TypeError where the list is no list of operations."""
+    found = []
+    for op in ops:
+        kind = type(op)
+        if kind is Add:
+            if type(op.amount) is not int or type(op.by) is not str:  # type: ignore[union-attr]
+                raise TypeError("Add")
+            window = op.window  # type: ignore[union-attr]
+            if window is None:
+                found.append(op.key + "#c")
+            elif type(window) is int and window > 0:
+                found.append(f"{op.key + '#w'}{window}")
+            else:
+                raise TypeError("window")
+        elif kind in _MARKS:
+            found.append(op.key + "#m")
+        else:
+            raise TypeError("operation")
+    return found
+
+
+def judge(ops: Sequence[Op], named: Sequence[str], rows: Rows, at: int) -> tuple[list[object] | Refused, Changes]:
+    """The answers and the changed rows, or the refusal and none. `rows` is used up: later operations see earlier ones in it."""
+    values: list[object] = []
+    changes: Changes = {}
+    for op, name in zip(ops, named, strict=True):
+        kind = type(op)
+        row = rows.get(name)
+        if kind is Add:
+            done, answer, by, new = _add(op, name, row, at) if op.window is None else _window(op, name, row, at)  # type: ignore[union-attr, arg-type]
+        else:
+            if row is not None and row[4] is not None and row[4] <= at:
+                row = None
+            done, answer, by, new = _mark(op, name, row, at)
+        if not done:
+            return Refused(len(values), answer, by, at), {}
+        values.append(answer)
+        if new is not None:
+            rows[name] = changes[name] = new
+        elif kind is Take and row is not None:
+            del rows[name]
+            changes[name] = None
+    return values, changes
+
+
+_Step = tuple[bool, object, str, Row | None]
+"""Done? The answer (or what stood there), who set it, the row to write."""
+
+
+def _add(op: Add, name: str, row: Row | None, at: int) -> _Step:
+    amount, by = op.amount, op.by
+    stood = 0 if row is None else row[1] or 0
+    total = stood + amount
+    if amount >= 0:
+        if total > AMOUNT_MAX or (op.max is not None and total > op.max):
+            return False, stood, "" if row is None else row[3], None
+    elif total < -AMOUNT_MAX:
+        raise OverflowError("Add")
+    elif row is not None:
+        by = row[3]  # a refund is no witness
+    return True, total, by, (name, total, None, by, None)
+
+
+def _window(op: Add, name: str, row: Row | None, at: int) -> _Step:
+    window = op.window or 0
+    held: windows.Held | None = None
+    if row is not None:
+        numbers = [int(word) for word in (row[2] or "").split()]
+        held = dict(zip(numbers[::2], numbers[1::2], strict=True)), row[3]
+    new, total, by, done = windows.add(held, op, window, at)
+    if new is None:
+        return done, total, by, None
+    text = " ".join([f"{start} {amount}" for start, amount in new[0].items()])
+    return done, total, by, (name, None, text, by, windows.gone(new, window))
+
+
+def _mark(op: Op, name: str, row: Row | None, at: int) -> _Step:
+    """`row`: the mark that stands, None where it is not set or has expired."""
+    stood, by = (None, "") if row is None else (row[2], row[3])
+    kind = type(op)
+    if kind is Absent:
+        return row is None, stood, by, None
+    if kind is Lookup:
+        return True, stood, by, None
+    if kind is Require or (kind is Take and op.need):  # type: ignore[union-attr]
+        return row is not None, stood, by, None
+    if kind is Take:
+        return True, stood, by, None
+    value, setter = op.value, op.by  # type: ignore[union-attr]
+    if type(value) is not str or type(setter) is not str:
+        raise TypeError("text")
+    if kind is Pin:
+        if row is not None:
+            return stood == value, False if stood == value else stood, by, None
+        return True, True, by, (name, None, value, setter, None)
+    if kind is Put:
+        return True, stood, by, (name, None, value, setter, None)
+    ttl = op.ttl  # type: ignore[union-attr]
+    if ttl is not None and (type(ttl) is not int or ttl < 0):
+        raise TypeError("ttl")
+    return True, None, by, (name, None, value, setter, None if ttl is None else at + ttl)

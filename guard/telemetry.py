@@ -1,0 +1,115 @@
+"""Every name guardtrail puts into telemetry, in one module. Attributes of the GenAI conventions keep their own names (they are
+copied here because those conventions still move); everything of ours begins with `guardtrail.`.
+
+| on | facts |
+|---|---|
+| span and record only | ids: task, step, decision, credential, origin (pseudonym), actor, depth, chain, workload, args_hmac, witnesses |
+| also as metric labels | `DECISION`, `MODE`, `CODE`, `RULE`, `EFFECT`, `INTENT`, `TOOL_NAME`: low cardinality, never an id |
+
+Three facts are kept apart: what was answered (`DECISION`), whether the answer counts (`MODE`), what happened (`EXECUTED`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ACTOR",
+    "ARGS_HMAC",
+    "CALL_ID",
+    "CHAIN",
+    "CODE",
+    "COVERAGE",
+    "CREDENTIAL",
+    "DECISION",
+    "DECISION_DURATION",
+    "DECISION_ID",
+    "DEFAULT_DENY",
+    "DEPTH",
+    "EFFECT",
+    "ERROR_TYPE",
+    "EVENT_DECISION",
+    "EXECUTED",
+    "FIX",
+    "INTENT",
+    "ISSUER",
+    "LINK",
+    "MODE",
+    "MONITORED",
+    "OPENINFERENCE_KIND",
+    "OPERATION",
+    "ORIGIN",
+    "OUTCOME",
+    "OWNER",
+    "POLICY",
+    "RULE",
+    "SCOPE",
+    "SPAN_AUTHORIZE",
+    "SPAN_EXECUTE",
+    "SPAN_WORKFLOW",
+    "STEP",
+    "TASK_ID",
+    "TOOL_NAME",
+    "VIOLATIONS",
+    "WITNESSES",
+    "WORKFLOW_NAME",
+    "WORKFLOW_VERDICT",
+    "WORKLOAD",
+]
+
+SCOPE: Final = "guardtrail"
+"""Name of the tracer and meter."""
+
+# spans: `execute_tool {tool}`, `authorize {tool}`, `invoke_workflow {intent}`
+SPAN_EXECUTE: Final = "execute_tool"
+SPAN_AUTHORIZE: Final = "authorize"
+SPAN_WORKFLOW: Final = "invoke_workflow"
+EVENT_DECISION: Final = "guardtrail.decision"
+
+# conventions of others
+OPERATION: Final = "gen_ai.operation.name"
+TOOL_NAME: Final = "gen_ai.tool.name"
+CALL_ID: Final = "gen_ai.tool.call.id"
+WORKFLOW_NAME: Final = "gen_ai.workflow.name"
+ERROR_TYPE: Final = "error.type"
+OPENINFERENCE_KIND: Final = "openinference.span.kind"
+
+# the answer, whether it counts, what happened
+DECISION: Final = "guardtrail.decision"
+MODE: Final = "guardtrail.mode"
+EXECUTED: Final = "guardtrail.executed"
+OUTCOME: Final = "guardtrail.outcome"
+
+# low cardinality
+CODE: Final = "guardtrail.code"
+RULE: Final = "guardtrail.rule"
+EFFECT: Final = "guardtrail.effect"
+INTENT: Final = "guardtrail.intent"
+POLICY: Final = "guardtrail.policy"
+MONITORED: Final = "guardtrail.monitored"
+WORKFLOW_VERDICT: Final = "guardtrail.workflow.verdict"
+DEFAULT_DENY: Final = "default-deny"
+"""The value of `RULE` where nothing spoke for the call."""
+
+# span and record only
+DECISION_ID: Final = "guardtrail.decision.id"
+TASK_ID: Final = "guardtrail.task.id"
+STEP: Final = "guardtrail.step"
+CREDENTIAL: Final = "guardtrail.credential"
+ISSUER: Final = "guardtrail.issuer"
+ORIGIN: Final = "guardtrail.origin"
+ACTOR: Final = "guardtrail.actor"
+DEPTH: Final = "guardtrail.depth"
+CHAIN: Final = "guardtrail.chain"
+WORKLOAD: Final = "guardtrail.workload"
+OWNER: Final = "guardtrail.owner"
+ARGS_HMAC: Final = "guardtrail.args_hmac"
+WITNESSES: Final = "guardtrail.witnesses"
+FIX: Final = "guardtrail.fix"
+LINK: Final = "guardtrail.link"
+"""On a span link: why it is there (`witness`)."""
+
+# metrics
+DECISION_DURATION: Final = "guardtrail.decision.duration"
+VIOLATIONS: Final = "guardtrail.workflow.violations"
+COVERAGE: Final = "guardtrail.coverage"

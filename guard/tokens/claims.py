@@ -1,0 +1,190 @@
+"""Verified JSON to a typed `Delegation`. Every claim that counts is read here, in the order of the checks.
+
+Unknown claims (`roles`, `permissions`, `may_act`, `__proto__`) are never looked at: nothing here can grant by accident.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NoReturn
+
+from guard.errors import TokenRefused
+from guard.model import Credential, Delegation
+from guard.reasons import ReasonCode
+from guard.tokens.details import read_details
+from guard.tokens.rules import IssuerRules
+from guard.tokens.text import is_name
+
+__all__ = ["MAX_ACTORS", "SKEW", "read_access_token", "read_transaction_token"]
+
+SKEW = 5
+"""Seconds that clocks of issuer and verifier may differ. A token counts exactly while `exp > now - SKEW`."""
+
+MAX_ACTORS = 8
+MAX_TIME = 253402300799  # the year 9999: later ones are not a time
+MAX_SCOPES = 128
+
+# RFC 6749 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E ), separated by one space.
+_SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*")
+
+Claims = Mapping[str, object]
+
+
+def read_access_token(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
+    """`at+jwt`, RFC 9068 2.2: REQUIRED iss, exp, aud, sub, client_id, iat, jti.
+
+    The task is `txn`, else the claim the issuer is configured with, else `sid` (coarser). Never `jti`: see `IssuerRules`.
+    """
+    return _read("at+jwt", "client_id", claims, rules, kid, now)
+
+
+def read_transaction_token(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
+    """`txntoken+jwt`, draft-ietf-oauth-transaction-tokens: REQUIRED iat, aud, exp, txn, sub, scope, req_wl; here also iss and jti,
+    without which a token can be neither attributed nor revoked."""
+    if "scope" not in claims:
+        _claim("scope")
+    return _read("txntoken+jwt", "req_wl", claims, rules, kid, now)
+
+
+def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
+    """The checklist. `holder`: the claim that names the software that holds the token."""
+    issued_at, expires_at = _times(claims, rules, now)
+    _audience(claims, rules)
+    origin, workload, jti = _name(claims, "sub"), _name(claims, holder), _name(claims, "jti")
+    person, session = _optional(claims, "person"), _optional(claims, "sid")
+    origin_kind = _origin_kind(claims, origin, workload)
+    scopes = _scopes(claims)
+    actors = _actors(claims, rules, origin if origin_kind == "person" else None) or (workload,)
+    if "cnf" in claims:  # A bound token is not a bearer token. Proof comes with the delegated identity issue: see `verify.py`.
+        raise TokenRefused(ReasonCode.TOKEN_PROOF)
+    txn = _task(kind, claims, rules, session)
+    details = read_details(claims)
+    if details.intent is None and details.grants is None and not scopes:
+        raise TokenRefused(ReasonCode.TOKEN_NO_GRANT)
+    return Delegation(
+        kind=kind,
+        tenant=rules.tenant,
+        issuer=rules.url,
+        txn=txn,
+        credential=Credential(rules.url, jti, kid),
+        origin=origin,
+        origin_kind=origin_kind,
+        actors=actors,
+        issued_at=issued_at,
+        expires_at=expires_at,
+        audience=rules.audience,
+        intent=details.intent,
+        params=details.params,
+        grants=details.grants,
+        scopes=scopes,
+        workload=workload,
+        person=person,
+        session=session,
+        local=rules.local,
+    )
+
+
+def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:
+    """RFC 7519 4.1.4 to 4.1.6, integers only; and a bound on the lifetime, so that a long-lived token is refused at once."""
+    issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
+    if not 0 < expires_at - issued_at <= rules.max_ttl:
+        raise TokenRefused(ReasonCode.TOKEN_LIFETIME)
+    if expires_at <= now - SKEW:
+        raise TokenRefused(ReasonCode.TOKEN_EXPIRED)
+    if issued_at > now + SKEW or ("nbf" in claims and _time(claims, "nbf") > now + SKEW):
+        raise TokenRefused(ReasonCode.TOKEN_NOT_YET)
+    return issued_at, expires_at
+
+
+def _time(claims: Claims, name: str) -> int:
+    value = claims.get(name)
+    if type(value) is not int or not 0 <= value <= MAX_TIME:  # `type is`: True is an int to isinstance
+        _claim(name)
+    return value
+
+
+def _audience(claims: Claims, rules: IssuerRules) -> None:
+    """RFC 7519 4.1.3, for one audience only: a token good at two places can be carried from one to the other."""
+    audience = claims.get("aud")
+    if type(audience) is list and len(audience) == 1:
+        audience = audience[0]
+    if type(audience) is not str or audience != rules.audience:
+        raise TokenRefused(ReasonCode.TOKEN_AUDIENCE)
+
+
+def _origin_kind(claims: Claims, origin: str, workload: str) -> Literal["person", "workload"]:
+    """RFC 9068 5: a client may be registered under the very identifier of a person. A token without a person behind it has the client
+    as its `sub`; an autonomous workload must have an owner, which its issuer names in the claim `owner`."""
+    if origin not in (workload, claims.get("client_id")):
+        return "person"
+    if not is_name(claims.get("owner")):
+        raise TokenRefused(ReasonCode.TOKEN_CLAIMS, "`sub` is the client itself: an autonomous workload needs the claim `owner`")
+    return "workload"
+
+
+def _scopes(claims: Claims) -> frozenset[str]:
+    if "scope" not in claims:
+        return frozenset()
+    scope = claims["scope"]
+    if type(scope) is not str or not _SCOPE.fullmatch(scope):
+        _claim("scope")
+    scopes = frozenset(scope.split(" "))
+    if len(scopes) > MAX_SCOPES:
+        _claim("scope")
+    return scopes
+
+
+def _actors(claims: Claims, rules: IssuerRules, person: str | None) -> tuple[str, ...]:
+    """RFC 8693 4.1: `act` is who acts now, the `act` inside it who acted before. Opener first here.
+
+    Only the outermost actor and `sub` may drive decisions; the inner ones are the issuer's word on history. Members but `sub` and
+    `iss` are not read. An actor of another issuer is refused: by name alone it could pass for one of ours.
+    """
+    if "act" not in claims:
+        return ()
+    actors: list[str] = []
+    act = claims["act"]
+    while True:
+        sub = act.get("sub") if type(act) is dict else None
+        if type(act) is not dict or not is_name(sub) or not isinstance(sub, str):
+            _actor("an entry is not an object with a valid `sub`")
+        if act.get("iss", rules.url) != rules.url:
+            _actor("an actor of another issuer")
+        if sub in actors or sub == person:
+            _actor("the same name twice: who acts for whom goes in a circle")
+        actors.append(sub)
+        if len(actors) > MAX_ACTORS:
+            _actor(f"deeper than {MAX_ACTORS}")
+        if "act" not in act:
+            return tuple(reversed(actors))
+        act = act["act"]
+
+
+def _task(kind: str, claims: Claims, rules: IssuerRules, session: str | None) -> str:
+    if kind == "txntoken+jwt" or "txn" in claims:
+        return _name(claims, "txn")
+    if rules.task_claim is not None and rules.task_claim in claims:
+        return _name(claims, rules.task_claim)
+    if session is None:
+        raise TokenRefused(ReasonCode.TOKEN_NO_TASK)
+    return session
+
+
+def _name(claims: Claims, name: str) -> str:
+    value = claims.get(name)
+    if not is_name(value) or not isinstance(value, str):
+        _claim(name)
+    return value
+
+
+def _optional(claims: Claims, name: str) -> str | None:
+    return _name(claims, name) if name in claims else None
+
+
+def _claim(name: str) -> NoReturn:
+    raise TokenRefused(ReasonCode.TOKEN_CLAIMS, f"the claim `{name}` is missing or has the wrong type or characters")
+
+
+def _actor(what: str) -> NoReturn:
+    raise TokenRefused(ReasonCode.TOKEN_ACTORS, f"`act`: {what}")
