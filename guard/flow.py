@@ -323,7 +323,8 @@ def _in_order(findings: list[Finding]) -> None:
 
 
 def _call_key(task: TaskState, call: ToolCall, bound: Bound) -> str:
-    return f"{task.key}|c|{sha256(b'%b\x00%b\x00%b' % (call.id.encode(errors='backslashreplace'), call.tool.encode(), bound.canonical)).hexdigest()}"
+    told = b"%b\x00%b\x00%b" % (call.id.encode(errors="backslashreplace"), call.tool.encode(), bound.canonical)
+    return f"{task.key}|c|{sha256(told).hexdigest()}"
 
 
 def _decision(house: House, draft: _Draft, ruling: Ruling) -> Decision:
