@@ -1,0 +1,56 @@
+"""One byte form for equal values: RFC 8785 (JSON Canonicalization Scheme)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import rfc8785
+
+__all__ = ["canonical"]
+
+_MAX_INT = 2**53 - 1
+
+
+def _encoder() -> Callable[[object], str]:
+    """The C encoder, made once. For text, whole numbers and ASCII keys its output is RFC 8785; `_simple` guards the way here."""
+    plain = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False, check_circular=False, allow_nan=False)
+    try:
+        from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
+
+        make: Any = c_make_encoder
+        inner = make(None, plain.default, encode_basestring, None, ":", ",", True, False, False)
+        join = "".join
+        if join(inner({"b": (1, None), "a": "\u20ac\n"}, 0)) == '{"a":"\u20ac\\n","b":[1,null]}':
+            return lambda value: join(inner(value, 0))
+    except Exception:  # noqa: S110 - another interpreter: the slow way below is right everywhere
+        pass
+    return plain.encode
+
+
+_encode = _encoder()
+
+
+def canonical(value: object) -> bytes:
+    """RFC 8785 bytes of JSON data. Raises ValueError for what JSON cannot carry (NaN, 2^53 and beyond, other types)."""
+    if _simple(value):
+        return _encode(value).encode("utf-8")
+    return rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def _simple(value: object) -> bool:
+    """No number with a fraction and no key beyond ASCII: there the two forms are the same, and one of them is written in C."""
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return True
+    if kind is int:
+        return -_MAX_INT <= value <= _MAX_INT  # type: ignore[operator]
+    if kind is dict:
+        for key, inner in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str or not key.isascii() or not (type(inner) is str or _simple(inner)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        return all(_simple(inner) for inner in value)  # type: ignore[attr-defined]
+    return False

@@ -1,0 +1,391 @@
+"""A constraint: a mapping of kinds, all of which must hold. Read once, compiled to closures, asked on every call.
+
+    parse({"range": {"min": "0.01", "max": "$ceiling"}}, origin="policy", params={"ceiling"})
+        .typed("decimal").bind({"ceiling": "50"}).matches("20")
+
+Closed world: an unknown kind does not parse. There is no regular expression, no expression language and no negation here: a token
+is narrowed by others than wrote it, and only what can be compared can be proven narrower.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from guard.constraints import words
+from guard.constraints.kinds import Range, Test, build, listed, never, number, same, spec_error
+from guard.constraints.types import ValueRefused, normalise
+from guard.suggest import did_you_mean
+
+__all__ = ["KINDS", "WHOLE", "Constraint", "ConstraintError", "Part", "made", "parse"]
+
+Origin = Literal["token", "policy"]
+
+KINDS: Final = (
+    "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "each", "len", "subset", "any_of",
+)  # fmt: skip
+WHOLE: Final = frozenset({"len", "subset"})
+"""On a path that ends in `[]`, these speak of the list; all others of each of its items."""
+
+_NESTED: Final = frozenset({"each", "any_of"})
+_MAX_DEPTH: Final = 6
+_MAX_BRANCHES: Final = 64
+_PARAMETER: Final = re.compile(r"\$[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_FOREIGN: Final[Mapping[str, str]] = {
+    "regex": "there are no regular expressions; use `glob`, `prefix` or `one_of`",
+    "pattern": "there are no regular expressions; use `glob`, `prefix` or `one_of`",
+    "not": "there is no negation; say what is allowed",
+    "min": "write `range: {min: ...}`",
+    "max": "write `range: {max: ...}`",
+    "in": "did you mean `one_of`?",
+    "enum": "did you mean `one_of`?",
+    "equals": "did you mean `eq`?",
+    "domain": "write `email: {domain: ...}`",
+    "program": "write `command: {program: ...}`",
+}
+_POLICY_ONLY: Final = frozenset({"from", "where", "age"})
+
+# What makes sense for which type. A prefix of a URL or path is a trap: `https://good.example.evil.example` begins well.
+_LINES: Final = frozenset({"prefix", "suffix", "glob", "len"})
+_ALWAYS: Final = frozenset({"any", "eq", "one_of", "any_of", "len", "subset"})
+_FITS: Final[Mapping[str, frozenset[str]]] = {
+    "id": _LINES,
+    "name": _LINES,
+    "text": _LINES,
+    "secret": frozenset({"len"}),
+    "int": frozenset({"range"}),
+    "decimal": frozenset({"range"}),
+    "bool": frozenset(),
+    "date": frozenset({"prefix"}),
+    "email": frozenset({"email", "suffix", "glob"}),
+    "url": frozenset({"url"}),
+    "host": frozenset({"cidr", "suffix", "glob"}),
+    "iban": _LINES,
+    "path": frozenset({"under", "suffix", "glob"}),
+    "command": frozenset({"command"}),
+}
+_INSTEAD: Final[Mapping[tuple[str, str], str]] = {
+    ("prefix", "url"): "use `url: {under: ...}`: what only begins well may go anywhere",
+    ("glob", "url"): "use `url: {host: ..., under: ...}`",
+    ("prefix", "path"): "use `under`: what only begins well may go anywhere",
+    ("prefix", "command"): "use `command: {program: ...}`: what only begins well may go on with `;`",
+    ("prefix", "host"): "use `suffix` or `eq`",
+}
+
+
+class ConstraintError(ValueError):
+    """The constraint does not parse. `path`: keys and numbers from its top to what is wrong. `unsupported`: right, but not built yet."""
+
+    def __init__(self, text: str, path: tuple[object, ...] = (), suggestion: str | None = None, *, unsupported: bool = False) -> None:
+        super().__init__(text)
+        self.path = path
+        self.suggestion = suggestion
+        self.unsupported = unsupported
+
+
+class _Parameter(str):
+    """A `$name` in a literal's place. A text that only looks like one cannot come out of a bound parameter."""
+
+    __slots__ = ()
+
+
+class Part(NamedTuple):
+    """One kind of a constraint. `spec`: its literals, normalised, parameters bound where they are. `inner`: for `each` and `any_of`."""
+
+    kind: str
+    spec: Any
+    inner: tuple[Constraint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a value must be. `raw`: as written. `params`: names of the parameters that are not bound yet.
+
+    `optional`: absent and null pass, and an empty list does.
+    """
+
+    raw: Any
+    origin: Origin
+    parts: tuple[Part, ...]
+    optional: bool = False
+    params: frozenset[str] = frozenset()
+    kind: str | None = None
+    whole: Test = field(default=never, compare=False, repr=False)
+    """What holds of the value as a list, on a path that ends in `[]`."""
+    item: Test = field(default=never, compare=False, repr=False)
+    """What holds of each item there."""
+    test: Test = field(default=never, compare=False, repr=False)
+
+    def matches(self, value: object) -> bool:
+        """Whether `value` meets every kind. Never raises; with parameters that are not bound, never true. None counts as absent."""
+        try:
+            return self.optional if value is None else self.test(value) is True
+        except Exception:  # fail-open row F01: a predicate that cannot be evaluated does not hold
+            return False
+
+    def bind(self, params: Mapping[str, object]) -> Constraint:
+        """With the values of its parameters, which are normalised already. What they make impossible never matches."""
+        if not self.params:
+            return self
+        parts = tuple(Part(part.kind, _bound(part.spec, params), tuple(one.bind(params) for one in part.inner)) for part in self.parts)
+        return made(self.raw, self.origin, parts, self.optional, self.params - params.keys(), self.kind)
+
+    def typed(self, kind: str, *, item: bool = False) -> Constraint:
+        """With its literals in the normal form of type `kind`. Raises ConstraintError where a kind or literal does not fit that type.
+
+        `item`: the values are the items of a list, of which `len` and `subset` may speak.
+        """
+        if kind == "any":
+            return self
+        parts = []
+        for part in self.parts:
+            if part.kind not in _ALWAYS | _FITS[kind] or (part.kind == "subset" and not item) or (part.kind == "len" and not item and kind not in _SIZED):
+                raise ConstraintError(f"`{part.kind}` does not fit type {kind}", (part.kind,), _INSTEAD.get((part.kind, kind)))
+            parts.append(Part(part.kind, _typed(part, kind), tuple(one.typed(kind) for one in part.inner)))
+        return made(self.raw, self.origin, tuple(parts), self.optional, self.params, kind)
+
+    @property
+    def text(self) -> str:
+        """`must equal $order`. Policy literals may stand in it, literals of a token never."""
+        return "must " + " and ".join(self._said(words.must))
+
+    @property
+    def fact(self) -> str:
+        """`is under $page`: the same, of a value that does."""
+        return " and ".join(self._said(words.fact))
+
+    def _said(self, say: Callable[..., str]) -> Iterator[str]:
+        for part in self.parts:
+            if part.kind == "any_of":
+                yield " or ".join(" and ".join(one._said(say)) for one in part.inner)
+            elif part.kind == "each":
+                head = "for each item " if say is words.must else "each item "
+                yield head + " and ".join(part.inner[0]._said(say))
+            elif part.kind != "any" or len(self.parts) == 1:
+                yield say(part.kind, self.raw[part.kind], granted=self.origin == "token", secret=self.kind == "secret")
+
+    @property
+    def never_matches(self) -> str | None:
+        """Why no value can meet this, None where one may."""
+        for part in self.parts:
+            spec = self.raw.get(part.kind)
+            if part.kind == "range" and not _has_parameter(part.spec):
+                found = Range.of(part.spec)
+                if found is not None and found.empty:
+                    low = "above" if found.low_open else "min"
+                    high = "below" if found.high_open else "max"
+                    word = "above" if cast(Decimal, found.low) > cast(Decimal, found.high) else "not below"
+                    return f"`{low}: {_quoted(spec[low])}` is {word} its own `{high}: {_quoted(spec[high])}`"
+            if part.kind == "len" and "max" in part.spec and part.spec.get("min", 0) > part.spec["max"]:
+                return f"`min: {part.spec['min']}` is above its own `max: {part.spec['max']}`"
+            if part.kind == "any_of" and all(one.never_matches for one in part.inner):
+                return f"no alternative can be met: {part.inner[0].never_matches}"
+            if part.kind == "each" and part.inner[0].never_matches:
+                return part.inner[0].never_matches
+        values = self.finite
+        if values is not None and not self.params and not any(map(self.matches, values)):
+            return "its own values do not meet its other conditions"
+        return None
+
+    @property
+    def finite(self) -> tuple[object, ...] | None:
+        """The only values that may meet this (not all of them need to), None where there are more than can be listed."""
+        for part in self.parts:
+            if part.kind == "eq" and not _has_parameter(part.spec):
+                return (part.spec,)
+            if part.kind == "one_of" and not _has_parameter(part.spec):
+                return tuple(part.spec)
+            if part.kind == "any_of":
+                several = [one.finite for one in part.inner]
+                if all(values is not None for values in several):
+                    return tuple(value for values in several for value in cast("tuple[object, ...]", values))
+        return None
+
+    def lower_bound(self) -> Decimal | None:
+        """A number below which no value meets this, None where there is none to be proven."""
+        found: list[Decimal] = []
+        for part in self.parts:
+            bounds: list[Decimal | None] = []
+            if part.kind == "range":
+                known = [number(part.spec[name]) for name in ("min", "above") if name in part.spec]
+                bounds = [max(low for low in known if low is not None)] if any(low is not None for low in known) else []
+            elif part.kind in ("eq", "one_of"):
+                numbers = [number(value) for value in (part.spec if part.kind == "one_of" else [part.spec])]
+                bounds = [None if None in numbers else min(low for low in numbers if low is not None)]
+            elif part.kind == "any_of":
+                lows = [one.lower_bound() for one in part.inner]
+                bounds = [None if None in lows else min(low for low in lows if low is not None)]
+            found += [low for low in bounds if low is not None]
+        return max(found) if found else None
+
+
+_SIZED: Final = frozenset({"id", "name", "text", "secret", "iban", "command"})
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------------------
+
+
+def parse(raw: object, *, origin: Origin = "token", params: Collection[str] = frozenset()) -> Constraint:
+    """Read a constraint. Raises ConstraintError. `params`: the parameters a `$name` may stand for; a token has none."""
+    return _parse(raw, origin, frozenset(params), (), 0)
+
+
+def _parse(raw: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], depth: int) -> Constraint:
+    if not isinstance(raw, dict) or not raw:
+        raise ConstraintError("a constraint is a mapping of kinds, as in `{eq: value}`", at, None if raw else "`{any: true}` says that anything will do")
+    if depth > _MAX_DEPTH:
+        raise ConstraintError("constraints are nested too deep", at)
+    optional = raw.get("optional", False)
+    if type(optional) is not bool:
+        raise ConstraintError("`optional` is true or false", (*at, "optional"))
+    parts: list[Part] = []
+    used: set[str] = set()
+    for kind, spec in raw.items():
+        if kind == "optional":
+            continue
+        if kind not in KINDS:
+            raise _unknown(kind, origin, at)
+        if kind in _NESTED:
+            inner = _inner(kind, spec, origin, known, (*at, kind), depth)
+            used.update(name for one in inner for name in one.params)
+            parts.append(Part(kind, None, inner))
+            continue
+        marked = _marked(spec, origin, known, (*at, kind), used)
+        wrong = None if type(marked) is _Parameter else spec_error(kind, _without(marked))
+        if wrong is not None and not (_has_parameter(marked) and not _without(marked)):
+            raise ConstraintError(f"`{kind}` {wrong[1]}", (*at, kind, *wrong[0]), wrong[2])
+        parts.append(Part(kind, marked, ()))
+    if not parts:
+        parts.append(Part("any", True, ()))
+        raw = {**raw, "any": True}
+    return made(raw, origin, tuple(parts), optional, frozenset(used), None)
+
+
+def _inner(kind: str, spec: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], depth: int) -> tuple[Constraint, ...]:
+    if kind == "each":
+        return (_parse(spec, origin, known, at, depth + 1),)
+    if not isinstance(spec, list) or not 0 < len(spec) <= _MAX_BRANCHES:
+        raise ConstraintError(f"`any_of` takes a list of 1 to {_MAX_BRANCHES} constraints", at)
+    return tuple(_parse(one, origin, known, (*at, number), depth + 1) for number, one in enumerate(spec))
+
+
+def _unknown(kind: object, origin: Origin, at: tuple[object, ...]) -> ConstraintError:
+    if kind in _POLICY_ONLY:
+        why = "is not known in a token" if origin == "token" else "is not supported yet"
+        return ConstraintError(f"`{kind}` {why}", (*at, kind), unsupported=origin == "policy")
+    name = kind if isinstance(kind, str) and kind.isascii() and kind.isprintable() and len(kind) <= 40 else "this"
+    near = did_you_mean(name, KINDS).removeprefix("; ")
+    return ConstraintError(f"there is no kind of constraint `{name}`", (*at, kind), _FOREIGN.get(name) or near or f"it is one of {', '.join(KINDS)}")
+
+
+def _marked(spec: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], used: set[str]) -> Any:
+    """`spec` with its `$names` marked. Raises ConstraintError for one that is not known here."""
+    if isinstance(spec, str):
+        if not _PARAMETER.fullmatch(spec):
+            return spec
+        if origin == "token" or spec[1:] not in known:
+            raise ConstraintError(f"`{spec}` is not a declared parameter" if origin == "policy" else "a token has no parameters", at)
+        used.add(spec[1:])
+        return _Parameter(spec[1:])
+    if isinstance(spec, list):
+        return [_marked(one, origin, known, (*at, number), used) for number, one in enumerate(spec)]
+    if isinstance(spec, dict):
+        return {key: _marked(one, origin, known, (*at, key), used) for key, one in spec.items()}
+    return spec
+
+
+def _without(spec: Any) -> Any:
+    """`spec` as far as it has no parameter."""
+    if isinstance(spec, list):
+        return [_without(one) for one in spec if type(one) is not _Parameter]
+    if isinstance(spec, dict):
+        return {key: _without(one) for key, one in spec.items() if type(one) is not _Parameter}
+    return spec
+
+
+def _has_parameter(spec: Any) -> bool:
+    if isinstance(spec, list):
+        return any(map(_has_parameter, spec))
+    if isinstance(spec, dict):
+        return any(map(_has_parameter, spec.values()))
+    return type(spec) is _Parameter
+
+
+def _bound(spec: Any, params: Mapping[str, object]) -> Any:
+    if type(spec) is _Parameter:
+        return params.get(spec, spec)
+    if isinstance(spec, list):
+        return [_bound(one, params) for one in spec]
+    if isinstance(spec, dict):
+        return {key: _bound(one, params) for key, one in spec.items()}
+    return spec
+
+
+def _typed(part: Part, kind: str) -> Any:
+    """The literals of one part in the normal form of `kind`."""
+    if part.kind == "eq":
+        return _literal(part.spec, kind, ("eq",))
+    if part.kind in ("one_of", "subset") and isinstance(part.spec, list):
+        return [_literal(one, kind, (part.kind, number)) for number, one in enumerate(part.spec)]
+    if part.kind == "range" and kind == "int":
+        for name, bound in part.spec.items() if isinstance(part.spec, dict) else ():
+            if type(bound) is str and "." in bound:
+                raise ConstraintError(f"`{name}` is not a whole number, and the argument is an int", ("range", name))
+    return part.spec
+
+
+def _literal(value: Any, kind: str, at: tuple[object, ...]) -> Any:
+    if type(value) is _Parameter:
+        return value
+    if isinstance(value, list):
+        return [_literal(one, kind, at) for one in value]
+    try:
+        return normalise(kind, value)
+    except ValueRefused:
+        hint = "quote it" if kind not in ("int", "decimal", "bool") and not isinstance(value, str) else None
+        raise ConstraintError(f"the value is not of type {kind}, so nothing would ever equal it", at, hint) from None
+
+
+def _quoted(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+# -- compiling -----------------------------------------------------------------------------------------------------------------------
+
+
+def made(raw: Any, origin: Origin, parts: tuple[Part, ...], optional: bool, params: frozenset[str], kind: str | None) -> Constraint:
+    """Put together and compiled; with unbound parameters it has no test yet."""
+    if params:
+        return Constraint(raw, origin, parts, optional, params, kind)
+    whole = _all([_test(part, optional) for part in parts if part.kind in WHOLE])
+    item = _all([_test(part, optional) for part in parts if part.kind not in WHOLE])
+    return Constraint(raw, origin, parts, optional, params, kind, whole, item, _all([_test(part, optional) for part in parts]))
+
+
+def _all(tests: list[Test]) -> Test:
+    if len(tests) == 1:
+        return tests[0]
+    if not tests:
+        return _always
+    return lambda value: all(test(value) for test in tests)
+
+
+def _always(value: object) -> bool:
+    return True
+
+
+def _test(part: Part, optional: bool) -> Test:
+    if part.kind == "any_of":
+        return lambda value: any(one.matches(value) for one in part.inner)
+    if part.kind == "each":
+        inner = part.inner[0]
+        return lambda value: isinstance(value, (list, tuple)) and (bool(value) or optional) and all(map(inner.matches, value))
+    if part.kind == "subset":
+        literals = listed(part.spec)
+        return lambda value: (
+            isinstance(value, (list, tuple)) and (bool(value) or optional) and all(any(same(one, lit) for lit in literals) for one in value)
+        )
+    return build(part.kind, part.spec)

@@ -1,0 +1,441 @@
+"""The kinds of constraint, one class each: how it is read, what it tests, how it is said, what it implies.
+
+A kind is plain data with five answers: `test` (a closure over a value), `must` and `fact` (words for a person), `finite` (its values
+where it has finitely many), `implies` is in `subsume.py`. What a kind was given that no value can meet makes a test that never holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final, cast
+
+from guard.constraints import commands, hosts, paths
+from guard.constraints.globs import compile_glob
+from guard.constraints.text import is_line
+from guard.constraints.types import _DECIMAL
+
+__all__ = ["Range", "Test", "build", "number", "same", "spec_error"]
+
+Test = Callable[[object], bool]
+MAX_ITEMS: Final = 1000
+
+
+def same(value: object, literal: object) -> bool:
+    """Typed equality: True is not 1, 1 is not 1.0, "1" is not 1."""
+    if type(value) is not type(literal):
+        return isinstance(value, (list, tuple)) and isinstance(literal, (list, tuple)) and _same_items(value, literal)
+    if isinstance(value, (list, tuple)):
+        return _same_items(value, cast("list[object]", literal))
+    if isinstance(value, dict):
+        other = cast("dict[object, object]", literal)
+        return value.keys() == other.keys() and all(same(inner, other[key]) for key, inner in value.items())
+    return value == literal
+
+
+def _same_items(value: list[object] | tuple[object, ...], literal: list[object] | tuple[object, ...]) -> bool:
+    return len(value) == len(literal) and all(map(same, value, literal))
+
+
+def number(value: object) -> Decimal | None:
+    """An int, decimal text or finite float as a number."""
+    if type(value) is int:
+        return Decimal(value)
+    if type(value) is str and _DECIMAL.fullmatch(value):
+        return Decimal(value)
+    if type(value) is float and value == value and value not in (float("inf"), float("-inf")):
+        return Decimal(repr(value))
+    return None
+
+
+def never(value: object) -> bool:
+    return False
+
+
+# -- tests, one per kind: spec (parameters bound) -> closure ------------------------------------------------------------------------
+
+
+def _any(spec: object) -> Test:
+    return lambda value: value is not None
+
+
+def _eq(spec: object) -> Test:
+    if type(spec) is str:
+        return lambda value: value == spec and type(value) is str
+    return lambda value: same(value, spec)
+
+
+def _one_of(spec: object) -> Test:
+    literals = cast("list[object]", spec)
+    if all(type(literal) is str for literal in literals):
+        known = frozenset(cast("list[str]", literals))
+        return lambda value: type(value) is str and value in known
+    return lambda value: any(same(value, literal) for literal in literals)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range as numbers: bounds with whether they belong to it."""
+
+    low: Decimal | None
+    low_open: bool
+    high: Decimal | None
+    high_open: bool
+
+    @classmethod
+    def of(cls, spec: dict[str, object]) -> Range | None:
+        """None where a bound is no number."""
+        bounds = {name: number(bound) for name, bound in spec.items()}
+        if None in bounds.values():
+            return None
+        low, above, high, below = (bounds.get(name) for name in ("min", "above", "max", "below"))
+        low_open = above is not None and (low is None or above >= low)
+        high_open = below is not None and (high is None or below <= high)
+        return cls(above if low_open else low, low_open, below if high_open else high, high_open)
+
+    def admits(self, value: Decimal) -> bool:
+        if self.low is not None and (value < self.low or (self.low_open and value == self.low)):
+            return False
+        return self.high is None or not (value > self.high or (self.high_open and value == self.high))
+
+    @property
+    def empty(self) -> bool:
+        if self.low is None or self.high is None:
+            return False
+        return self.low > self.high or (self.low == self.high and (self.low_open or self.high_open))
+
+    def within(self, other: Range) -> bool:
+        """Whether everything in here is in `other`."""
+        low = other.low is None or (
+            self.low is not None and (self.low > other.low or (self.low == other.low and (self.low_open or not other.low_open)))
+        )
+        high = other.high is None or (
+            self.high is not None and (self.high < other.high or (self.high == other.high and (self.high_open or not other.high_open)))
+        )
+        return low and high
+
+
+def _range(spec: object) -> Test:
+    found = Range.of(cast("dict[str, object]", spec))
+    if found is None:
+        return never
+    admits = found.admits
+
+    def test(value: object) -> bool:
+        amount = number(value)
+        return amount is not None and admits(amount)
+
+    return test
+
+
+def _prefix(spec: object) -> Test:
+    return lambda value: type(value) is str and value.startswith(cast(str, spec)) and is_line(value)
+
+
+def _suffix(spec: object) -> Test:
+    return lambda value: type(value) is str and value.endswith(cast(str, spec)) and is_line(value)
+
+
+def _glob(spec: object) -> Test:
+    match = compile_glob(cast(str, spec))
+    return lambda value: type(value) is str and match(value) and is_line(value)
+
+
+def _under(spec: object) -> Test:
+    root = cast(str, spec)
+    return lambda value: type(value) is str and value.startswith("/") and paths.is_below(value, root) and paths.lexical(value) == value
+
+
+def listed(spec: object) -> list[object]:
+    return list(spec) if isinstance(spec, (list, tuple)) else [spec]
+
+
+def host_fits(name: str, pattern: str) -> bool:
+    """`acme.example` exactly; `*.acme.example` any name below it."""
+    if pattern.startswith("*."):
+        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
+    return name == pattern
+
+
+def url_below(found: hosts.Url, root: hosts.Url) -> bool:
+    """The same origin, the path step by step below. A root with a query is that one page."""
+    if (found.scheme, found.host, found.port) != (root.scheme, root.host, root.port):
+        return False
+    if root.query is not None:
+        return found.path == root.path and found.query == root.query
+    return url_path_below(found.path, root.path)
+
+
+def url_path_below(path: str, root: str) -> bool:
+    # An encoded slash is a step for some servers and a letter for others: such a path is below nothing.
+    if any(mark in path for mark in ("%2F", "%5C", "%00")) or "//" in path:
+        return path == root
+    return paths.is_below(path, root) if not root.endswith("/") or root == "/" else path.startswith(root) or path == root[:-1]
+
+
+def _url(spec: object) -> Test:
+    given = cast("dict[str, object]", spec)
+    schemes = frozenset(listed(given["scheme"])) if "scheme" in given else None
+    names = [str(name) for name in listed(given["host"])] if "host" in given else None
+    ports = listed(given["port"]) if "port" in given else None
+    root = given.get("under")
+    below = None if root is None or str(root).startswith("/") else hosts.split_url(str(root))
+
+    def test(value: object) -> bool:
+        if type(value) is not str:
+            return False
+        found = hosts.split_url(value)
+        return (
+            (schemes is None or found.scheme in schemes)
+            and (names is None or any(host_fits(found.host, name) for name in names))
+            and (ports is None or found.port in ports)
+            and (below is None or url_below(found, below))
+            and (root is None or below is not None or url_path_below(found.path, str(root)))
+        )
+
+    return test
+
+
+def _email(spec: object) -> Test:
+    domains = [str(name) for name in listed(cast("dict[str, object]", spec)["domain"])]
+
+    def test(value: object) -> bool:
+        if type(value) is not str:
+            return False
+        domain = hosts.split_email(value)[1]
+        return any(host_fits(domain, name) for name in domains)
+
+    return test
+
+
+Network = IPv4Network | IPv6Network
+
+
+def networks(spec: object) -> list[Network]:
+    found: list[Network] = []
+    for text in listed(spec):
+        network = ip_network(cast(str, text))
+        if isinstance(network, IPv6Network) and network.prefixlen >= 96 and (mapped := network.network_address.ipv4_mapped) is not None:
+            network = ip_network(f"{mapped}/{network.prefixlen - 96}")
+        found.append(network)
+    return found
+
+
+def _cidr(spec: object) -> Test:
+    nets = networks(spec)
+
+    def test(value: object) -> bool:
+        if type(value) is not str:
+            return False
+        address = ip_address(value.strip("[]") if value.startswith("[") else value)
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in net for net in nets)
+
+    return test
+
+
+def _command(spec: object) -> Test:
+    given = cast("dict[str, object]", spec)
+    programs = frozenset(cast("list[str]", listed(given["program"])))
+    flags = frozenset(cast("list[str]", listed(given["flags"]))) if "flags" in given else None
+    return lambda value: commands.fits(value, programs, flags)
+
+
+def _len(spec: object) -> Test:
+    given = cast("dict[str, int]", spec)
+    low, high = given.get("min", 0), given.get("max")
+    return lambda value: isinstance(value, (str, list, tuple)) and len(value) >= low and (high is None or len(value) <= high)
+
+
+_BUILD: Final[dict[str, Callable[[object], Test]]] = {
+    "any": _any,
+    "eq": _eq,
+    "one_of": _one_of,
+    "range": _range,
+    "prefix": _prefix,
+    "suffix": _suffix,
+    "glob": _glob,
+    "under": _under,
+    "url": _url,
+    "email": _email,
+    "cidr": _cidr,
+    "command": _command,
+    "len": _len,
+}
+
+
+def build(kind: str, spec: object) -> Test:
+    """The test of one kind, its parameters bound. A specification that makes no sense (a bound parameter of another kind) never holds."""
+    try:
+        return _BUILD[kind](spec)
+    except Exception:
+        return never
+
+
+# -- reading: spec as written -> what is wrong with it -----------------------------------------------------------------------------
+
+
+Wrong = tuple[tuple[object, ...], str, str | None]
+"""Path below the kind, what is wrong, a suggestion."""
+
+
+def is_literal(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(is_literal, value))
+    if isinstance(value, dict):
+        return all(type(key) is str for key in value) and all(map(is_literal, value.values()))
+    return type(value) in (str, int, float, bool)
+
+
+def _text_spec(spec: object) -> Wrong | None:
+    if type(spec) is not str or not spec or not is_line(spec):
+        return (), "takes one line of text, not empty", None
+    return None
+
+
+def _glob_spec(spec: object) -> Wrong | None:
+    if wrong := _text_spec(spec):
+        return wrong
+    if any(mark in cast(str, spec) for mark in "?[]{}\\") or "**" in cast(str, spec):
+        return (), "knows one wild card, `*`, which stays within one name", "list several values with `any_of`"
+    return None if len(cast(str, spec)) <= 256 else ((), "is longer than 256 characters", None)
+
+
+def _under_spec(spec: object) -> Wrong | None:
+    try:
+        good = type(spec) is str and spec.startswith("/") and bool(paths.lexical(spec))
+    except ValueError:
+        good = False
+    return None if good else ((), "takes an absolute path without `..`", None)
+
+
+def _range_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, dict) or not spec:
+        return (), "takes `min`, `max`, `above`, `below`", None
+    for name, bound in spec.items():
+        if name not in ("min", "max", "above", "below"):
+            return (name,), f"has no `{name}`; it takes `min`, `max`, `above`, `below`", None
+        if number(bound) is None or type(bound) is float:
+            return (name,), f"`{name}` is not a number", "write amounts in quotes" if type(bound) is float else None
+    return None
+
+
+def _scheme(value: object) -> bool:
+    return type(value) is str and value.isascii() and value.islower() and value.isalnum()
+
+
+def _pattern(value: object) -> bool:
+    if type(value) is not str:
+        return False
+    name = value[2:] if value.startswith("*.") else value
+    try:
+        return hosts.host(name) == name and not (name != value and "." not in name)
+    except ValueError:
+        return False
+
+
+def _url_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, dict) or not spec:
+        return (), "takes `scheme`, `host`, `port`, `under`", None
+    for name, part in spec.items():
+        items = listed(part)
+        if name not in ("scheme", "host", "port", "under"):
+            return (name,), f"has no `{name}`; it takes `scheme`, `host`, `port`, `under`", None
+        if not items or len(items) > MAX_ITEMS:
+            return (name,), f"`{name}` is empty or too long", None
+        if name == "scheme" and not all(map(_scheme, items)):
+            return (name,), "`scheme` is a word in lower case, as in `https`", None
+        if name == "host" and not all(map(_pattern, items)):
+            return (name,), "`host` is a name in lower case, or `*.` and a name", None
+        if name == "port" and not all(type(port) is int and 0 < port < 65536 for port in items):
+            return (name,), "`port` is a number from 1 to 65535", None
+        if name == "under" and not _root(part):
+            return (name,), "`under` is a URL, or a path that begins with `/`", None
+    return None
+
+
+def _root(spec: object) -> bool:
+    if type(spec) is not str:
+        return False
+    try:
+        return bool(hosts.split_url(spec if "://" in spec else f"http://host{spec}")) and ("://" in spec or spec.startswith("/"))
+    except ValueError:
+        return False
+
+
+def _email_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, dict) or set(spec) != {"domain"}:
+        return (), "takes `domain`", None
+    if not listed(spec["domain"]) or not all(map(_pattern, listed(spec["domain"]))):
+        return ("domain",), "`domain` is a name in lower case, or `*.` and a name", None
+    return None
+
+
+def _cidr_spec(spec: object) -> Wrong | None:
+    try:
+        good = bool(networks(spec)) and all(type(text) is str for text in listed(spec))
+    except (ValueError, TypeError):
+        good = False
+    return None if good else ((), "takes a network as `10.0.0.0/8`, its host bits zero, or a list of them", None)
+
+
+def _command_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, dict) or "program" not in spec or not set(spec) <= {"program", "flags"}:
+        return (), "takes `program` and `flags`", None
+    for name, part in spec.items():
+        words = listed(part)
+        if (not words and name == "program") or not all(type(word) is str and word and is_line(word) and " " not in word for word in words):
+            return (name,), f"`{name}` is a word or a list of words", None
+        if name == "flags" and not all(cast(str, word).startswith("-") for word in words):
+            return (name,), "a flag begins with `-`", None
+    return None
+
+
+def _len_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, dict) or not spec or not set(spec) <= {"min", "max"}:
+        return (), "takes `min` and `max`", None
+    for name, bound in spec.items():
+        if type(bound) is not int or bound < 0:
+            return (name,), f"`{name}` is a whole number from 0", None
+    return None
+
+
+def _eq_spec(spec: object) -> Wrong | None:
+    if spec is None or not is_literal(spec):
+        return (), "takes a value; an absent one is `optional: true`", None
+    return None
+
+
+def _one_of_spec(spec: object) -> Wrong | None:
+    if not isinstance(spec, list) or not spec or len(spec) > MAX_ITEMS or not all(map(is_literal, spec)):
+        return (), f"takes a list of 1 to {MAX_ITEMS} values", None
+    return None
+
+
+def _any_spec(spec: object) -> Wrong | None:
+    return None if spec is True else ((), "is written `any: true`", None)
+
+
+_SPECS: Final[dict[str, Callable[[object], Wrong | None]]] = {
+    "any": _any_spec,
+    "eq": _eq_spec,
+    "one_of": _one_of_spec,
+    "subset": _one_of_spec,
+    "range": _range_spec,
+    "prefix": _text_spec,
+    "suffix": _text_spec,
+    "glob": _glob_spec,
+    "under": _under_spec,
+    "url": _url_spec,
+    "email": _email_spec,
+    "cidr": _cidr_spec,
+    "command": _command_spec,
+    "len": _len_spec,
+}
+
+
+def spec_error(kind: str, spec: object) -> Wrong | None:
+    """What is wrong with `spec` for `kind`, parameters put aside."""
+    return _SPECS[kind](spec)

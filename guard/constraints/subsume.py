@@ -1,0 +1,170 @@
+"""`subsumes(parent, child)`: whether every value the child admits, the parent admits too. Exact, or no.
+
+| child                       | parent                | decided by                                                      |
+|-----------------------------|-----------------------|-----------------------------------------------------------------|
+| finitely many values        | anything              | each of them is tried on the parent's own test                  |
+| infinitely many, any kind   | `any`                 | yes                                                             |
+| infinitely many             | the same kind         | intervals, prefixes, path steps, networks, inclusion of globs   |
+| `glob`                      | `prefix`, `suffix`    | its literal head, its literal tail                              |
+| `subset`                    | `each`                | each of its values is tried                                     |
+| `any_of`                    | anything              | every alternative                                               |
+| anything                    | `any_of`              | one alternative takes all of it                                 |
+| infinitely many             | another kind          | no                                                              |
+
+A parent of several kinds must be implied kind by kind. The unsound subset checks this replaces are fail-open rows F37 to F39.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, cast
+
+from guard.constraints import hosts
+from guard.constraints.constraint import WHOLE, Constraint, Part, made
+from guard.constraints.globs import includes
+from guard.constraints.kinds import Range, host_fits, listed, networks, same, url_below, url_path_below
+
+__all__ = ["subsumes"]
+
+
+def subsumes(parent: Constraint, child: Constraint, *, items: bool = False) -> bool:
+    """Whether `child` admits nothing that `parent` refuses. False also where that is not decided.
+
+    `items`: both stand on a path that ends in `[]`, where `len` and `subset` speak of the list and all else of each item.
+    """
+    try:
+        return _subsumes(parent, child, items)
+    except Exception:  # a specification that makes no sense proves nothing
+        return False
+
+
+def _subsumes(parent: Constraint, child: Constraint, items: bool) -> bool:
+    if parent.params or child.params or (child.optional and not parent.optional):
+        return False
+    if not items:
+        values = child.finite
+        if values is not None:
+            return all(parent.matches(value) for value in values if child.matches(value))
+        return _kinds(parent.parts, child)
+    whole = tuple(part for part in child.parts if part.kind in WHOLE)
+    rest = tuple(part for part in child.parts if part.kind not in WHOLE)
+    for part in parent.parts:
+        if not _implied(part, whole if part.kind in WHOLE else rest, child):
+            return False
+    return True
+
+
+def _kinds(needed: tuple[Part, ...], child: Constraint) -> bool:
+    return all(_implied(part, child.parts, child) for part in needed)
+
+
+def _implied(need: Part, have: tuple[Part, ...], child: Constraint) -> bool:
+    """Whether the parts in `have` (those of `child` that speak of the same thing) imply `need`."""
+    if need.kind == "any":
+        return True
+    if need.kind == "any_of" and any(all(_implied(part, have, child) for part in one.parts) for one in need.inner):
+        return True
+    return any(_implies(part, need, child.optional) for part in have)
+
+
+def _implies(have: Part, need: Part, optional: bool) -> bool:
+    """Whether one kind alone implies another."""
+    if have.kind == "eq":
+        return _meets(need, have.spec)
+    if have.kind == "one_of":
+        return all(_meets(need, value) for value in have.spec)
+    if have.kind == "any_of":
+        return all(any(_implies(part, need, one.optional) for part in one.parts) for one in have.inner)
+    if have.kind == need.kind:
+        return _SAME[have.kind](have, need)
+    if have.kind == "glob" and need.kind == "prefix":
+        return str(have.spec).partition("*")[0].startswith(need.spec)
+    if have.kind == "glob" and need.kind == "suffix":
+        return str(have.spec).rpartition("*")[2].endswith(need.spec)
+    if have.kind == "subset" and need.kind == "each":
+        return all(need.inner[0].matches(value) for value in have.spec)
+    if have.kind == "each" and need.kind == "subset":
+        values = have.inner[0].finite
+        return values is not None and not have.inner[0].optional and all(any(same(value, lit) for lit in need.spec) for value in values)
+    return False
+
+
+def _meets(need: Part, value: object) -> bool:
+    return made({}, "token", (need,), False, frozenset(), None).matches(value)
+
+
+def _range(have: Part, need: Part) -> bool:
+    mine, theirs = Range.of(have.spec), Range.of(need.spec)
+    return mine is not None and theirs is not None and mine.within(theirs)
+
+
+def _len(have: Part, need: Part) -> bool:
+    low, high = need.spec.get("min", 0), need.spec.get("max")
+    return have.spec.get("min", 0) >= low and (high is None or ("max" in have.spec and have.spec["max"] <= high))
+
+
+def _below(child: str, parent: str) -> bool:
+    """Host patterns: whether everything `child` fits, `parent` fits."""
+    if child.startswith("*."):
+        return child == parent or (parent.startswith("*.") and child.endswith(parent[1:]))
+    return host_fits(child, parent)
+
+
+def _all_below(children: list[Any], parents: list[Any]) -> bool:
+    return all(any(_below(str(child), str(parent)) for parent in parents) for child in children)
+
+
+def _url(have: Part, need: Part) -> bool:
+    mine, theirs = dict(have.spec), need.spec
+    root = mine.get("under")
+    whole = hosts.split_url(str(root)) if root is not None and not str(root).startswith("/") else None
+    if whole is not None:
+        mine |= {"scheme": [whole.scheme], "host": [whole.host], "port": [whole.port]}
+    for name in ("scheme", "port"):
+        if name in theirs and not (name in mine and all(any(same(one, other) for other in listed(theirs[name])) for one in listed(mine[name]))):
+            return False
+    if "host" in theirs and not ("host" in mine and _all_below(listed(mine["host"]), listed(theirs["host"]))):
+        return False
+    if "under" not in theirs:
+        return True
+    limit = str(theirs["under"])
+    if limit.startswith("/"):
+        path = whole.path if whole is not None else root
+        return path is not None and url_path_below(str(path), limit)
+    return whole is not None and url_below(whole, hosts.split_url(limit))
+
+
+def _cidr(have: Part, need: Part) -> bool:
+    mine, theirs = networks(have.spec), networks(need.spec)
+    return all(any(_inside(one, other) for other in theirs) for one in mine)
+
+
+def _inside(child: IPv4Network | IPv6Network, parent: IPv4Network | IPv6Network) -> bool:
+    if isinstance(child, IPv4Network) and isinstance(parent, IPv4Network):
+        return child.subnet_of(parent)
+    return isinstance(child, IPv6Network) and isinstance(parent, IPv6Network) and child.subnet_of(parent)
+
+
+def _command(have: Part, need: Part) -> bool:
+    if not set(listed(have.spec["program"])) <= set(listed(need.spec["program"])):
+        return False
+    if "flags" not in need.spec:
+        return True
+    return "flags" in have.spec and set(listed(have.spec["flags"])) <= set(listed(need.spec["flags"]))
+
+
+_SAME = {
+    "any": lambda have, need: True,
+    "range": _range,
+    "prefix": lambda have, need: cast(str, have.spec).startswith(need.spec),
+    "suffix": lambda have, need: cast(str, have.spec).endswith(need.spec),
+    "glob": lambda have, need: includes(need.spec, have.spec),
+    "under": lambda have, need: have.spec == need.spec or cast(str, have.spec).startswith(str(need.spec).rstrip("/") + "/"),
+    "url": _url,
+    "email": lambda have, need: _all_below(listed(have.spec["domain"]), listed(need.spec["domain"])),
+    "cidr": _cidr,
+    "command": _command,
+    "len": _len,
+    "subset": lambda have, need: all(any(same(one, lit) for lit in need.spec) for one in have.spec),
+    "each": lambda have, need: subsumes(need.inner[0], have.inner[0]),
+}
