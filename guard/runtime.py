@@ -144,7 +144,7 @@ class Guard:
         names = frozenset(shape.names)
         for argument in sorted(names - declared):
             raise ConfigError(f"@guard.tool `{tool}`: argument `{argument}` is not declared in {base.file}{did_you_mean(argument, declared)}")
-        for argument in sorted(declared - names):
+        for argument in sorted(declared - names) if not shape.open else ():
             raise ConfigError(f"@guard.tool `{tool}`: {base.file} declares `{argument}`, which the function does not take{did_you_mean(argument, names)}")
         binder = Binder(tool, shape, base.tools[tool].types)
         self._house.binders[tool] = binder

@@ -41,7 +41,9 @@ def _place(path: str, constraint: Constraint) -> _Path:
 def compile_args(args: Mapping[str, Constraint], *, closed: bool) -> Callable[[Mapping[str, object]], Failed | None]:
     """The first failing (path, its constraint) or None. `closed`: an argument no path names fails too, as (path, None)."""
     places = tuple(_place(path, constraint) for path, constraint in args.items())
-    flat = tuple((place.flat, place.constraint, place.constraint.test, place.constraint.optional) for place in places if place.flat is not None)
+    flat = tuple(
+        (place.flat, place.constraint, place.constraint.test, place.constraint.optional) for place in places if place.flat is not None
+    )
     deep = tuple(place for place in places if place.flat is None)
     names = _tree(places) if closed else None
 
@@ -84,7 +86,9 @@ def compile_when(args: Mapping[str, Constraint]) -> Callable[[Mapping[str, objec
             if not present or len(present) < len(found):
                 continue  # absent, or absent in one of several: cannot be evaluated, so it matches
             if place.last_items:
-                if not any(_whole(place, value) and isinstance(value, (list, tuple)) and any(map(_item(place), value)) for value in present):
+                if not any(
+                    _whole(place, value) and isinstance(value, (list, tuple)) and any(map(_item(place), value)) for value in present
+                ):
                     return False
             elif not any(place.constraint.matches(value) for value in present):
                 return False
@@ -134,9 +138,12 @@ def _holds(place: _Path, values: Mapping[str, object]) -> bool:
         elif not place.last_items:
             if not constraint.matches(value):
                 return False
-        elif not isinstance(value, (list, tuple)) or (not value and not constraint.optional):
-            return False
-        elif not _whole(place, value) or not all(map(_item(place), value)):
+        elif (
+            not isinstance(value, (list, tuple))
+            or (not value and not constraint.optional)
+            or not _whole(place, value)
+            or not all(map(_item(place), value))
+        ):
             return False
     return True
 
@@ -164,7 +171,9 @@ def _stray(names: _Tree, values: Mapping[str, object], above: str) -> str | None
     for name, value in values.items():
         if value is None:
             continue
-        path = f"{above}{name}" if isinstance(name, str) and name.isascii() and name.isprintable() and len(name) <= 64 else f"{above}(unnamed)"
+        path = (
+            f"{above}{name}" if name.isascii() and name.isprintable() and len(name) <= 64 else f"{above}(unnamed)"
+        )
         whole, items = names.get((name, False), False), names.get((name, True), False)
         if whole is None or items is None:
             continue

@@ -65,7 +65,9 @@ class Shape(NamedTuple):
                 continue
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
                 mark = f"*{parameter.name}" if parameter.kind is parameter.VAR_POSITIONAL else f"{parameter.name}, /"
-                raise ConfigError(f"@guard.tool: parameter `{mark}` has no name a caller could use; wrap it in a function that names its arguments")
+                raise ConfigError(
+                    f"@guard.tool: parameter `{mark}` has no name a caller could use; wrap it in a function that names its arguments"
+                )
             names.append(parameter.name)
             positional += parameter.kind is parameter.POSITIONAL_OR_KEYWORD
             if parameter.default is not parameter.empty:
@@ -73,17 +75,18 @@ class Shape(NamedTuple):
         return cls(tuple(names), frozenset(names) - defaults.keys(), defaults, positional, opened)
 
     @classmethod
-    def from_schema(cls, schema: Mapping[str, object]) -> Self:
+    def from_schema(cls, schema: object) -> Self:
         """A JSON Schema of an object, as MCP and function calling give it: its properties, what is required, defaults.
 
         Only the outermost level is read; types come from the policy. A schema that cannot be read has no arguments.
         """
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
-        given = {name: one for name, one in properties.items() if isinstance(name, str)} if isinstance(properties, Mapping) else {}
-        needed = schema.get("required") if isinstance(schema, Mapping) else None
-        required = frozenset(name for name in needed if isinstance(name, str)) if isinstance(needed, Sequence) and not isinstance(needed, str) else frozenset()
+        if not isinstance(schema, Mapping):
+            return cls((), frozenset(), {}, 0)
+        properties, needed = schema.get("properties"), schema.get("required")
+        given = {str(name): one for name, one in properties.items()} if isinstance(properties, Mapping) else {}
+        required = frozenset(map(str, needed)) if isinstance(needed, (list, tuple)) else frozenset()
         defaults = {name: one["default"] for name, one in given.items() if isinstance(one, Mapping) and one.get("default") is not None}
-        opened = isinstance(schema, Mapping) and schema.get("additionalProperties", True) is not False
+        opened = schema.get("additionalProperties", True) is not False
         return cls(tuple(given), required, defaults, 0, opened)
 
     @classmethod
@@ -222,7 +225,9 @@ class Binder:
         except Exception:
             raise BindError(ReasonCode.ARGS_TYPE, "", "the arguments have no canonical form") from None
 
-    def _leaf(self, name: str, kind: str, value: object, out: dict[str, object], values: dict[str, object], resolve: Resolve | None) -> None:
+    def _leaf(
+        self, name: str, kind: str, value: object, out: dict[str, object], values: dict[str, object], resolve: Resolve | None
+    ) -> None:
         try:
             normal = normalise(kind, value, resolve=resolve)
         except ValueRefused:
@@ -252,8 +257,8 @@ def _walk(declared: _Declared, value: object, path: str, resolve: Resolve | None
         if not isinstance(value, (list, tuple)):
             raise BindError(ReasonCode.ARGS_TYPE, path, f"argument {path} is not a list")
         pairs = [_walk(declared.items, one, f"{path}[]", resolve) for one in value]
-        body: object = [body for _, body in pairs]
-        return [normal for normal, _ in pairs], tuple(body) if isinstance(value, tuple) else body  # type: ignore[arg-type]
+        body = [one for _, one in pairs]
+        return [normal for normal, _ in pairs], tuple(body) if isinstance(value, tuple) else body
     if declared.fields is not None:
         if not isinstance(value, Mapping):
             raise BindError(ReasonCode.ARGS_TYPE, path, f"argument {path} is not an object")
@@ -283,10 +288,12 @@ def _fields(known: _Node, value: Mapping[Any, object], path: str, resolve: Resol
 def _body(kind: str, value: object, normal: object) -> object:
     """What the body gets: the normal form where two parsers could differ, else what was given; containers always rebuilt."""
     if kind in _HANDED_ON:
-        return normal if isinstance(value, str) else type(value)(normal)  # type: ignore[call-arg]
+        return type(value)(normal) if hasattr(value, "__fspath__") else normal  # type: ignore[call-arg]
     if isinstance(value, str):
         return value if type(value) is str else normal
-    return normal if isinstance(value, (list, tuple, Mapping)) and not isinstance(value, tuple) else tuple(normal) if isinstance(value, tuple) else value  # type: ignore[arg-type]
+    if isinstance(value, tuple) and isinstance(normal, list):
+        return tuple(normal)
+    return normal if isinstance(value, (list, Mapping)) else value
 
 
 def _shown(name: object) -> str:

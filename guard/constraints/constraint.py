@@ -16,7 +16,8 @@ from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from guard.constraints import words
-from guard.constraints.kinds import Range, Test, build, listed, never, number, same, spec_error
+from guard.constraints.kinds import Range, Test, build, listed, never, number, same
+from guard.constraints.specs import spec_error
 from guard.constraints.types import ValueRefused, normalise
 from guard.suggest import did_you_mean
 
@@ -142,7 +143,11 @@ class Constraint:
             return self
         parts = []
         for part in self.parts:
-            if part.kind not in _ALWAYS | _FITS[kind] or (part.kind == "subset" and not item) or (part.kind == "len" and not item and kind not in _SIZED):
+            if (
+                part.kind not in _ALWAYS | _FITS[kind]
+                or (part.kind == "subset" and not item)
+                or (part.kind == "len" and not item and kind not in _SIZED)
+            ):
                 raise ConstraintError(f"`{part.kind}` does not fit type {kind}", (part.kind,), _INSTEAD.get((part.kind, kind)))
             parts.append(Part(part.kind, _typed(part, kind), tuple(one.typed(kind) for one in part.inner)))
         return made(self.raw, self.origin, tuple(parts), self.optional, self.params, kind)
@@ -235,7 +240,9 @@ def parse(raw: object, *, origin: Origin = "token", params: Collection[str] = fr
 
 def _parse(raw: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], depth: int) -> Constraint:
     if not isinstance(raw, dict) or not raw:
-        raise ConstraintError("a constraint is a mapping of kinds, as in `{eq: value}`", at, None if raw else "`{any: true}` says that anything will do")
+        raise ConstraintError(
+            "a constraint is a mapping of kinds, as in `{eq: value}`", at, None if raw else "`{any: true}` says that anything will do"
+        )
     if depth > _MAX_DEPTH:
         raise ConstraintError("constraints are nested too deep", at)
     optional = raw.get("optional", False)
@@ -278,7 +285,9 @@ def _unknown(kind: object, origin: Origin, at: tuple[object, ...]) -> Constraint
         return ConstraintError(f"`{kind}` {why}", (*at, kind), unsupported=origin == "policy")
     name = kind if isinstance(kind, str) and kind.isascii() and kind.isprintable() and len(kind) <= 40 else "this"
     near = did_you_mean(name, KINDS).removeprefix("; ")
-    return ConstraintError(f"there is no kind of constraint `{name}`", (*at, kind), _FOREIGN.get(name) or near or f"it is one of {', '.join(KINDS)}")
+    return ConstraintError(
+        f"there is no kind of constraint `{name}`", (*at, kind), _FOREIGN.get(name) or near or f"it is one of {', '.join(KINDS)}"
+    )
 
 
 def _marked(spec: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], used: set[str]) -> Any:

@@ -45,7 +45,7 @@ def host(text: str) -> str:
         return _ipv6(text[1:-1])
     if ":" in text:
         return _ipv6(text)
-    name = text[:-1] if text.endswith(".") else text
+    name = text.removesuffix(".")
     if not name.isascii():
         try:
             name = idna.encode(name, uts46=True, transitional=False).decode("ascii")

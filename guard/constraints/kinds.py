@@ -1,7 +1,7 @@
-"""The kinds of constraint, one class each: how it is read, what it tests, how it is said, what it implies.
+"""The kinds of constraint as tests: a specification with its parameters bound becomes a closure over one value.
 
-A kind is plain data with five answers: `test` (a closure over a value), `must` and `fact` (words for a person), `finite` (its values
-where it has finitely many), `implies` is in `subsume.py`. What a kind was given that no value can meet makes a test that never holds.
+How a specification is read is in `specs.py`, how it is said in `words.py`, what it implies in `subsume.py`. One that makes no sense (a
+parameter of another kind) becomes a test that never holds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,22 @@ from typing import Final, cast
 from guard.constraints import commands, hosts, paths
 from guard.constraints.globs import compile_glob
 from guard.constraints.text import is_line
-from guard.constraints.types import _DECIMAL
+from guard.constraints.types import DECIMAL
 
-__all__ = ["Range", "Test", "build", "number", "same", "spec_error"]
+__all__ = [
+    "MAX_ITEMS",
+    "Range",
+    "Test",
+    "build",
+    "host_fits",
+    "listed",
+    "networks",
+    "never",
+    "number",
+    "same",
+    "url_below",
+    "url_path_below",
+]
 
 Test = Callable[[object], bool]
 MAX_ITEMS: Final = 1000
@@ -43,7 +56,7 @@ def number(value: object) -> Decimal | None:
     """An int, decimal text or finite float as a number."""
     if type(value) is int:
         return Decimal(value)
-    if type(value) is str and _DECIMAL.fullmatch(value):
+    if type(value) is str and DECIMAL.fullmatch(value):
         return Decimal(value)
     if type(value) is float and value == value and value not in (float("inf"), float("-inf")):
         return Decimal(repr(value))
@@ -272,170 +285,3 @@ def build(kind: str, spec: object) -> Test:
         return _BUILD[kind](spec)
     except Exception:
         return never
-
-
-# -- reading: spec as written -> what is wrong with it -----------------------------------------------------------------------------
-
-
-Wrong = tuple[tuple[object, ...], str, str | None]
-"""Path below the kind, what is wrong, a suggestion."""
-
-
-def is_literal(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(is_literal, value))
-    if isinstance(value, dict):
-        return all(type(key) is str for key in value) and all(map(is_literal, value.values()))
-    return type(value) in (str, int, float, bool)
-
-
-def _text_spec(spec: object) -> Wrong | None:
-    if type(spec) is not str or not spec or not is_line(spec):
-        return (), "takes one line of text, not empty", None
-    return None
-
-
-def _glob_spec(spec: object) -> Wrong | None:
-    if wrong := _text_spec(spec):
-        return wrong
-    if any(mark in cast(str, spec) for mark in "?[]{}\\") or "**" in cast(str, spec):
-        return (), "knows one wild card, `*`, which stays within one name", "list several values with `any_of`"
-    return None if len(cast(str, spec)) <= 256 else ((), "is longer than 256 characters", None)
-
-
-def _under_spec(spec: object) -> Wrong | None:
-    try:
-        good = type(spec) is str and spec.startswith("/") and bool(paths.lexical(spec))
-    except ValueError:
-        good = False
-    return None if good else ((), "takes an absolute path without `..`", None)
-
-
-def _range_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or not spec:
-        return (), "takes `min`, `max`, `above`, `below`", None
-    for name, bound in spec.items():
-        if name not in ("min", "max", "above", "below"):
-            return (name,), f"has no `{name}`; it takes `min`, `max`, `above`, `below`", None
-        if number(bound) is None or type(bound) is float:
-            return (name,), f"`{name}` is not a number", "write amounts in quotes" if type(bound) is float else None
-    return None
-
-
-def _scheme(value: object) -> bool:
-    return type(value) is str and value.isascii() and value.islower() and value.isalnum()
-
-
-def _pattern(value: object) -> bool:
-    if type(value) is not str:
-        return False
-    name = value[2:] if value.startswith("*.") else value
-    try:
-        return hosts.host(name) == name and not (name != value and "." not in name)
-    except ValueError:
-        return False
-
-
-def _url_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or not spec:
-        return (), "takes `scheme`, `host`, `port`, `under`", None
-    for name, part in spec.items():
-        items = listed(part)
-        if name not in ("scheme", "host", "port", "under"):
-            return (name,), f"has no `{name}`; it takes `scheme`, `host`, `port`, `under`", None
-        if not items or len(items) > MAX_ITEMS:
-            return (name,), f"`{name}` is empty or too long", None
-        if name == "scheme" and not all(map(_scheme, items)):
-            return (name,), "`scheme` is a word in lower case, as in `https`", None
-        if name == "host" and not all(map(_pattern, items)):
-            return (name,), "`host` is a name in lower case, or `*.` and a name", None
-        if name == "port" and not all(type(port) is int and 0 < port < 65536 for port in items):
-            return (name,), "`port` is a number from 1 to 65535", None
-        if name == "under" and not _root(part):
-            return (name,), "`under` is a URL, or a path that begins with `/`", None
-    return None
-
-
-def _root(spec: object) -> bool:
-    if type(spec) is not str:
-        return False
-    try:
-        return bool(hosts.split_url(spec if "://" in spec else f"http://host{spec}")) and ("://" in spec or spec.startswith("/"))
-    except ValueError:
-        return False
-
-
-def _email_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or set(spec) != {"domain"}:
-        return (), "takes `domain`", None
-    if not listed(spec["domain"]) or not all(map(_pattern, listed(spec["domain"]))):
-        return ("domain",), "`domain` is a name in lower case, or `*.` and a name", None
-    return None
-
-
-def _cidr_spec(spec: object) -> Wrong | None:
-    try:
-        good = bool(networks(spec)) and all(type(text) is str for text in listed(spec))
-    except (ValueError, TypeError):
-        good = False
-    return None if good else ((), "takes a network as `10.0.0.0/8`, its host bits zero, or a list of them", None)
-
-
-def _command_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or "program" not in spec or not set(spec) <= {"program", "flags"}:
-        return (), "takes `program` and `flags`", None
-    for name, part in spec.items():
-        words = listed(part)
-        if (not words and name == "program") or not all(type(word) is str and word and is_line(word) and " " not in word for word in words):
-            return (name,), f"`{name}` is a word or a list of words", None
-        if name == "flags" and not all(cast(str, word).startswith("-") for word in words):
-            return (name,), "a flag begins with `-`", None
-    return None
-
-
-def _len_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or not spec or not set(spec) <= {"min", "max"}:
-        return (), "takes `min` and `max`", None
-    for name, bound in spec.items():
-        if type(bound) is not int or bound < 0:
-            return (name,), f"`{name}` is a whole number from 0", None
-    return None
-
-
-def _eq_spec(spec: object) -> Wrong | None:
-    if spec is None or not is_literal(spec):
-        return (), "takes a value; an absent one is `optional: true`", None
-    return None
-
-
-def _one_of_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, list) or not spec or len(spec) > MAX_ITEMS or not all(map(is_literal, spec)):
-        return (), f"takes a list of 1 to {MAX_ITEMS} values", None
-    return None
-
-
-def _any_spec(spec: object) -> Wrong | None:
-    return None if spec is True else ((), "is written `any: true`", None)
-
-
-_SPECS: Final[dict[str, Callable[[object], Wrong | None]]] = {
-    "any": _any_spec,
-    "eq": _eq_spec,
-    "one_of": _one_of_spec,
-    "subset": _one_of_spec,
-    "range": _range_spec,
-    "prefix": _text_spec,
-    "suffix": _text_spec,
-    "glob": _glob_spec,
-    "under": _under_spec,
-    "url": _url_spec,
-    "email": _email_spec,
-    "cidr": _cidr_spec,
-    "command": _command_spec,
-    "len": _len_spec,
-}
-
-
-def spec_error(kind: str, spec: object) -> Wrong | None:
-    """What is wrong with `spec` for `kind`, parameters put aside."""
-    return _SPECS[kind](spec)

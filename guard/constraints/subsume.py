@@ -16,13 +16,14 @@ A parent of several kinds must be implied kind by kind. The unsound subset check
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, cast
+from typing import Any, Final, NamedTuple, cast
 
 from guard.constraints import hosts
 from guard.constraints.constraint import WHOLE, Constraint, Part, made
 from guard.constraints.globs import includes
-from guard.constraints.kinds import Range, host_fits, listed, networks, same, url_below, url_path_below
+from guard.constraints.kinds import Range, build, host_fits, listed, networks, same, url_below, url_path_below
 
 __all__ = ["subsumes"]
 
@@ -41,40 +42,53 @@ def subsumes(parent: Constraint, child: Constraint, *, items: bool = False) -> b
 def _subsumes(parent: Constraint, child: Constraint, items: bool) -> bool:
     if parent.params or child.params or (child.optional and not parent.optional):
         return False
-    if not items:
-        values = child.finite
-        if values is not None:
-            return all(parent.matches(value) for value in values if child.matches(value))
-        return _kinds(parent.parts, child)
-    whole = tuple(part for part in child.parts if part.kind in WHOLE)
-    rest = tuple(part for part in child.parts if part.kind not in WHOLE)
-    for part in parent.parts:
-        if not _implied(part, whole if part.kind in WHOLE else rest, child):
+    values = None if items else child.finite
+    if values is not None:
+        return all(parent.matches(value) for value in values if child.matches(value))
+    return _within(_pieces(parent), _pieces(child), items)
+
+
+class _Piece(NamedTuple):
+    """One part, and whether the constraint it stands in lets an empty list pass."""
+
+    part: Part
+    optional: bool
+
+
+def _pieces(constraint: Constraint) -> tuple[_Piece, ...]:
+    return tuple(_Piece(part, constraint.optional) for part in constraint.parts)
+
+
+def _within(need: tuple[_Piece, ...], have: tuple[_Piece, ...], items: bool) -> bool:
+    """Whether whatever meets all of `have` meets all of `need`. Alternatives on the child's side are taken one by one."""
+    for at, piece in enumerate(have):
+        if piece.part.kind == "any_of":
+            rest = have[:at] + have[at + 1 :]
+            return all(_within(need, rest + _pieces(one), items) for one in piece.part.inner)
+    for wanted in need:
+        speaks = tuple(piece for piece in have if not items or (piece.part.kind in WHOLE) == (wanted.part.kind in WHOLE))
+        if not _implied(wanted, speaks):
             return False
     return True
 
 
-def _kinds(needed: tuple[Part, ...], child: Constraint) -> bool:
-    return all(_implied(part, child.parts, child) for part in needed)
-
-
-def _implied(need: Part, have: tuple[Part, ...], child: Constraint) -> bool:
-    """Whether the parts in `have` (those of `child` that speak of the same thing) imply `need`."""
-    if need.kind == "any":
+def _implied(need: _Piece, have: tuple[_Piece, ...]) -> bool:
+    if need.part.kind == "any":
         return True
-    if need.kind == "any_of" and any(all(_implied(part, have, child) for part in one.parts) for one in need.inner):
-        return True
-    return any(_implies(part, need, child.optional) for part in have)
+    if need.part.kind == "any_of":
+        return any(_within(_pieces(one), have, False) for one in need.part.inner)
+    return any(_implies(piece, need) for piece in have)
 
 
-def _implies(have: Part, need: Part, optional: bool) -> bool:
+def _implies(one: _Piece, other: _Piece) -> bool:
     """Whether one kind alone implies another."""
+    have, need = one.part, other.part
     if have.kind == "eq":
-        return _meets(need, have.spec)
+        return _meets(other, have.spec)
     if have.kind == "one_of":
-        return all(_meets(need, value) for value in have.spec)
-    if have.kind == "any_of":
-        return all(any(_implies(part, need, one.optional) for part in one.parts) for one in have.inner)
+        return all(_meets(other, value) for value in have.spec)
+    if have.kind in ("each", "subset") and need.kind in ("each", "subset") and one.optional and not other.optional:
+        return False  # an empty list
     if have.kind == need.kind:
         return _SAME[have.kind](have, need)
     if have.kind == "glob" and need.kind == "prefix":
@@ -89,8 +103,8 @@ def _implies(have: Part, need: Part, optional: bool) -> bool:
     return False
 
 
-def _meets(need: Part, value: object) -> bool:
-    return made({}, "token", (need,), False, frozenset(), None).matches(value)
+def _meets(need: _Piece, value: object) -> bool:
+    return made({}, "token", (need.part,), need.optional, frozenset(), None).matches(value)
 
 
 def _range(have: Part, need: Part) -> bool:
@@ -118,7 +132,9 @@ def _url(have: Part, need: Part) -> bool:
     mine, theirs = dict(have.spec), need.spec
     root = mine.get("under")
     whole = hosts.split_url(str(root)) if root is not None and not str(root).startswith("/") else None
-    if whole is not None:
+    if whole is not None:  # the root says scheme, host and port; a child that also says another admits nothing
+        if not build("url", {name: part for name, part in mine.items() if name != "under"})(whole.text):
+            return True
         mine |= {"scheme": [whole.scheme], "host": [whole.host], "port": [whole.port]}
     for name in ("scheme", "port"):
         if name in theirs and not (name in mine and all(any(same(one, other) for other in listed(theirs[name])) for one in listed(mine[name]))):
@@ -153,7 +169,7 @@ def _command(have: Part, need: Part) -> bool:
     return "flags" in have.spec and set(listed(have.spec["flags"])) <= set(listed(need.spec["flags"]))
 
 
-_SAME = {
+_SAME: Final[dict[str, Callable[[Part, Part], bool]]] = {
     "any": lambda have, need: True,
     "range": _range,
     "prefix": lambda have, need: cast(str, have.spec).startswith(need.spec),

@@ -26,13 +26,12 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from math import isfinite
-from pathlib import PurePath
 from typing import Final
 
 from guard.constraints import hosts, paths
 from guard.constraints.text import is_clean, is_line, is_prose
 
-__all__ = ["MAX_DEPTH", "MAX_INT", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
+__all__ = ["DECIMAL", "MAX_DEPTH", "MAX_INT", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
 
 MAX_INT: Final = 2**53 - 1
 MAX_DEPTH: Final = 32
@@ -40,7 +39,7 @@ _MAX_LINE: Final = 4096
 
 Resolve = Callable[[str], str]
 
-_DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
+DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 _IBAN = re.compile(r"[A-Z0-9]{2,34}", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?", re.ASCII)
@@ -98,7 +97,7 @@ def _int(value: object, resolve: Resolve | None) -> int:
 def _decimal(value: object, resolve: Resolve | None) -> str:
     if isinstance(value, str):
         text = _str(value)
-        if not _DECIMAL.fullmatch(text):
+        if not DECIMAL.fullmatch(text):
             raise ValueRefused
         return decimal_text(Decimal(text))
     if isinstance(value, bool):
@@ -114,13 +113,13 @@ def _decimal(value: object, resolve: Resolve | None) -> str:
 
 def decimal_text(number: Decimal) -> str:
     """`20.00` -> `20`, `-0` -> `0`, `1E+3` -> `1000`. Bounded: 40 digits on either side of the point."""
-    sign, digits, exponent = number.as_tuple()
+    _, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int) or len(digits) + max(exponent, 0) > 80 or exponent > 40 or exponent < -80:
         raise ValueRefused
     text = format(number, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    if not _DECIMAL.fullmatch(text):
+    if not DECIMAL.fullmatch(text):
         raise ValueRefused
     return "0" if text == "-0" else text
 
@@ -162,7 +161,7 @@ def _iban(value: object, resolve: Resolve | None) -> str:
 
 
 def _path(value: object, resolve: Resolve | None) -> str:
-    text = str(value) if isinstance(value, PurePath) else _str(value)
+    text = _str(value.__fspath__()) if hasattr(value, "__fspath__") else _str(value)
     return paths.lexical(text) if resolve is None else paths.resolved(text, resolve)
 
 

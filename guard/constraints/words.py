@@ -24,11 +24,15 @@ _GRANTED: Final[Mapping[str, str]] = {
     "len": "have a length inside what was granted",
     "subset": "hold granted values only",
 }
-_SECRET: Final = "..."
+_HIDDEN: Final = "..."
 
 
 def _lit(value: object) -> str:
-    text = ("true" if value is True else "false" if value is False else str(value)) if not isinstance(value, (list, dict)) else "the value written there"
+    text = (
+        ("true" if value is True else "false" if value is False else str(value))
+        if not isinstance(value, (list, dict))
+        else "the value written there"
+    )
     return text if len(text) <= _MOST else text[: _MOST - 3] + "..."
 
 
@@ -97,11 +101,25 @@ def must(kind: str, spec: object, *, granted: bool, secret: bool) -> str:
     """What a value must do, without the word `must`."""
     if granted:
         return _GRANTED[kind]
-    return _said(kind, _SECRET if secret and kind in ("eq", "prefix", "suffix", "glob") else [_SECRET] if secret and kind in ("one_of", "subset") else spec)[0]
+    return _said(
+        kind,
+        _HIDDEN
+        if secret and kind in ("eq", "prefix", "suffix", "glob")
+        else [_HIDDEN]
+        if secret and kind in ("one_of", "subset")
+        else spec,
+    )[0]
 
 
 def fact(kind: str, spec: object, *, granted: bool, secret: bool) -> str:
     """What a value does, for a permit."""
     if granted:
         return "is inside what was granted"
-    return _said(kind, _SECRET if secret and kind in ("eq", "prefix", "suffix", "glob") else [_SECRET] if secret and kind in ("one_of", "subset") else spec)[1]
+    return _said(
+        kind,
+        _HIDDEN
+        if secret and kind in ("eq", "prefix", "suffix", "glob")
+        else [_HIDDEN]
+        if secret and kind in ("one_of", "subset")
+        else spec,
+    )[1]

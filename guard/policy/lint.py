@@ -70,10 +70,7 @@ def _satisfiable(draft: Draft, rule: Rule) -> None:
 
 def _impossible(constraint: Constraint) -> str | None:
     """Why no value can meet the constraint, None where one may."""
-    why = constraint.never_matches
-    if not why:
-        return None
-    return why if isinstance(why, str) else "no value can meet this"
+    return constraint.never_matches
 
 
 def _sum_has_floor(draft: Draft, rule: Rule) -> None:

@@ -190,7 +190,7 @@ def constraint(report: Report, node: Node, path: Word, kind: str | None, params:
         return None
     try:
         read = parse(plain(node), origin="policy", params=params)
-        return read.typed(kind) if kind is not None else read
+        return read.typed(kind, item=path.text.endswith("[]")) if kind is not None else read
     except ConstraintError as error:
         at = _locate(node, error.path)
         if error.unsupported:

@@ -48,12 +48,13 @@ class LimitSource:
 
     def claim(self, context: Context, tool: str, values: Mapping[str, object], decision: str, now: int) -> Claim | Finding:
         """The claim of one call, or a forbid where its amount is not one."""
-        amount: int | None = 1
+        amount = 1
         if self.limit.sum is not None:
-            amount = _amount(self.limit.sum, values)
-            if amount is None or amount < 0:
+            summed = _amount(self.limit.sum, values)
+            if summed is None or summed < 0:
                 # The attack: a negative or huge amount that makes room under the sum.
                 return Finding(self.judge, "forbid", self.code, self.rule, self.where, f"argument {self.limit.sum} is not an amount that can be summed")
+            amount = summed
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
         soft = mode == "monitor" or self.says == "permit"
         top = _top(self.limit)

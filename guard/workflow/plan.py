@@ -78,7 +78,9 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str) -
                 of = Limit(Decimal(check.calls))
                 limits[id(check)] = LimitSource(of, name, "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
     required: tuple[Judge, ...] = ("token", "grants")
-    own_limit, later, own = None, (), None
+    own_limit: LimitSource | None = None
+    later: tuple[str, ...] = ()
+    own: str | None = None
     if delegation.intent is not None:
         required = ("token", "grants", "intent")
         answer = _intent(base, delegation, tool)

@@ -14,17 +14,16 @@ argument out. Over a list, `when` matches if any item does, `require` holds only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 
-from guard.constraints import Constraint, compile_args
+from guard.constraints import compile_args, compile_when
 from guard.model import Finding, Mode
 from guard.policy.data import Rule, Tool
 from guard.policy.judge import ArgsCheck
 from guard.reasons import ReasonCode
 from guard.workflow.limits import LimitSource
-from guard.workflow.reach import reach
 
 __all__ = ["CompiledRule", "compile_rule"]
 
@@ -36,17 +35,10 @@ class CompiledRule:
     """One rule over one tool under one intent. `limit` None: judged on the call alone."""
 
     rule: Rule
-    when: tuple[tuple[str, Constraint], ...]
+    matches: Callable[[Mapping[str, object]], bool]
     require: ArgsCheck | None
     limit: LimitSource | None
     until: int | None
-
-    def matches(self, values: Mapping[str, object]) -> bool:
-        for path, constraint in self.when:
-            found = reach(path, values)
-            if found and not any(constraint.matches(value) for value in found):
-                return False
-        return True
 
     def judge(self, values: Mapping[str, object], now: int) -> Finding | None:
         """The finding of a rule without state; None where it has nothing to say. Only for rules that match."""
@@ -65,6 +57,10 @@ class CompiledRule:
         return Finding("rules", says, ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, mode, fix)  # type: ignore[arg-type]
 
 
+def _always(values: Mapping[str, object]) -> bool:
+    return True
+
+
 def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> CompiledRule | None:
     """The rule for one tool under one intent, or None where it is not about them."""
     when = rule.when
@@ -78,7 +74,7 @@ def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> Compi
         name = f"r|{file}|{rule.id}"
         limit = LimitSource(rule.limit, name, "rules", ReasonCode.RULE_LIMIT, _SAYS.get(rule.then, "forbid"), rule.id, rule.where, _unit(rule), until)
     require = compile_args(rule.require, closed=False) if rule.require is not None else None
-    return CompiledRule(rule, tuple(when.args.items()), require, limit, until)
+    return CompiledRule(rule, compile_when(when.args) if when.args else _always, require, limit, until)
 
 
 def _unit(rule: Rule) -> str:
