@@ -8,10 +8,11 @@ from typing import Any
 
 from guard import Guard, LocalIssuer
 from guard.drive import drive
-from guard.flow import decide_flow
+from guard.flow import judge_flow
 from guard.model import ToolCall
 from guard.policy import Policy
 from guard.record import ListSink
+from guard.steps import Draft
 
 __all__ = ["CALL", "cached_decision", "empty", "make_guard", "policy_text", "span_reference"]
 
@@ -29,7 +30,9 @@ def policy_text(tools: int, rules: int, *, dense: bool) -> str:
     lines += ["rules:"]
     for i in range(rules):
         tool = 0 if dense else i * max(1, tools // rules)
-        lines.append(f"  - {{id: limit-{i}, when: {{tool: tool_{tool}}}, limit: {{calls: 100000000}}}}")
+        # Twenty limits on one tool that say the same do not load: each looks over an hour more and grants more.
+        limit = f"{{calls: {(i + 1) * 1_000_000}, within: {i + 1}h}}" if dense else "{calls: 100000000}"
+        lines.append(f"  - {{id: limit-{i}, when: {{tool: tool_{tool}}}, limit: {limit}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -57,14 +60,13 @@ def cached_decision(text: str, token_guard: tuple[Guard, str] | None = None) -> 
     guard, token = token_guard or make_guard(text)
     task = guard.task(token).__enter__()
     house, state = guard._house, task.state
-    house.sinks = ()
     call = ToolCall("tool_0", CALL)
 
     def work(n: int) -> None:
         for _ in range(n):
-            ticket = drive(decide_flow(house, state, call), 10.0)
-        if ticket.decision.blocks:
-            raise RuntimeError(ticket.decision.text())
+            ruling = drive(judge_flow(house, Draft(house, state, call, dry=False), None), 10.0)
+            if ruling.verdict != "allow":
+                raise RuntimeError(str(ruling))
 
     return work
 

@@ -50,7 +50,7 @@ def tokens(rounds: int) -> Iterator[Row]:
     token = iam.mint(origin="alice", actor="worker", intent="work", params={"order": "A-17", "ceiling": "50"}, tools=grants)
     rules = iam.rules()
     issuers, now = {rules.url: rules}, int(time())
-    key: Any = next(iter(rules.keys)).key
+    key: Any = next(iter(rules.keys)).public
 
     def ours(n: int) -> None:
         for _ in range(n):

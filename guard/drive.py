@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from guard.model import Outcome
 
-__all__ = ["Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
+__all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
 
 T = TypeVar("T")
 
@@ -96,13 +96,13 @@ def _helpers() -> ThreadPoolExecutor:
         return _pool
 
 
-_INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 def _inline(need: Need, deadline: float) -> object:
     try:
         answer = need.ask(*need.args, **need.kwargs) if need.kwargs else need.ask(*need.args)
-    except _INTERRUPTS as error:
+    except INTERRUPTS as error:
         return Failure(error, interrupted=True)
     except BaseException as error:  # a panic of a native library is not an Exception and must not pass (fail-open row F12)
         return Failure(error)
@@ -146,7 +146,7 @@ def _wait(need: Need, deadline: float) -> object:
             return Failure(error)  # the port itself raised a time-out
         future.cancel()
         return Failure(None, late=True, pending=future)
-    except _INTERRUPTS as error:
+    except INTERRUPTS as error:
         return Failure(error, interrupted=True, pending=future)
     except BaseException as error:
         return Failure(error)

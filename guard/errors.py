@@ -60,7 +60,11 @@ class PolicyError(ConfigError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         errors = [p for p in self.problems if p.level == "error"]
-        super().__init__("the policy does not load:\n" + "\n".join(str(p) for p in errors[:20]) + (f"\n(+{len(errors) - 20} more)" if len(errors) > 20 else ""))
+        super().__init__(
+            "the policy does not load:\n"
+            + "\n".join(str(p) for p in errors[:20])
+            + (f"\n(+{len(errors) - 20} more)" if len(errors) > 20 else "")
+        )
 
 
 class TokenRefused(GuardError):

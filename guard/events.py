@@ -160,7 +160,15 @@ class TaskRecord:
     kind: str = field(default="task", init=False)
 
     def to_dict(self) -> dict[str, object]:
-        return {"v": FORMAT, "kind": "task", "at": self.at, "task": self.task, "verdict": self.verdict, "code": self.code, "steps": self.steps}
+        return {
+            "v": FORMAT,
+            "kind": "task",
+            "at": self.at,
+            "task": self.task,
+            "verdict": self.verdict,
+            "code": self.code,
+            "steps": self.steps,
+        }
 
 
 Record = DecisionRecord | OutcomeRecord | PivotRecord | TaskRecord

@@ -15,7 +15,7 @@ from typing import Any
 from guard.constraints import Binder
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
-from guard.ops import Op
+from guard.ops import Absent
 from guard.policy import Policy
 from guard.ports import Blinds, Clock, Revocations, Sink, StateStore, Verifier
 from guard.workflow.limits import Context
@@ -85,11 +85,24 @@ class TaskState:
     plans: dict[str, Plan] = field(default_factory=dict)
     tickets: dict[str, Ticket] = field(default_factory=dict)
     closed: bool = False
+    step_key: str = ""
+    credential: str = ""
+    ended: Absent = Absent("")
+
+    def __post_init__(self) -> None:
+        self.step_key = f"{self.key}|step"
+        self.ended = Absent(f"{self.key}|ended")
+        self.credential = str(self.delegation.credential)
+
+    def renew(self, delegation: Delegation) -> None:
+        """The same task under a delegation that was verified anew."""
+        self.delegation, self.plans = delegation, {}
+        self.credential = str(delegation.credential)
 
     def plan(self, layers: Sequence[Policy], tool: str) -> Plan:
         plan = self.plans.get(tool)
         if plan is None:
-            plan = make_plan(layers, self.delegation, tool)
+            plan = make_plan(layers, self.delegation, tool, self.context)
             if len(self.plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
                 self.plans[tool] = plan
         return plan
@@ -103,7 +116,8 @@ class Ticket:
     bound: Bound | None
     task: TaskState | None
     plan: Plan | None
-    refunds: tuple[Op, ...] = ()
+    taken: Any = None
+    """What it took from the shared state (`guard.steps.Taken`)."""
     call_key: str | None = None
     span: Any = None
     started: float = 0.0

@@ -118,30 +118,46 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.TOKEN_MALFORMED: _R("not a canonical compact JWS of strict JSON", _TOKEN_REFUSED, ("RFC7515-5.2", "RFC8725-3.11")),
     ReasonCode.TOKEN_TYPE: _R("`typ` is not one this entry point takes", _TOKEN_REFUSED, ("RFC8725-3.11", "RFC9068-2.1")),
     ReasonCode.TOKEN_HEADER: _R("a header member is not on the allow list or has the wrong form", _TOKEN_REFUSED, ("RFC8725-3.10",)),
-    ReasonCode.TOKEN_SIGNATURE: _R("no key of this issuer verifies it: unknown key, wrong algorithm or bad signature", _TOKEN_REFUSED, ("RFC7515-5.2",)),
+    ReasonCode.TOKEN_SIGNATURE: _R(
+        "no key of this issuer verifies it: unknown key, wrong algorithm or bad signature", _TOKEN_REFUSED, ("RFC7515-5.2",)
+    ),
     ReasonCode.TOKEN_CLAIMS: _R("a claim is missing or has the wrong type or characters", _TOKEN_REFUSED, ("RFC9068-2.2",)),
     ReasonCode.TOKEN_ISSUER: _R("`iss` is not exactly an issuer this guard trusts", _TOKEN_REFUSED, ("RFC8725-3.8",)),
     ReasonCode.TOKEN_AUDIENCE: _R("`aud` is not exactly the audience this guard is configured with", _TOKEN_REFUSED, ("RFC8725-3.9",)),
     ReasonCode.TOKEN_EXPIRED: _R("`exp` has passed", "the token has expired", ("RFC7519-4.1.4",)),
     ReasonCode.TOKEN_NOT_YET: _R("`nbf` or `iat` lies in the future", _TOKEN_REFUSED, ("RFC7519-4.1.5",)),
     ReasonCode.TOKEN_LIFETIME: _R("`exp - iat` is longer than the issuer may grant", _TOKEN_REFUSED),
-    ReasonCode.TOKEN_ACTORS: _R("the `act` chain is malformed, repeats an actor or is deeper than 8", _TOKEN_REFUSED, ("RFC8693-4.1", "OWASP-ASI03")),
-    ReasonCode.TOKEN_PROOF: _R("the token is bound to a key and no proof of that key came with it", _TOKEN_REFUSED, ("RFC7800-3.1", "RFC9449-7")),
+    ReasonCode.TOKEN_ACTORS: _R(
+        "the `act` chain is malformed, repeats an actor or is deeper than 8", _TOKEN_REFUSED, ("RFC8693-4.1", "OWASP-ASI03")
+    ),
+    ReasonCode.TOKEN_PROOF: _R(
+        "the token is bound to a key and no proof of that key came with it", _TOKEN_REFUSED, ("RFC7800-3.1", "RFC9449-7")
+    ),
     ReasonCode.TOKEN_DETAILS: _R("`authorization_details` has an unknown type, member or constraint", _TOKEN_REFUSED, ("RFC9396-5",)),
     ReasonCode.TOKEN_NO_TASK: _R("the token names no task: no `txn`, no configured claim, no `sid`", "the token names no task"),
     ReasonCode.TOKEN_NO_GRANT: _R("the token has no agent_task, no agent_tool and no mapped scope", "the token grants nothing here"),
-    ReasonCode.TOKEN_REVOKED: _R("the credential, session, origin, actor, key or task was revoked", "the token was revoked", ("RFC7009", "NIST-CSF-PR.AA-01")),
+    ReasonCode.TOKEN_REVOKED: _R(
+        "the credential, session, origin, actor, key or task was revoked", "the token was revoked", ("RFC7009", "NIST-CSF-PR.AA-01")
+    ),
     ReasonCode.KEYS_UNAVAILABLE: _R("the issuer's keys could not be read", "not available now"),
     ReasonCode.REVOCATION_UNAVAILABLE: _R("the revocation list could not be asked or gave no clear answer", "not available now"),
     ReasonCode.TOOL_UNKNOWN: _R("the policy does not name this tool", "not a tool of this policy", ("OWASP-ASI02",)),
     ReasonCode.ARGS_UNKNOWN: _R("an argument that neither the tool nor the policy declares", "unknown argument", ("OWASP-ASI02",)),
     ReasonCode.ARGS_MISSING: _R("a required argument is absent or null", "an argument is missing"),
-    ReasonCode.ARGS_TYPE: _R("an argument is not of its declared type, or holds characters no value may hold", "an argument has the wrong type"),
+    ReasonCode.ARGS_TYPE: _R(
+        "an argument is not of its declared type, or holds characters no value may hold", "an argument has the wrong type"
+    ),
     ReasonCode.ARGS_SIZE: _R("the arguments are larger, deeper or more than the documented bounds", "the arguments are too large"),
-    ReasonCode.ARGS_CONSTRAINT: _R("an argument is outside what the intent allows", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")),
-    ReasonCode.ARGS_FROM: _R("an argument does not come from where the intent says it must", "an argument has the wrong source", ("OWASP-ASI01",)),
+    ReasonCode.ARGS_CONSTRAINT: _R(
+        "an argument is outside what the intent allows", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")
+    ),
+    ReasonCode.ARGS_FROM: _R(
+        "an argument does not come from where the intent says it must", "an argument has the wrong source", ("OWASP-ASI01",)
+    ),
     ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
-    ReasonCode.GRANT_ARGS: _R("an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")),
+    ReasonCode.GRANT_ARGS: _R(
+        "an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")
+    ),
     ReasonCode.DELEGATION_WIDENED: _R("a child delegation is not a subset of its parent", "not granted", ("RFC8693-2.1", "OWASP-ASI03")),
     ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),
     ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
@@ -155,13 +171,17 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.RULE_REQUIRE_BEFORE: _R("a rule requires an earlier event that is missing", "something must happen first", ("OWASP-ASI01",)),
     ReasonCode.RULE_FORBID_AFTER: _R("a rule forbids this after what the task has done", "not after what was done", ("OWASP-ASI01",)),
     ReasonCode.RULE_EXCLUSIVE: _R("a rule keeps these events apart by person", "another must do this", ("NIST-CSF-PR.AA-05",)),
-    ReasonCode.CALL_REPLAYED: _R("a call with this id and these arguments was decided before; its body never runs twice", "already decided"),
+    ReasonCode.CALL_REPLAYED: _R(
+        "a call with this id and these arguments was decided before; its body never runs twice", "already decided"
+    ),
     ReasonCode.CALL_ALREADY_RUN: _R("the policy's `once` key was used by an earlier call", "already done"),
     ReasonCode.CALL_SEALED: _R("the tool body was called past the guard", "call the guarded tool", ("OWASP-ASI02",)),
     ReasonCode.CALL_CANCELLED: _R("the caller was cancelled before the body could start", "cancelled"),
     ReasonCode.CALL_DEADLINE: _R("the decision was not complete within the guard's deadline", "not available now"),
     ReasonCode.CALL_CONTENDED: _R("the state changed under the decision more often than it may be judged again", "not available now"),
-    ReasonCode.STATE_UNAVAILABLE: _R("the state store failed, timed out or answered with something else than its contract", "not available now"),
+    ReasonCode.STATE_UNAVAILABLE: _R(
+        "the state store failed, timed out or answered with something else than its contract", "not available now"
+    ),
     ReasonCode.STATE_INCOMPLETE: _R("the store cannot know the whole past of this task", "a person must look first"),
     ReasonCode.RECORD_UNAVAILABLE: _R("a required sink could not take the decision record; no tool runs unrecorded", "not available now"),
     ReasonCode.OBSERVE_FAILED: _R("the result could not be observed; it is withheld", "the result is withheld"),

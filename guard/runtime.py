@@ -143,9 +143,13 @@ class Guard:
         base = self._house.layers[0]
         names = frozenset(shape.names)
         for argument in sorted(names - declared):
-            raise ConfigError(f"@guard.tool `{tool}`: argument `{argument}` is not declared in {base.file}{did_you_mean(argument, declared)}")
+            raise ConfigError(
+                f"@guard.tool `{tool}`: argument `{argument}` is not declared in {base.file}{did_you_mean(argument, declared)}"
+            )
         for argument in sorted(declared - names) if not shape.open else ():
-            raise ConfigError(f"@guard.tool `{tool}`: {base.file} declares `{argument}`, which the function does not take{did_you_mean(argument, names)}")
+            raise ConfigError(
+                f"@guard.tool `{tool}`: {base.file} declares `{argument}`, which the function does not take{did_you_mean(argument, names)}"
+            )
         binder = Binder(tool, shape, base.tools[tool].types)
         self._house.binders[tool] = binder
         return binder
@@ -321,7 +325,7 @@ _STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream
 def _load(policy: PolicySource | Sequence[PolicySource]) -> tuple[Policy, ...]:
     sources: Sequence[PolicySource] = [policy] if isinstance(policy, str | Path | Policy) else list(policy)
     if not sources:
-        raise ConfigError("a guard needs a policy: `Guard(\"policy.yaml\", trust=...)`")
+        raise ConfigError('a guard needs a policy: `Guard("policy.yaml", trust=...)`')
     return check_layers([each if isinstance(each, Policy) else _read(Path(each)) for each in sources])
 
 
@@ -370,11 +374,17 @@ class Task:
         """The token itself, to hand on. Never log it."""
         return self._token
 
-    def delegate(self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None) -> Task:
+    def delegate(
+        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
+    ) -> Task:
         """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
-        raise ConfigError("`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet")
+        raise ConfigError(
+            "`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet"
+        )
 
-    async def adelegate(self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None) -> Task:
+    async def adelegate(
+        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
+    ) -> Task:
         """`delegate`, awaited."""
         return self.delegate(actor, tools=tools, ttl=ttl)
 

@@ -19,25 +19,25 @@ from guard.constraints import canonical
 from guard.decide import Ruling
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
-from guard.flow import _decision, _Draft, _failed, _forbid, _write, identify, note_flow, read_clock
 from guard.house import House, TaskState
 from guard.model import Decision, Delegation, Finding, ToolCall
 from guard.ops import Absent, Applied, Lookup, Mark, Op, Pin, Put, Refused
 from guard.reasons import ReasonCode
+from guard.steps import Draft, failed, forbid, identify, read_clock
 from guard.workflow.limits import Context
+from guard.writing import decision_of, note_flow, write
 
 __all__ = ["end_flow", "open_flow"]
 
 
 def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | Decision]:
     """Verify, pin, and open; or the recorded refusal."""
-    draft = _Draft(house, None, ToolCall("task.open"), dry=False)
-    clock = yield from read_clock(house)
-    if isinstance(clock, Finding):
-        return (yield from _refuse(house, draft, clock))
-    draft.now, now = clock
-    draft.at = int(draft.now.timestamp() * 1_000_000)
-    found = yield from identify(house, token, now)
+    draft = Draft(house, None, ToolCall("task.open"), dry=False)
+    stop = yield from read_clock(house, draft)
+    if stop is not None or draft.now is None:
+        return (yield from _refuse(house, draft, stop or forbid("task", ReasonCode.CLOCK_UNAVAILABLE)))
+    now = draft.at // 1_000_000
+    found = yield from identify(house, draft, token)
     if isinstance(found, Finding):
         return (yield from _refuse(house, draft, found))
     opened = yield from _pin(house, found, draft.now, now)
@@ -50,11 +50,17 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         hmac_key = house.blinds.task_key(found.tenant, found.issuer, found.txn)
         origin = house.blinds.origin(found.tenant, found.person or found.origin)
     except Exception:
-        return (yield from _refuse(house, draft, _forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available")))
+        return (
+            yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
+        )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
     holder = _holder(found)
     if before is not None and before != holder:
-        changed = tuple(name for name, old, new in zip(("credential", "actor", "workload"), before.split("\n"), holder.split("\n"), strict=False) if old != new)
+        changed = tuple(
+            name
+            for name, old, new in zip(("credential", "actor", "workload"), before.split("\n"), holder.split("\n"), strict=False)
+            if old != new
+        )
         note = PivotRecord(draft.at, found.txn, changed, before.split("\n")[0], str(found.credential), found.actors, found.workload, origin)
         yield from note_flow(house, note)
     return state
@@ -82,9 +88,9 @@ def _pin(house: House, d: Delegation, wall: datetime, now: int) -> Flow[tuple[bo
     ]
     answer = yield Need(house.store, house.store.apply, (ops,), {"now": wall})
     if type(answer) is Refused:
-        return _forbid("task", ReasonCode.TASK_ENDED if answer.index == 0 else ReasonCode.TASK_MISMATCH)
+        return forbid("task", ReasonCode.TASK_ENDED if answer.index == 0 else ReasonCode.TASK_MISMATCH)
     if type(answer) is not Applied or len(answer.values) != len(ops):
-        return _failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     first, since, incomplete, before = answer.values[1] is True, answer.values[2], answer.values[3] is not None, answer.values[4]
     if type(since) is not str or not since.isdigit():
         born = getattr(house.store, "born", None)
@@ -95,16 +101,16 @@ def _pin(house: House, d: Delegation, wall: datetime, now: int) -> Flow[tuple[bo
             marks.append(Mark(f"{key}|incomplete", value="store"))
         marked = yield Need(house.store, house.store.apply, (marks,), {"now": wall})
         if type(marked) is not Applied:
-            return _failed(marked, "state", ReasonCode.STATE_UNAVAILABLE)
+            return failed(marked, "state", ReasonCode.STATE_UNAVAILABLE)
         since = str(now)
     return first, int(since), incomplete, before if type(before) is str else None
 
 
-def _refuse(house: House, draft: _Draft, finding: Finding) -> Flow[Decision]:
+def _refuse(house: House, draft: Draft, finding: Finding) -> Flow[Decision]:
     draft.findings.append(finding)
-    decision = _decision(house, draft, Ruling("deny", finding.code, finding))
+    decision = decision_of(house, draft, Ruling("deny", finding.code, finding))
     span = house.spans.start(decision, None, "", time_ns()) if house.spans is not None else None
-    yield from _write(house, draft, decision, span)
+    yield from write(house, draft, decision, span)
     if span is not None:
         span.denied(decision)
     return decision
@@ -112,23 +118,19 @@ def _refuse(house: House, draft: _Draft, finding: Finding) -> Flow[Decision]:
 
 def end_flow(house: House, state: TaskState) -> Flow[Decision]:
     """Judge `task.end`, leave a tombstone. Rules `when: task.end` come with the workflow rules; the verdict is recorded if it is not allow."""
-    draft = _Draft(house, state, ToolCall("task.end"), dry=False)
-    clock = yield from read_clock(house)
-    finding: Finding | None = clock if isinstance(clock, Finding) else None
-    if not isinstance(clock, Finding):
-        draft.now = clock[0]
-        draft.at = int(draft.now.timestamp() * 1_000_000)
+    draft = Draft(house, state, ToolCall("task.end"), dry=False)
+    finding = yield from read_clock(house, draft)
+    if finding is None:
         key = state.key
         ops = (Mark(f"{key}|ended", value=draft.id), Lookup(f"{key}|step"))
         answer = yield Need(house.store, house.store.apply, (ops,), {"now": draft.now})
         if type(answer) is not Applied:
-            finding = _failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+            finding = failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     state.closed = True
     draft.findings.append(finding or Finding("task", "permit", ReasonCode.PERMIT, text="the task may end"))
     if finding is None:
-        return _decision(house, draft, Ruling("allow", ReasonCode.PERMIT, None))
-    decision = _decision(house, draft, Ruling("deny", finding.code, finding))
+        return decision_of(house, draft, Ruling("allow", ReasonCode.PERMIT, None))
+    decision = decision_of(house, draft, Ruling("deny", finding.code, finding))
     at = draft.at or int(datetime.now(UTC).timestamp() * 1_000_000)
     yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step))
     return decision
-

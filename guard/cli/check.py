@@ -31,9 +31,13 @@ _DEADLINE = timedelta(seconds=10)
 
 @answers
 def check(
-    policy: Annotated[list[Path], typer.Option("--policy", "-p", help="The policy; several are layers.", metavar="FILE", show_default=False)],
+    policy: Annotated[
+        list[Path], typer.Option("--policy", "-p", help="The policy; several are layers.", metavar="FILE", show_default=False)
+    ],
     token: Annotated[str | None, typer.Option(help="The token itself, or `@file`.", metavar="TOKEN|@FILE", show_default=False)] = None,
-    call: Annotated[str | None, typer.Option(help="The call as JSON; without it, standard input.", metavar="JSON", show_default=False)] = None,
+    call: Annotated[
+        str | None, typer.Option(help="The call as JSON; without it, standard input.", metavar="JSON", show_default=False)
+    ] = None,
     state: Annotated[str, typer.Option(help="Judge at this state: `sqlite:PATH`. It is only read.")] = "memory:",
     local: Annotated[bool, typer.Option("--local", help="Trust the development issuer whose key is here (the default).")] = False,
     issuer: Annotated[str | None, typer.Option(help="Trust this issuer: its exact `iss`.", metavar="URL", show_default=False)] = None,
@@ -93,7 +97,7 @@ def _call(text: str) -> ToolCall:
     return ToolCall(tool, args, own)
 
 
-class _Twice(ValueError):  # noqa: N818
+class _Twice(ValueError):
     pass
 
 
@@ -186,4 +190,10 @@ def _dict(decision: Decision, delegation: Delegation | None) -> dict[str, Any]:
     if delegation is None:
         return {**shown, "credential": None, "issuer": None, "origin": None, "actors": []}
     issuer = "local" if delegation.local else delegation.issuer
-    return {**shown, "credential": str(delegation.credential), "issuer": issuer, "origin": delegation.origin, "actors": list(delegation.actors)}
+    return {
+        **shown,
+        "credential": str(delegation.credential),
+        "issuer": issuer,
+        "origin": delegation.origin,
+        "actors": list(delegation.actors),
+    }

@@ -22,7 +22,10 @@ Row = Mapping[str, Any]
 @answers
 def explain(
     id: Annotated[str, typer.Argument(help="A decision's id or its beginning, or `last`.", metavar="ID", show_default=False)],
-    dir: Annotated[Path | None, typer.Option("--dir", help="Where the records are (default: $GUARDTRAIL_DIR, .guardtrail).", metavar="DIR", show_default=False)] = None,
+    dir: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Where the records are (default: $GUARDTRAIL_DIR, .guardtrail).", metavar="DIR", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Explain a recorded decision: who, under which credential, what each judge said, the fix, and the chain of its task.
@@ -116,7 +119,7 @@ def _show_chain(decision: Row, chain: Sequence[Row]) -> None:
     at = next((i for i, row in enumerate(chain) if row.get("id") == decision.get("id")), 0)
     first, last = max(0, at - _AROUND), min(len(chain), at + _AROUND + 1)
     say("")
-    shown = f", steps around this one" if last - first < len(chain) else ""
+    shown = ", steps around this one" if last - first < len(chain) else ""
     say(f"task {decision.get('task')}: {count(len(chain), 'decision')}{shown}")
     rows = [_step(row, row.get("id") == decision.get("id")) for row in chain[first:last]]
     table(["", "#", "tool", "decision", "outcome", "why"], rows, numbers=frozenset({1}))

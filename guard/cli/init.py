@@ -25,7 +25,9 @@ _INTENT = "everything-listed"
 
 @answers
 def init(
-    functions: Annotated[str, typer.Argument(help="Where your functions are: a list, tuple or dict of them.", metavar="MODULE:NAME", show_default=False)],
+    functions: Annotated[
+        str, typer.Argument(help="Where your functions are: a list, tuple or dict of them.", metavar="MODULE:NAME", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the policy goes; `-` is standard output.")] = Path("policy.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Json = False,
@@ -94,7 +96,9 @@ def _checked(spec: str, items: Sequence[tuple[str, Any]]) -> dict[str, Callable[
         if not callable(function):
             raise WrongUsage(f"{spec}: entry {number} is a {type(function).__name__}, not a function")
         if not re.match(NAMES["tool"], name):
-            raise WrongUsage(f"{spec}: entry {number} is called `{name}`, which is no tool name; a dict gives it one: `{{'name': function}}`")
+            raise WrongUsage(
+                f"{spec}: entry {number} is called `{name}`, which is no tool name; a dict gives it one: `{{'name': function}}`"
+            )
         if name in found:
             raise WrongUsage(f"{spec}: two functions are called `{name}`; a dict gives each its own name")
         found[name] = function
@@ -175,7 +179,7 @@ def policy_text(source: str, guesses: Sequence[Guess]) -> str:
             "# rules:",
             f"#   - {{id: not-too-many, when: {{tool: {_key(guesses[0].name)}}}, limit: {{calls: 20, within: 1h, per: [origin]}}, then: ask}}",
             "",
-            f"# Run by `guardtrail test`: who acts, what is called, what must come of it.",
+            "# Run by `guardtrail test`: who acts, what is called, what must come of it.",
             "tests:",
             "  - name: a tool that is not listed is denied",
             f"    as: {{origin: alice, actor: agent, intent: {_INTENT}}}",
@@ -231,7 +235,13 @@ def _write(path: Path, text: str) -> None:
 
 def _row(tool: Guess) -> list[str]:
     why = "guessed from name and types" if tool.sure else "effect guessed blindly: its name has no verb known here"
-    return [tool.name, tool.effect, "reversible: no" if tool.irreversible else "", ", ".join(_argument(each) for each in tool.arguments), why]
+    return [
+        tool.name,
+        tool.effect,
+        "reversible: no" if tool.irreversible else "",
+        ", ".join(_argument(each) for each in tool.arguments),
+        why,
+    ]
 
 
 def _argument(argument: Argument) -> str:

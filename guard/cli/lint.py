@@ -70,7 +70,11 @@ def _summary(problems: Sequence[Problem], sound: Sequence[Policy | CasesFile], f
     warnings = len(problems) - errors
     counts = ", ".join(count(number, word) for number, word in ((errors, "error"), (warnings, "warning")) if number)
     if failed:
-        what = "the policy is not loaded while it has errors" if files == 1 else f"{failed} of {files} files do not load while they have errors"
+        what = (
+            "the policy is not loaded while it has errors"
+            if files == 1
+            else f"{failed} of {files} files do not load while they have errors"
+        )
         say(f"{counts}; {what}")
         return
     for one in sound:

@@ -27,7 +27,24 @@ import typer
 
 from guard.errors import GuardError, PolicyError
 
-__all__ = ["NO", "UNKNOWN", "WRONG", "YES", "CannotAnswer", "Json", "WrongUsage", "answers", "clean", "columns", "dump", "flat", "note", "say", "table", "width"]
+__all__ = [
+    "NO",
+    "UNKNOWN",
+    "WRONG",
+    "YES",
+    "CannotAnswer",
+    "Json",
+    "WrongUsage",
+    "answers",
+    "clean",
+    "columns",
+    "dump",
+    "flat",
+    "note",
+    "say",
+    "table",
+    "width",
+]
 
 YES, NO, WRONG, UNKNOWN = 0, 1, 2, 3
 P = ParamSpec("P")
@@ -221,7 +238,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: frozen
         say(line)
 
 
-STYLES = {"allow": "green", "deny": "bold red", "ask": "yellow", "error": "bold red", "warning": "yellow", "ok": "green", "FAIL": "bold red", "found": "bold red"}
+STYLES = {
+    "allow": "green",
+    "deny": "bold red",
+    "ask": "yellow",
+    "error": "bold red",
+    "warning": "yellow",
+    "ok": "green",
+    "FAIL": "bold red",
+    "found": "bold red",
+}
 
 
 def styled(word: str) -> Part:

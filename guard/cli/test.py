@@ -32,7 +32,9 @@ class _Suite:
 @answers
 def test(
     policy: Annotated[Path, typer.Argument(help="The policy, or a `*.cases.yaml` that names it.", show_default=False)],
-    cases: Annotated[list[Path] | None, typer.Option("--cases", help="Another case file. Repeatable.", metavar="FILE", show_default=False)] = None,
+    cases: Annotated[
+        list[Path] | None, typer.Option("--cases", help="Another case file. Repeatable.", metavar="FILE", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Run the tests of a policy: its `tests:` and those of `<name>.cases.yaml` beside it.
@@ -110,5 +112,3 @@ def _show(result: CaseResult, wide: int) -> None:
 def _dict(suite: _Suite, result: CaseResult) -> dict[str, Any]:
     steps = [{"text": s.text, "expected": s.expected, "verdict": s.got.verdict, "code": str(s.got.code), "ok": s.ok} for s in result.steps]
     return {"name": result.name, "file": suite.file, "where": result.where, "ok": result.ok, "message": result.message, "steps": steps}
-
-

@@ -28,9 +28,14 @@ app = typer.Typer(help="Make a development token; look into any token.", no_args
 def mint(
     issuer: Annotated[str, typer.Option(help="The development issuer's name; made on first use.", metavar="NAME", show_default=False)],
     origin: Annotated[str, typer.Option(help="Whom the work is for.", metavar="NAME", show_default=False)],
-    actor: Annotated[list[str], typer.Option(help="Who acts; repeat it for a chain, the opener first.", metavar="NAME", show_default=False)],
+    actor: Annotated[
+        list[str], typer.Option(help="Who acts; repeat it for a chain, the opener first.", metavar="NAME", show_default=False)
+    ],
     intent: Annotated[str, typer.Option(help="The kind of task.", metavar="NAME", show_default=False)],
-    param: Annotated[list[str] | None, typer.Option(help="A parameter of the intent: `order=A-17`. Repeatable.", metavar="NAME=VALUE", show_default=False)] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter of the intent: `order=A-17`. Repeatable.", metavar="NAME=VALUE", show_default=False),
+    ] = None,
     ttl: Annotated[str, typer.Option(help="How long it is valid: `30s`, `10m`, `1h`.")] = "10m",
     workload: Annotated[str, typer.Option(help="The software identity it names.")] = "local",
     as_json: Json = False,
@@ -94,8 +99,12 @@ def _params(given: list[str]) -> dict[str, str]:
 @app.command()
 @answers
 def inspect(
-    token: Annotated[str, typer.Argument(help="The token, `@file`, or `-` for standard input.", metavar="[TOKEN|@FILE|-]", show_default=False)] = "-",
-    issuer: Annotated[str | None, typer.Option(help="Verify it as a token of this issuer: its exact `iss`.", metavar="URL", show_default=False)] = None,
+    token: Annotated[
+        str, typer.Argument(help="The token, `@file`, or `-` for standard input.", metavar="[TOKEN|@FILE|-]", show_default=False)
+    ] = "-",
+    issuer: Annotated[
+        str | None, typer.Option(help="Verify it as a token of this issuer: its exact `iss`.", metavar="URL", show_default=False)
+    ] = None,
     audience: Annotated[str | None, typer.Option(help="For whom it must be meant.", metavar="NAME", show_default=False)] = None,
     keys: Annotated[Path | None, typer.Option(help="The issuer's keys: a JWKS file.", metavar="FILE", show_default=False)] = None,
     as_json: Json = False,
@@ -129,7 +138,17 @@ def inspect(
 
 def _refused(error: TokenRefused, as_json: bool) -> int:
     if as_json:
-        dump({"verified": False, "code": str(error.reason), "text": str(error), "header": None, "claims": None, "chain": [], "expires_in": None})
+        dump(
+            {
+                "verified": False,
+                "code": str(error.reason),
+                "text": str(error),
+                "header": None,
+                "claims": None,
+                "chain": [],
+                "expires_in": None,
+            }
+        )
     else:
         say(styled("deny"), f"  {error.reason}  {error}")
     return NO
@@ -183,7 +202,11 @@ def _show(
     rows = [["who", " > ".join(chain)], ["expires", _lifetime(left)]]
     for line in columns([[f"{label:8}", text] for label, text in rows], gap=1):
         say(line)
-    table(["", "claim", "value"], [["header", name, _value(name, value)] for name, value in header.items()] + [["", name, _value(name, value)] for name, value in claims.items()])
+    table(
+        ["", "claim", "value"],
+        [["header", name, _value(name, value)] for name, value in header.items()]
+        + [["", name, _value(name, value)] for name, value in claims.items()],
+    )
 
 
 def _lifetime(left: int | None) -> str:

@@ -171,9 +171,7 @@ def _stray(names: _Tree, values: Mapping[str, object], above: str) -> str | None
     for name, value in values.items():
         if value is None:
             continue
-        path = (
-            f"{above}{name}" if name.isascii() and name.isprintable() and len(name) <= 64 else f"{above}(unnamed)"
-        )
+        path = f"{above}{name}" if name.isascii() and name.isprintable() and len(name) <= 64 else f"{above}(unnamed)"
         whole, items = names.get((name, False), False), names.get((name, True), False)
         if whole is None or items is None:
             continue

@@ -137,7 +137,9 @@ def _url(have: Part, need: Part) -> bool:
             return True
         mine |= {"scheme": [whole.scheme], "host": [whole.host], "port": [whole.port]}
     for name in ("scheme", "port"):
-        if name in theirs and not (name in mine and all(any(same(one, other) for other in listed(theirs[name])) for one in listed(mine[name]))):
+        if name in theirs and not (
+            name in mine and all(any(same(one, other) for other in listed(theirs[name])) for one in listed(mine[name]))
+        ):
             return False
     if "host" in theirs and not ("host" in mine and _all_below(listed(mine["host"]), listed(theirs["host"]))):
         return False

@@ -73,7 +73,9 @@ def grant_checks(delegation: Delegation, tool: str, scopes: Mapping[str, tuple[s
     if delegation.intent is not None and not restricted:
         return (_constant("grants", f"{hop} was given the task itself"),)
     giver = delegation.actors[-2] if len(delegation.actors) > 1 else delegation.issuer
-    return Finding("grants", "forbid", ReasonCode.GRANT_TOOL, text=f"{hop} was not granted it by {giver}", fix=f"a token that grants `{tool}`")
+    return Finding(
+        "grants", "forbid", ReasonCode.GRANT_TOOL, text=f"{hop} was not granted it by {giver}", fix=f"a token that grants `{tool}`"
+    )
 
 
 def _constant(judge: Judge, text: str) -> Check:
@@ -83,7 +85,16 @@ def _constant(judge: Judge, text: str) -> Check:
 def _grant_check(hop: str, grant: Grant) -> Check:
     test = None if grant.args is None else compile_args(grant.args, closed=True)
     permit = Finding("grants", "permit", ReasonCode.PERMIT, text=f"granted to {hop}")
-    return Check("grants", ReasonCode.GRANT_ARGS, test, permit, f"the grant of {hop}", "arguments inside the grant, or a token that grants them", None, grant.calls)
+    return Check(
+        "grants",
+        ReasonCode.GRANT_ARGS,
+        test,
+        permit,
+        f"the grant of {hop}",
+        "arguments inside the grant, or a token that grants them",
+        None,
+        grant.calls,
+    )
 
 
 def bind_params(intent: Intent, given: Mapping[str, object]) -> dict[str, object] | Finding:

@@ -44,7 +44,7 @@ _VALUE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\
 class Leaf:
     """A scalar, typed by YAML 1.2 core. `text`: as written. `block`: a literal block, whose lines stand below its mark."""
 
-    value: None | bool | int | float | str
+    value: bool | int | float | str | None
     text: str
     at: Mark
     block: bool = False
@@ -244,7 +244,7 @@ class _Builder:
         else:
             self._put(leaf, at)
 
-    def _typed(self, text: str, at: Mark) -> None | bool | int | float | str:
+    def _typed(self, text: str, at: Mark) -> bool | int | float | str | None:
         if _NULL.fullmatch(text):
             return None
         if _TRUE.fullmatch(text) or _FALSE.fullmatch(text):

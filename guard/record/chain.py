@@ -19,7 +19,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["LINE_MAX", "MAIN", "Link", "Registered", "chained", "checkpoints_of", "encode", "last_line", "link", "own_hash", "register", "writers"]
+__all__ = [
+    "LINE_MAX",
+    "MAIN",
+    "Link",
+    "Registered",
+    "chained",
+    "checkpoints_of",
+    "encode",
+    "last_line",
+    "link",
+    "own_hash",
+    "register",
+    "writers",
+]
 
 LINE_MAX = 1 << 24
 """No line is longer; a longer one was not written by us."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
+from typing import NamedTuple
 
 from guard.constraints import canonical
 from guard.model import Finding, Judge, Mode
-from guard.ops import Add, Op, Refused, units
+from guard.ops import Add, Refused, units
 from guard.policy.data import Limit
 from guard.reasons import ReasonCode
 from guard.workflow.reach import reach
@@ -53,13 +54,22 @@ class LimitSource:
             summed = _amount(self.limit.sum, values)
             if summed is None or summed < 0:
                 # The attack: a negative or huge amount that makes room under the sum.
-                return Finding(self.judge, "forbid", self.code, self.rule, self.where, f"argument {self.limit.sum} is not an amount that can be summed")
+                return Finding(
+                    self.judge, "forbid", self.code, self.rule, self.where, f"argument {self.limit.sum} is not an amount that can be summed"
+                )
             amount = summed
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
         soft = mode == "monitor" or self.says == "permit"
         top = _top(self.limit)
-        add = Add(self._key(context, tool, values), amount, None if soft else top, self.limit.window, decision)
-        return Claim(add, self, mode, soft)
+        return Claim(Add(self._key(context, tool, values), amount, None if soft else top, self.limit.window, decision), self, mode, soft)
+
+    def fixed(self, context: Context, tool: str) -> tuple[str, int, int | None] | None:
+        """Key and maximum where neither depends on the call: a hard limit on the number of calls; None otherwise."""
+        if self.limit.sum is not None or self.until is not None or self.says == "permit":
+            return None
+        if any(per.startswith("args.") for per in self.limit.per):
+            return None
+        return self._key(context, tool, {}), _top(self.limit), self.limit.window
 
     def _key(self, context: Context, tool: str, values: Mapping[str, object]) -> str:
         if not self.limit.per:
@@ -88,8 +98,7 @@ class LimitSource:
         return Finding(self.judge, says, self.code, self.rule, self.where, text, mode, fix, witnesses)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One operation of a call's reservation and where it comes from."""
 
     op: Add
@@ -106,12 +115,10 @@ class Claim:
         if self.soft:
             return self.source.finding(limit.max, "", self.mode) if _int(value) > _top(limit) else None
         if self.source.rule is None and limit.sum is None:
-            return Finding(self.source.judge, "permit", ReasonCode.PERMIT, where=self.source.where, text=f"{value} of {limit.max} {self.source.unit}")
+            return Finding(
+                self.source.judge, "permit", ReasonCode.PERMIT, where=self.source.where, text=f"{value} of {limit.max} {self.source.unit}"
+            )
         return None
-
-    def refund(self, at: int) -> Op:
-        """Take the claim back: the body did not run. `at`: the second of the reservation."""
-        return Add(self.op.key, -self.op.amount, None, self.op.window, self.op.by, at)
 
 
 def _top(limit: Limit) -> int:

@@ -19,15 +19,16 @@ from guard.reasons import ReasonCode
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.rules import CompiledRule, compile_rule
 
-__all__ = ["Plan", "Weighed", "make_plan", "weigh"]
+__all__ = ["Fixed", "Plan", "Weighed", "make_plan", "weigh"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`always`: findings that stand whatever the arguments. `choices`: per judge, the alternative permissions.
 
-    `later`, `own`: for an intent's `order`: the steps that may not have run yet, and this tool's own. `required`: the judges that
-    must permit (token, grants, intent when the token names one; a judge with nothing to say is not among them).
+    `fixed`: limits every call takes one of, whatever its arguments; `rules`, `limits`: those that depend on them. `later`, `own`: for
+    an intent's `order`: the steps that may not have run yet, and this tool's own. `required`: the judges that must permit (token,
+    grants, intent when the token names one; a judge with nothing to say is not among them). `ends`: the intent's time to live.
     """
 
     tool: Tool | None
@@ -35,10 +36,11 @@ class Plan:
     choices: tuple[tuple[Check, ...], ...]
     rules: tuple[CompiledRule, ...]
     limits: Mapping[int, LimitSource]
-    intent: LimitSource | None
-    later: tuple[str, ...]
+    fixed: tuple[Fixed, ...]
+    later: tuple[Absent, ...]
     own: str | None
     required: tuple[Judge, ...]
+    ends: int | None
     sync: Literal["os", "group"]
 
     @property
@@ -47,25 +49,38 @@ class Plan:
         return not any(finding.says == "forbid" for finding in self.always)
 
 
+class Fixed(NamedTuple):
+    """A limit whose key and amount are known before the call: one of `max`. `told`: what is left of it is said in the permit."""
+
+    key: str
+    max: int
+    window: int | None
+    source: LimitSource
+    told: bool
+
+
 class Weighed(NamedTuple):
     """What the pure judges say, and what the call would take from the shared state. `order` operations come before the claims."""
 
     findings: list[Finding]
     claims: list[Claim]
-    order: list[Op]
+    order: Sequence[Op]
 
 
-def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str) -> Plan:
-    """Compile what `layers` and `delegation` say about `tool`."""
+def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, context: Context) -> Plan:
+    """Compile what `layers` and `delegation` say about `tool`, for the task and actor of `context`."""
     base = layers[0]
     spec = base.tools.get(tool)
-    token = Finding("token", "permit", ReasonCode.PERMIT, text=f"token of {delegation.issuer}{' (local issuer)' if delegation.local else ''}")
+    token = Finding(
+        "token", "permit", ReasonCode.PERMIT, text=f"token of {delegation.issuer}{' (local issuer)' if delegation.local else ''}"
+    )
     if spec is None:
         unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of {base.file}", fix=None)
-        return Plan(None, (token, unknown), (), (), {}, None, (), None, ("token", "grants"), "os")
+        return Plan(None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os")
     always = [token]
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
+    sources: list[LimitSource] = []
     granted = grant_checks(delegation, tool, base.scopes)
     if isinstance(granted, Finding):
         always.append(granted)
@@ -74,15 +89,16 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str) -
         for i, check in enumerate(granted):
             if check.calls is not None:
                 # Keyed by task, not by token: two children of one grant share one count (attack A095).
-                name = f"g|{tool}|{i}"
                 of = Limit(Decimal(check.calls))
-                limits[id(check)] = LimitSource(of, name, "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
+                limits[id(check)] = LimitSource(of, f"g|{tool}|{i}", "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
     required: tuple[Judge, ...] = ("token", "grants")
-    own_limit: LimitSource | None = None
-    later: tuple[str, ...] = ()
+    later: tuple[Absent, ...] = ()
     own: str | None = None
+    ends: int | None = None
     if delegation.intent is not None:
         required = ("token", "grants", "intent")
+        intent = base.intents.get(delegation.intent)
+        ends = intent.ttl if intent is not None else None
         answer = _intent(base, delegation, tool)
         if isinstance(answer, Finding):
             always.append(answer)
@@ -93,13 +109,19 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str) -
             if permission.limit is not None:
                 code = ReasonCode.LIMIT_SUM if permission.limit.sum else ReasonCode.LIMIT_CALLS
                 name = f"i|{intent.name}|{tool}"
-                own_limit = LimitSource(permission.limit, name, "intent", code, "forbid", None, permission.where, "calls")
-            later, own = _order(intent, tool)
-    rules = tuple(
+                sources.append(LimitSource(permission.limit, name, "intent", code, "forbid", None, permission.where, "calls"))
+            later, own = _order(intent, tool, context)
+    rules = [
         rule for layer in layers for each in layer.rules if (rule := compile_rule(each, spec, delegation.intent, layer.file)) is not None
-    )
+    ]
+    sources += [rule.limit for rule in rules if rule.limit is not None and rule.always]
+    fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool)) is not None]
+    settled = {id(each.source) for each in fixed}
+    asked = tuple(rule for rule in rules if rule.limit is None or id(rule.limit) not in settled)
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
-    return Plan(spec, tuple(always), tuple(choices), rules, limits, own_limit, later, own, required, "os" if spec.reversible else "group")
+    return Plan(
+        spec, tuple(always), tuple(choices), asked, limits, tuple(fixed), later, own, required, ends, "os" if spec.reversible else "group"
+    )
 
 
 def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent] | Finding:
@@ -113,13 +135,13 @@ def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check,
     return check if isinstance(check, Finding) else (check, intent)
 
 
-def _order(intent: Intent, tool: str) -> tuple[tuple[str, ...], str | None]:
+def _order(intent: Intent, tool: str, context: Context) -> tuple[tuple[Absent, ...], str | None]:
     """Marks of the steps to the right of this tool, and this tool's own mark. Steps in flight and unknown count: marked before the body."""
     if tool not in intent.order:
         return (), None
     at = intent.order.index(tool)
-    keys = [f"o|{intent.name}|{name}" for name in intent.order]
-    return tuple(keys[at + 1 :]), keys[at]
+    keys = [f"{context.task}|o|{intent.name}|{name}" for name in intent.order]
+    return tuple(Absent(key) for key in keys[at + 1 :]), keys[at]
 
 
 def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: str, now: int) -> Weighed:
@@ -133,13 +155,12 @@ def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: 
             findings.append(found)
             continue
         findings.append(found.permit)
-        source = plan.limits.get(id(found)) if plan.limits else None
-        if source is not None:
-            sources.append(source)
-    if plan.intent is not None:
-        sources.append(plan.intent)
+        if plan.limits:
+            source = plan.limits.get(id(found))
+            if source is not None:
+                sources.append(source)
     for rule in plan.rules:
-        if not rule.matches(values):
+        if not rule.always and not rule.matches(values):
             continue
         if rule.limit is not None:
             sources.append(rule.limit)
@@ -147,14 +168,15 @@ def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: 
             finding = rule.judge(values, now)
             if finding is not None:
                 findings.append(finding)
-    tool = plan.tool.name if plan.tool is not None else ""
-    for source in sources:
-        claim = source.claim(context, tool, values, decision, now)
-        if isinstance(claim, Finding):
-            findings.append(claim)
-        else:
-            claims.append(claim)
-    order: list[Op] = [Absent(f"{context.task}|{key}") for key in plan.later]
+    if sources:
+        tool = plan.tool.name if plan.tool is not None else ""
+        for source in sources:
+            claim = source.claim(context, tool, values, decision, now)
+            if isinstance(claim, Finding):
+                findings.append(claim)
+            else:
+                claims.append(claim)
+    order: Sequence[Op] = plan.later
     if plan.own is not None:
-        order.append(Mark(f"{context.task}|{plan.own}", decision, value=decision))
+        order = (*plan.later, Mark(plan.own, decision, value=decision))
     return Weighed(findings, claims, order)

@@ -35,6 +35,8 @@ class CompiledRule:
     """One rule over one tool under one intent. `limit` None: judged on the call alone."""
 
     rule: Rule
+    always: bool
+    """It is about every call of the tool, whatever the arguments."""
     matches: Callable[[Mapping[str, object]], bool]
     require: ArgsCheck | None
     limit: LimitSource | None
@@ -57,10 +59,6 @@ class CompiledRule:
         return Finding("rules", says, ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, mode, fix)  # type: ignore[arg-type]
 
 
-def _always(values: Mapping[str, object]) -> bool:
-    return True
-
-
 def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> CompiledRule | None:
     """The rule for one tool under one intent, or None where it is not about them."""
     when = rule.when
@@ -72,9 +70,11 @@ def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> Compi
     limit = None
     if rule.limit is not None:
         name = f"r|{file}|{rule.id}"
-        limit = LimitSource(rule.limit, name, "rules", ReasonCode.RULE_LIMIT, _SAYS.get(rule.then, "forbid"), rule.id, rule.where, _unit(rule), until)
+        limit = LimitSource(
+            rule.limit, name, "rules", ReasonCode.RULE_LIMIT, _SAYS.get(rule.then, "forbid"), rule.id, rule.where, _unit(rule), until
+        )
     require = compile_args(rule.require, closed=False) if rule.require is not None else None
-    return CompiledRule(rule, compile_when(when.args) if when.args else _always, require, limit, until)
+    return CompiledRule(rule, not when.args, compile_when(when.args), require, limit, until)
 
 
 def _unit(rule: Rule) -> str:

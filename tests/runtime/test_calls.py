@@ -308,12 +308,12 @@ def test_a_raising_body(world: World) -> None:
 
 def test_errors_without_effect_are_refunded(world: World) -> None:
     def broken(**_: object) -> None:
-        raise OSError
+        raise OSError("disk full")
 
     args = {"path": "/srv/notes/a", "text": "x"}
     with world.guard.task(world.mint()):
         for _ in range(5):
-            with pytest.raises(OSError, match=""):
+            with pytest.raises(OSError, match="disk full"):
                 world.guard.call(ToolCall("note", args), broken)
         world.call("note", **args)
         world.call("note", **args)

@@ -1,0 +1,43 @@
+"""The record: what is written about every call, where it goes, and how it is checked. The only room that knows OpenTelemetry and structlog.
+
+| name                    | what it is                                                                  |
+|-------------------------|-----------------------------------------------------------------------------|
+| `AuditFile`             | the required sink: one hash chain per writing process, signed checkpoints   |
+| `verify_log`            | finds what was edited, deleted, inserted or moved in a log: `Verified`      |
+| `Blinds`                | the keys behind pseudonyms and argument HMACs                               |
+| `Spans`                 | one OpenTelemetry span per call                                             |
+| `LogSink`               | denials, asks and errors as JSON logs                                       |
+| `ListSink`              | records in a list, for tests                                                |
+| `default_sinks`         | what a guard uses unless it is told otherwise                               |
+| `directory`             | where records lie: `$GUARDTRAIL_DIR`, else `.guardtrail`                    |
+"""
+
+from __future__ import annotations
+
+from guard.ports import Sink
+from guard.record.audit import AuditFile
+from guard.record.blinds import Blinds
+from guard.record.files import Unavailable, directory
+from guard.record.logs import LogSink
+from guard.record.memory import ListSink
+from guard.record.spans import Spans
+from guard.record.verify import Damage, Verified, verify_log
+
+__all__ = [
+    "AuditFile",
+    "Blinds",
+    "Damage",
+    "ListSink",
+    "LogSink",
+    "Spans",
+    "Unavailable",
+    "Verified",
+    "default_sinks",
+    "directory",
+    "verify_log",
+]
+
+
+def default_sinks() -> list[Sink]:
+    """The audit file in `directory()`, OpenTelemetry as configured, and logs."""
+    return [AuditFile(directory()), Spans(), LogSink()]

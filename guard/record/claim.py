@@ -1,0 +1,151 @@
+"""Which file this process writes: a writer owns one file and one chain, and whoever holds the file's lock is that writer.
+
+| what stands there                                          | then                                                       |
+|------------------------------------------------------------|------------------------------------------------------------|
+| nothing                                                    | `audit.jsonl` is made, a writer registered for it          |
+| a registered file that nobody holds                        | its writer is continued: also after a crash                |
+| the same, with a last line that was never finished         | that piece is cut off; it was never acknowledged           |
+| a registered file that another process holds               | the next one; if none is free, `audit-<writer>.jsonl`      |
+| a registered file that does not end as its chain must, or  | it is left as it is: it is evidence, `verify_log` says of  |
+| before its last checkpoint, or is missing                  | what; a writer of its own is registered                    |
+| a file that nobody registered                              | the same: never ours                                       |
+
+Continuing keeps the number of files at the number of processes that ever wrote at the same time, and lets the next checkpoint cover
+what a crash left uncovered. The lock is the kernel's (`flock`): it goes with the process that held it, however that ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection
+from pathlib import Path
+from secrets import token_hex
+from time import sleep
+from typing import NamedTuple
+
+from guard.record.chain import MAIN, Registered, checkpoints_of, last_line, link, own_hash, register, writers
+from guard.record.checkpoints import last_checkpoint
+from guard.record.files import ensure, sync_folder
+
+__all__ = ["Claim", "claim", "end_of", "held"]
+
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Claim(NamedTuple):
+    """A file this process holds, and where its chain stands. `reopened`: its last checkpoint says it was closed."""
+
+    fd: int
+    writer: str
+    file: str
+    seq: int
+    head: str
+    size: int
+    covered: int
+    reopened: bool
+
+
+def claim(folder: Path, now: int, left: Collection[str] = ()) -> Claim:
+    """Find or make a file to write. Never one of `left`. Raises OSError."""
+    ensure(folder)
+    known: dict[str, Registered] = {}
+    for entry in writers(folder):
+        known.setdefault(entry.file, entry)
+    for entry in known.values():
+        if entry.file not in left and (found := _continue(folder, entry)) is not None:
+            return found
+    if MAIN not in known and MAIN not in left and (found := _begin_main(folder, now)) is not None:
+        return found
+    writer = token_hex(4)
+    file = f"audit-{writer}.jsonl"
+    fd = os.open(folder / file, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _begin(folder, fd, writer, file, now)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _begin_main(folder: Path, now: int) -> Claim | None:
+    fd = os.open(folder / MAIN, _FLAGS | os.O_CREAT, 0o600)
+    try:
+        # Asked again with the lock held: another process may have registered it, or written it, between our two looks.
+        if _lock(fd) and os.fstat(fd).st_size == 0 and not any(entry.file == MAIN for entry in writers(folder)):
+            return _begin(folder, fd, token_hex(4), MAIN, now)
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def _begin(folder: Path, fd: int, writer: str, file: str, now: int) -> Claim:
+    entry = register(folder, writer, file, now)
+    sync_folder(folder)
+    return Claim(fd, writer, file, 0, entry.genesis, 0, 0, False)
+
+
+def _continue(folder: Path, entry: Registered) -> Claim | None:
+    """The file of a registered writer, if it is free and whole. Not made anew where it is missing: that would hide it."""
+    try:
+        fd = os.open(folder / entry.file, _FLAGS)
+    except OSError:
+        return None
+    try:
+        if _lock(fd) and (end := end_of(fd, entry)) is not None:
+            seq, head, size = end
+            last = last_checkpoint(checkpoints_of(folder, entry.file, entry.writer))
+            if last is None:
+                return Claim(fd, entry.writer, entry.file, seq, head, size, 0, False)
+            # Attack: the file was cut to before its last checkpoint. Writing on would bury the gap under new records.
+            if last.writer == entry.writer and (last.seq < seq or (last.seq == seq and last.head == head)):
+                return Claim(fd, entry.writer, entry.file, seq, head, size, last.seq, last.closed)
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
+def end_of(fd: int, entry: Registered) -> tuple[int, str, int] | None:
+    """(number and hash of the last record, size), None where the file does not end like this writer's. An unfinished line is cut off."""
+    line, good, size = last_line(fd)
+    if not line:
+        if good != 0 or (size and os.pread(fd, 1, 0) != b"{"):
+            return None
+        seq, head = 0, entry.genesis
+    else:
+        end = link(line)
+        if end is None or end.writer != entry.writer or own_hash(line) != end.hash:
+            return None
+        seq, head = end.seq, end.hash
+    if good != size:
+        os.ftruncate(fd, good)
+    return seq, head, good
+
+
+def _lock(fd: int) -> bool:
+    for pause in (0.001, 0.002, 0.0):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            sleep(pause)  # `held` asks by taking the lock for an instant
+    return False
+
+
+def held(path: Path) -> bool:
+    """Is a process writing this file now?"""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)

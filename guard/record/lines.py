@@ -1,0 +1,93 @@
+"""A record as JSON text, fast: the same characters as `encode(record.to_dict())`, which stays the definition (a law in the tests).
+
+A call writes two lines, and most of a line is the same for every call of one task and tool. Those pieces are made once and found by
+their values; what changes from call to call is put between them.
+
+| piece      | members                                                     | found by             |
+|------------|-------------------------------------------------------------|----------------------|
+| opening    | id, at                                                      | never the same       |
+| task       | tenant, task                                                | all values of a line |
+| middle     | step, call                                                  | never the same       |
+| answer     | tool, effects, verdict, mode, code                          | all values of a line |
+| findings   | each one                                                    | the object           |
+| who        | policy, intent, issuer, credential, ..., depth, workload    | all values of a line |
+| end        | args_hmac, trace, span, count                               | never the same       |
+"""
+
+from __future__ import annotations
+
+from json.encoder import encode_basestring_ascii as _quote
+
+from guard.events import DecisionRecord, OutcomeRecord, Record
+from guard.model import Finding, finding_dict
+from guard.record.chain import encode
+
+__all__ = ["decision_body", "outcome_body", "record_body"]
+
+_MOST = 2048
+"""Pieces held. Names come from tokens and models: the memory they take is bounded, and a flood of new ones only costs time."""
+
+_pieces: dict[tuple[object, ...], tuple[str, str, str]] = {}
+_findings: dict[int, tuple[Finding, str]] = {}
+
+
+def record_body(record: Record) -> str:
+    """Any record, the plain way."""
+    return encode(record.to_dict())
+
+
+def decision_body(r: DecisionRecord) -> str:
+    """A decision record as compact JSON."""
+    key = (
+        r.tool, r.task, r.tenant, r.effects, r.verdict, r.mode, r.code, r.policy, r.intent, r.issuer, r.credential, r.kid, r.origin,
+        r.origin_kind, r.actors, r.workload,
+    )  # fmt: skip
+    pieces = _pieces.get(key)
+    if pieces is None:
+        pieces = _cut(r)
+        if len(_pieces) >= _MOST:
+            _pieces.clear()
+        _pieces[key] = pieces
+    task, answer, who = pieces
+    q = _quote
+    fix = "null" if r.fix is None else q(r.fix)
+    witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
+    return (
+        f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{answer},'
+        f'"findings":[{",".join(map(_finding, r.findings))}],"fix":{fix},"witnesses":{witnesses},{who},'
+        f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}}}'
+    )
+
+
+def outcome_body(r: OutcomeRecord) -> str:
+    """An outcome record as compact JSON."""
+    q = _quote
+    error = "null" if r.error is None else q(r.error)
+    return (
+        f'{{"v":1,"kind":"outcome","decision":{q(r.decision)},"at":{r.at},"task":{q(r.task)},"step":{r.step},"tool":{q(r.tool)},'
+        f'"status":{q(r.status)},"error":{error},"micros":{r.micros}}}'
+    )
+
+
+def _cut(r: DecisionRecord) -> tuple[str, str, str]:
+    """The pieces of a record, cut out of its whole text."""
+    whole = r.to_dict()
+
+    def piece(first: str, last: str) -> str:
+        names = list(whole)
+        chosen = names[names.index(first) : names.index(last) + 1]
+        return encode({name: whole[name] for name in chosen})[1:-1]
+
+    return piece("tenant", "task"), piece("tool", "code"), piece("policy", "workload")
+
+
+def _finding(finding: Finding) -> str:
+    """Most findings are made with the plan and the same object on every call; the object is kept, so its address is not given anew."""
+    held = _findings.get(id(finding))
+    if held is not None and held[0] is finding:
+        return held[1]
+    text = encode(finding_dict(finding))
+    if len(_findings) >= _MOST:
+        _findings.clear()
+    _findings[id(finding)] = (finding, text)
+    return text

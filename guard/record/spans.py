@@ -1,0 +1,353 @@
+"""`Spans`: one OpenTelemetry span per call, under the names of `guard/telemetry.py`.
+
+| the decision | spans                                                                                                     |
+|--------------|-----------------------------------------------------------------------------------------------------------|
+| allow        | the framework's own `execute_tool` span of this tool, enriched; else `execute_tool {tool}`, around the body|
+| deny         | the same, ended at once: status ERROR, `error.type` = `guardtrail.denied.<code>`; below it `authorize {tool}`|
+| ask          | the same without an error: nobody has refused yet                                                          |
+
+Attributes are given when the span starts (a third cheaper than later, and samplers see them); events, links and status only where
+there is something to say. The decision stands as an event too: some backends take no logs. Names, codes, keyed hashes; no values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from guard.events import DecisionRecord, OutcomeRecord
+from guard.model import Decision
+from guard.record.files import directory
+from guard.telemetry import (
+    ACTOR,
+    ARGS_HMAC,
+    CALL_ID,
+    CHAIN,
+    CODE,
+    CREDENTIAL,
+    DECISION,
+    DECISION_ID,
+    DEFAULT_DENY,
+    DEPTH,
+    EFFECT,
+    ERROR_TYPE,
+    EVENT_DECISION,
+    EXECUTED,
+    FIX,
+    INTENT,
+    ISSUER,
+    LINK,
+    MODE,
+    MONITORED,
+    OPENINFERENCE_KIND,
+    OPERATION,
+    ORIGIN,
+    OUTCOME,
+    POLICY,
+    RULE,
+    SCOPE,
+    SPAN_AUTHORIZE,
+    SPAN_EXECUTE,
+    STEP,
+    TASK_ID,
+    TOOL_NAME,
+    VIOLATIONS,
+    WITNESSES,
+    WORKLOAD,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, SpanContext, Tracer
+
+__all__ = ["CallSpan", "Spans"]
+
+_HELD = 4096
+Attributes = dict[str, Any]
+
+
+class Spans:
+    """Opens the span of a call. Stands in the list of sinks and is driven apart from them: it is open before the record, which names it.
+
+    `provider`: where spans go; None follows the program and the OTEL_* variables (see `guard/record/provider.py`). Whatever fails
+    here costs a span, never a call.
+    """
+
+    required = False
+    inline = True
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
+        from opentelemetry import context, trace
+        from opentelemetry.sdk.trace import Span as SdkSpan
+        from opentelemetry.trace import status
+
+        self._trace: Any = trace
+        self._context: Any = context
+        self._status: Any = status
+        self._sdk_span = SdkSpan
+        self._given = provider
+        self._tracer: Tracer | None = provider.get_tracer(SCOPE) if provider is not None else None
+        self._ours = False
+        self._ready = provider is not None
+        self._lock = threading.Lock()
+        self._violations: Any = None
+        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
+        self._seen: dict[str, SpanContext] = {}
+        self._holders: dict[str, tuple[Any, SpanContext]] = {}
+
+    # A sink in name: records are not its business.
+
+    def decision(self, record: DecisionRecord) -> None:
+        pass
+
+    def outcome(self, record: OutcomeRecord) -> None:
+        pass
+
+    def start(self, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan | None:
+        """The span of a call that was just decided, not yet recorded. `task`: its TaskState, None outside one. Never raises."""
+        try:
+            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            if tracer is None:
+                return None
+            return self._start(tracer, decision, task, call_id, ns)
+        except Exception:
+            return None
+
+    def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
+        name, attributes = self._attributes(decision, task)
+        if call_id:
+            attributes[CALL_ID] = call_id[:256]
+        if decision.verdict != "allow" or decision.mode == "monitor":
+            attributes.update(_more(decision))
+        links = self._links(decision, task)
+        current = self._trace.get_current_span()
+        # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
+        if current.is_recording() and _executes(current, decision.tool):
+            current.set_attributes(attributes)
+            for link in links or ():
+                current.add_link(link.context, link.attributes)
+            span, own = current, False
+        else:
+            span, own = tracer.start_span(name, attributes=attributes, links=links, start_time=ns), True
+        where = span.get_span_context()
+        self._remember(decision, task, where)
+        return CallSpan(self, tracer, span, own, where, ns)
+
+    # -- what stands on a span ---------------------------------------------------------------------------------------------------
+
+    def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes]:
+        """Name and attributes, of a call that is allowed without remark."""
+        tool = decision.tool
+        if task is None:
+            name, fixed = f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
+        else:
+            delegation = task.delegation
+            held = self._fixed.get((id(delegation), tool))
+            if held is None or held[0] is not delegation:
+                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", _fixed(task, tool))
+                if len(self._fixed) >= _HELD:
+                    self._fixed.clear()
+                self._fixed[id(delegation), tool] = held
+            name, fixed = held[1], held[2]
+        return name, {
+            **fixed,
+            DECISION: decision.verdict,
+            MODE: decision.mode,
+            EXECUTED: decision.verdict == "allow",
+            DECISION_ID: decision.id,
+            STEP: decision.step,
+        }
+
+    def _links(self, decision: Decision, task: Any) -> list[Any] | None:
+        """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
+        links: list[Any] | None = None
+        for witness in decision.witnesses:
+            seen = self._seen.get(witness)
+            if seen is not None:
+                links = links or []
+                links.append(self._trace.Link(seen, {LINK: "witness"}))
+        if task is not None:
+            held = self._holders.get(task.key)
+            if held is not None and held[0] is not task.delegation and _holder(held[0]) != _holder(task.delegation):
+                links = links or []
+                links.append(self._trace.Link(held[1], {LINK: "pivot"}))
+        return links
+
+    def _remember(self, decision: Decision, task: Any, where: SpanContext) -> None:
+        seen = self._seen
+        seen[decision.id] = where
+        if len(seen) > _HELD:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
+                del seen[next(iter(seen))]
+        if task is not None:
+            if len(self._holders) >= _HELD and task.key not in self._holders:
+                self._holders.clear()
+            self._holders[task.key] = (task.delegation, where)
+
+    # -- where spans go ----------------------------------------------------------------------------------------------------------
+
+    def _resolve(self) -> Tracer | None:
+        """The tracer. The program may set its provider after the guard was made: as long as only ours is there, it is asked again."""
+        from guard.record.provider import disabled, embedded, of_the_program
+
+        program = of_the_program()
+        with self._lock:
+            if program is not None and (self._ours or not self._ready):
+                self._tracer, self._ours, self._ready = (None if disabled() else program.get_tracer(SCOPE)), False, True
+            elif not self._ready:
+                provider = None if disabled() else embedded(directory())
+                self._tracer = provider.get_tracer(SCOPE) if provider is not None else None
+                self._ours, self._ready = True, True
+            return self._tracer
+
+    def violation(self, decision: Decision) -> None:
+        """Count a refusal by a rule, on the program's meter; nothing where it has none."""
+        finding = decision.deciding
+        if finding is None or finding.judge != "rules":
+            return
+        if self._violations is None:
+            from opentelemetry import metrics
+
+            self._violations = metrics.get_meter(SCOPE).create_counter(VIOLATIONS, description="calls refused by a workflow rule")
+        self._violations.add(1, {RULE: finding.rule or "", CODE: str(decision.code), TOOL_NAME: decision.tool})
+
+
+class CallSpan:
+    """The span of one call. Nothing here raises."""
+
+    __slots__ = ("_end", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
+
+    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, where: SpanContext, ns: int) -> None:
+        self._room = room
+        self._tracer = tracer
+        self._span = span
+        self._own = own
+        self._ns = ns
+        self._token: Any = None
+        self._end = False
+        # All zeros is "no span" in OpenTelemetry; in a record that is no text.
+        self.trace_id = "%032x" % where.trace_id if where.trace_id else ""
+        self.span_id = "%016x" % where.span_id if where.span_id else ""
+
+    def attach(self) -> None:
+        """Make it the current span: what the body does appears below it."""
+        if self._own:
+            try:
+                room = self._room
+                self._token = room._context.attach(room._trace.set_span_in_context(self._span))
+            except Exception:
+                self._token = None
+
+    def detach(self) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            with contextlib.suppress(Exception):
+                self._room._context.detach(token)
+
+    def denied(self, decision: Decision) -> None:
+        """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""
+        try:
+            more = _more(decision)
+            if decision.verdict == "deny":
+                error = f"guardtrail.denied.{decision.code}"
+                more[ERROR_TYPE] = error
+                status = self._room._status
+                self._span.set_status(status.Status(status.StatusCode.ERROR, error))
+            facts: Attributes = {DECISION: decision.verdict, MODE: decision.mode, EXECUTED: False}
+            self._span.set_attributes({**facts, **more})
+            self._span.add_event(EVENT_DECISION, {**facts, **more, DECISION_ID: decision.id})
+            self._authorize(decision, {**facts, **more})
+            self._room.violation(decision)
+        except Exception:  # noqa: S110 - a span less
+            pass
+        self._finish()
+
+    def _authorize(self, decision: Decision, facts: Attributes) -> None:
+        """The decision as a span of its own, which observability pages show as a guardrail. Status unset: the check itself worked."""
+        room = self._room
+        parent = self._span.get_span_context()
+        facts = {**facts, OPENINFERENCE_KIND: "GUARDRAIL", TOOL_NAME: decision.tool[:128], DECISION_ID: decision.id, TASK_ID: decision.task}
+        facts.pop(ERROR_TYPE, None)
+        name = f"{SPAN_AUTHORIZE} {decision.tool[:128]}"
+        if self._span.is_recording():
+            context, links = room._trace.set_span_in_context(self._span), None
+        else:
+            # The caller's trace is not sampled. A refusal must not get lost with it: a root of its own, linked to where it happened.
+            context = room._context.Context()
+            links = [room._trace.Link(parent, {LINK: "caller"})] if parent.is_valid else None
+        self._tracer.start_span(name, context=context, attributes=facts, links=links, start_time=self._ns).end()
+
+    def end(self, record: OutcomeRecord) -> None:
+        """The body has ended."""
+        try:
+            if record.status != "ok":
+                status = self._room._status
+                self._span.set_attributes(
+                    {OUTCOME: record.status, EXECUTED: record.status != "not_executed", ERROR_TYPE: record.error or record.status}
+                )
+                if record.status != "not_executed":
+                    self._span.set_status(status.Status(status.StatusCode.ERROR, record.status))
+        except Exception:  # noqa: S110 - a span less
+            pass
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._own and not self._end:
+            self._end = True
+            with contextlib.suppress(Exception):
+                self._span.end()
+
+
+def _executes(span: Any, tool: str) -> bool:
+    """Is this the span of a framework for the execution of this tool?"""
+    attributes = getattr(span, "attributes", None)
+    return isinstance(attributes, Mapping) and attributes.get(OPERATION) == SPAN_EXECUTE and attributes.get(TOOL_NAME) == tool
+
+
+def _fixed(task: Any, tool: str) -> Attributes:
+    """What is the same for every call of a tool under one delegation."""
+    d = task.delegation
+    plan = task.plans.get(tool)
+    spec = plan.tool if plan is not None else None
+    out: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
+    if spec is not None:
+        out[EFFECT] = ",".join(spec.effects)
+    if d.intent:
+        out[INTENT] = d.intent
+    out[TASK_ID] = d.txn
+    out[CREDENTIAL] = str(d.credential)
+    out[ORIGIN] = task.origin
+    out[ACTOR] = d.actor
+    out[DEPTH] = d.depth
+    if d.depth:
+        out[CHAIN] = " > ".join(d.actors)
+    if d.workload:
+        out[WORKLOAD] = d.workload
+    if d.local:
+        out[ISSUER] = "local"
+    return out
+
+
+def _holder(delegation: Any) -> tuple[str, tuple[str, ...], str | None]:
+    return str(delegation.credential), delegation.actors, delegation.workload
+
+
+def _more(decision: Decision) -> Attributes:
+    """What an allow without remark has no need to say."""
+    finding = decision.deciding
+    out: Attributes = {CODE: str(decision.code), POLICY: decision.policy}
+    if decision.verdict != "allow" and (finding is None or finding.rule):
+        out[RULE] = (finding.rule or "") if finding is not None else DEFAULT_DENY
+    if decision.args_hmac:
+        out[ARGS_HMAC] = decision.args_hmac
+    if decision.fix:
+        out[FIX] = decision.fix
+    if decision.witnesses:
+        out[WITNESSES] = decision.witnesses
+    monitored = [f.rule or str(f.code) for f in decision.findings if f.mode == "monitor" and f.says != "permit"]
+    if monitored:
+        out[MONITORED] = ",".join(monitored)
+    return out

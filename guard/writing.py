@@ -1,0 +1,164 @@
+"""Step 8: a decision becomes a record, and the record reaches every sink before the body starts."""
+
+from __future__ import annotations
+
+import hmac
+from time import perf_counter, time_ns
+
+from guard.decide import Ruling, decide
+from guard.drive import Failure, Flow, Need
+from guard.errors import GuardError
+from guard.events import DecisionRecord, PivotRecord, TaskRecord
+from guard.house import House, TaskState, Ticket, frozen_details
+from guard.model import Decision, Finding, ToolCall, quick
+from guard.ops import Add, Applied
+from guard.ports import Sink
+from guard.reasons import ReasonCode
+from guard.steps import Draft, failed, forbid, refunds
+from guard.workflow.plan import Plan
+
+__all__ = ["conclude", "decision_of", "note_flow", "write"]
+
+_decision = quick(Decision)
+_record = quick(DecisionRecord)
+
+
+def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
+    """The decision that follows from a draft and its ruling."""
+    task, bound = draft.task, draft.bound
+    findings = tuple(draft.findings)
+    witnesses: tuple[str, ...] = ()
+    monitored = False
+    for finding in findings:
+        if finding.witnesses:
+            witnesses += finding.witnesses
+        if finding.mode == "monitor":
+            monitored = True
+    allowed = ruling.verdict == "allow"
+    tool = draft.call.tool
+    made: Decision = _decision(
+        draft.id,
+        ruling.verdict,
+        "monitor" if monitored and allowed else "enforce",
+        ruling.code,
+        findings,
+        None if allowed or ruling.finding is None else ruling.finding.fix,
+        witnesses,
+        "" if task is None else task.delegation.txn,
+        draft.step,
+        tool if type(tool) is str else "",
+        "" if task is None or bound is None else hmac.digest(task.hmac_key, bound.canonical, "sha256").hex()[:32],
+        house.policy,
+        lambda: frozen_details(task, bound),
+    )
+    return made
+
+
+def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
+    """Number and record ahead; what no required sink could take is denied and its reservation taken back."""
+    task = draft.task
+    if ruling.verdict != "allow":
+        yield from _cancel(house, draft)
+        if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
+            yield from _count_denied(house, draft, task)
+    decision = decision_of(house, draft, ruling)
+    span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
+    refused = yield from write(house, draft, decision, span)
+    if refused is not None and decision.verdict == "allow":
+        yield from _cancel(house, draft)
+        sink, finding = refused
+        draft.findings.append(finding)
+        decision = decision_of(house, draft, decide(draft.findings, ()))
+        yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
+    ticket = Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, span, perf_counter())
+    if decision.blocks and span is not None:
+        span.denied(decision)
+    return ticket
+
+
+def _count_denied(house: House, draft: Draft, task: TaskState) -> Flow[None]:
+    counted = (Add(task.step_key, 1, None, None, draft.id), Add(f"{task.key}|denied", 1, None, None, draft.id))
+    answer = draft.ask(house.store, house.store.apply, (counted,), {"now": draft.now})
+    if type(answer) is Need:
+        answer = yield answer
+    if type(answer) is Applied and type(answer.values[0]) is int:
+        draft.step = answer.values[0]
+
+
+def _cancel(house: House, draft: Draft) -> Flow[None]:
+    """Take the reservation back: the body will not run."""
+    if draft.taken is not None:
+        yield Need(house.store, house.store.apply, (refunds(draft.taken),), {"now": draft.now})
+        draft.taken = None
+
+
+def write(house: House, draft: Draft, decision: Decision, span: object, besides: Sink | None = None) -> Flow[tuple[Sink, Finding] | None]:
+    """The decision record to every sink, required ones first; the first required one that failed an allow, with its finding."""
+    count = 1
+    if draft.task is None:
+        count = house.refusals.count(str(decision.code), draft.at // 60_000_000)
+        if count == 0:
+            return None
+    record = decision_record(house, draft.task, draft.call, draft.plan, decision, draft.at, span, count)
+    for sink in house.sinks:
+        if sink is besides:
+            continue
+        answer = draft.ask(sink, sink.decision, (record,))
+        if type(answer) is Need:
+            answer = yield answer
+        if type(answer) is Failure and sink.required is not False and decision.verdict == "allow":
+            return sink, _sink_failed(answer)
+    return None
+
+
+def _sink_failed(failure: Failure) -> Finding:
+    if isinstance(failure.error, GuardError) and failure.error.code == ReasonCode.RECORD_UNAVAILABLE:
+        return forbid("record", ReasonCode.RECORD_UNAVAILABLE, str(failure.error))
+    return failed(failure, "record", ReasonCode.RECORD_UNAVAILABLE)
+
+
+def decision_record(
+    house: House, task: TaskState | None, call: ToolCall, plan: Plan | None, decision: Decision, at: int, span: object, count: int
+) -> DecisionRecord:
+    """The record of a decision: who, on what, by which rule; no values."""
+    d = task.delegation if task is not None else None
+    spec = plan.tool if plan is not None else None
+    made: DecisionRecord = _record(
+        decision.id,
+        at,
+        d.tenant if d else "",
+        decision.task,
+        decision.step,
+        call.id if type(call.id) is str else "",
+        decision.tool if spec is not None or d is None else decision.tool[:128],
+        spec.effects if spec else (),
+        decision.verdict,
+        decision.mode,
+        decision.code.value,
+        decision.findings,
+        decision.fix,
+        decision.witnesses,
+        decision.policy,
+        d.intent if d else None,
+        ("local" if d.local else d.issuer) if d else "",
+        task.credential if task is not None else "",
+        d.credential.kid if d else "",
+        task.origin if task is not None else "",
+        d.origin_kind if d else "",
+        d.actors if d else (),
+        d.workload if d else None,
+        decision.args_hmac,
+        plan.sync if plan else "os",
+        getattr(span, "trace_id", ""),
+        getattr(span, "span_id", ""),
+        count,
+    )
+    return made
+
+
+def note_flow(house: House, note: PivotRecord | TaskRecord) -> Flow[None]:
+    """A record that belongs to a task, to the sinks that take such."""
+    for sink in house.sinks:
+        tell = getattr(sink, "note", None)
+        if tell is not None:
+            yield Need(sink, tell, (note,))
