@@ -48,6 +48,7 @@ def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
             return Ruling("deny", finding.code, finding)
     if ask is not None:  # an unmet ask: not yet
         return Ruling("ask", ask.code, ask)
-    if required and all(judge in permits for judge in required):  # every required judge has said yes
-        return Ruling("allow", ReasonCode.PERMIT, findings[-1])
-    return Ruling("deny", ReasonCode.DEFAULT_DENY, None)  # nothing speaks for the call
+    for judge in required or (None,):
+        if judge not in permits:
+            return Ruling("deny", ReasonCode.DEFAULT_DENY, None)  # nothing speaks for the call
+    return Ruling("allow", ReasonCode.PERMIT, findings[-1])  # every required judge has said yes

@@ -20,19 +20,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import cast
 
 from guard.constraints import BindError
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
-from guard.model import Bound, Finding, Outcome, ToolCall, quick
-from guard.ops import Absent, Add, Applied, Mark, Op, Refused
+from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
+from guard.ops import Absent, Add, Applied, Mark, Op, Refused, one
 from guard.reasons import ReasonCode
-from guard.steps import Draft, Taken, failed, forbid, identify, read_clock, refunds
+from guard.steps import Draft, Taken, both, clock_said, failed, forbid, refunds, revocation_said, token_said
 from guard.workflow.limits import Claim
-from guard.workflow.plan import weigh
+from guard.workflow.plan import Plan, weigh
 from guard.writing import conclude, decision_of
 
 __all__ = ["call_flow", "decide_flow", "finish_flow", "judge_flow"]
@@ -47,20 +48,17 @@ _outcome_record = quick(OutcomeRecord)
 # -- the steps -----------------------------------------------------------------------------------------------------------------
 
 
-def _identity(house: House, draft: Draft) -> Flow[Finding | None]:
-    task = draft.task
+def _whose(task: TaskState | None) -> Finding | None:
     if task is None:
         return forbid("task", ReasonCode.TASK_NONE, "called outside a task; open one with `with guard.task(token):`")
-    if task.closed:
-        return forbid("task", ReasonCode.TASK_ENDED)
-    found = yield from identify(house, draft, task.token)
-    if found is task.delegation:
-        return None
-    if isinstance(found, Finding):
-        return found
+    return forbid("task", ReasonCode.TASK_ENDED) if task.closed else None
+
+
+def _renewed(task: TaskState, found: Delegation) -> Finding | None:
+    """Keys were rotated or a cache forgot: the same token, verified anew."""
     if found.task != task.delegation.task or found.origin != task.delegation.origin:
         return forbid("task", ReasonCode.TASK_MISMATCH)
-    task.renew(found)  # keys were rotated or a cache forgot: same token, verified anew
+    task.renew(found)
     return None
 
 
@@ -82,47 +80,56 @@ def _bind(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
     return None
 
 
-def _reserve(house: House, draft: Draft, order: Sequence[Op]) -> Flow[None]:
-    """Everything the call takes from shared state, in one transaction.
-
-    Refused: the finding of what refused, then, by a trial of each claim alone, of everything else that would.
-    """
-    task, plan, call_key, by = draft.task, draft.plan, draft.call_key, draft.id
-    assert task is not None and plan is not None  # noqa: S101
-    ops: list[Op] = [task.ended, Add(task.step_key, 1, None, None, by)]
+def _wanted(draft: Draft, task: TaskState, plan: Plan, order: Sequence[Op]) -> tuple[list[Op], int]:
+    """Everything the call takes from shared state, and where what counts begins in it."""
+    by, call_key = draft.id, draft.call_key
+    ops: list[Op] = [task.ended, one(task.step_key, None, None, by)]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
-    ops += order
+    if order:
+        ops += order
     first = len(ops)
-    ops += [Add(key, 1, most, window, by) for key, most, window, _, _ in plan.fixed]
+    ops += [one(key, most, window, by) for key, most, window, _, _ in plan.fixed]
     if draft.claims:
         ops += [claim.op for claim in draft.claims]
+    return ops, first
+
+
+def _granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op], first: int) -> bool:
+    """What the store's answer means, except a refusal: False where it is one."""
+    if type(answer) is Applied and len(answer.values) == len(ops) and type(answer.values[1]) is int:
+        draft.step = answer.values[1]
+        draft.findings.append(_STATE_OK)
+        if plan.tells or draft.claims:
+            _reserved(draft, plan, answer.values, first)
+        draft.taken = Taken(ops, first, answer.now)
+        return True
+    if type(answer) is Refused:
+        return False
+    draft.findings.append(failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
+    if type(answer) is Failure:
+        _take_back(house, answer, ops, first)
+    return True
+
+
+def _refused(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op], first: int) -> Flow[None]:
+    """The finding of what refused, then, by a trial of each claim alone, of everything else that would. A race lost is judged again."""
     for _ in range(_TRIES):
+        if type(answer) is Refused:
+            refused = yield from _refusals(house, draft, answer, first)
+            if refused:
+                draft.findings += refused
+                return
         answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": not draft.dry})
         if type(answer) is Need:
             answer = yield answer
-        if type(answer) is Applied and len(answer.values) == len(ops) and type(answer.values[1]) is int:
-            draft.step = answer.values[1]
-            draft.findings.append(_STATE_OK)
-            _reserved(draft, answer.values, first)
-            draft.taken = Taken(ops, first, answer.now)
-            return
-        if type(answer) is not Refused:
-            draft.findings.append(failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
-            if type(answer) is Failure:
-                _take_back(house, answer, ops, first)
-            return
-        refused = yield from _refusals(house, draft, answer, first)
-        if refused:
-            draft.findings += refused
+        if _granted(house, draft, plan, answer, ops, first):
             return
     draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
 
 
-def _reserved(draft: Draft, values: tuple[object, ...], first: int) -> None:
+def _reserved(draft: Draft, plan: Plan, values: tuple[object, ...], first: int) -> None:
     """What is to be said of what was granted: what is left of a limit, and limits that only count and went over."""
-    plan = draft.plan
-    assert plan is not None  # noqa: S101
     for at, each in enumerate(plan.fixed, first):
         if each.told:
             text = f"{values[at]} of {each.max} {each.source.unit}"
@@ -232,20 +239,52 @@ def _crashed(draft: Draft, error: BaseException) -> Ruling:
 
 def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     """Steps 1 to 7: what every judge says, and the reservation if they all permit."""
-    task, call = draft.task, draft.call
-    stop = yield from read_clock(house, draft)
-    if stop is None:
-        stop = yield from _identity(house, draft)
+    task, call, dry = draft.task, draft.call, draft.dry
+    clock, verifier, revocations, store = house.clock, house.verifier, house.revocations, house.store
+    # Each of the four ports in the same words: one that never blocks is asked here, any other through the driver. Written out, because
+    # this is the path of every call.
+    answer: object
+    if getattr(clock, "inline", False) is True:
+        try:
+            answer = both(clock)
+        except BaseException as error:
+            answer = draft.raised(error)
+    else:
+        answer = yield Need(clock, both, (clock,))
+    stop = clock_said(house, draft, answer) or _whose(task)
     if stop is not None or task is None:
-        draft.findings.append(stop or forbid("task", ReasonCode.TASK_NONE))
-        return decide(draft.findings, ())
+        return _stopped(draft, stop)
     now = draft.at // 1_000_000
+    found: object
+    if getattr(verifier, "inline", False) is True:
+        try:
+            found = verifier.verify(task.token, now=now)
+        except BaseException as error:
+            found = draft.raised(error)
+    else:
+        found = yield Need(verifier, verifier.verify, (task.token,), {"now": now})
+    if type(found) is not Delegation:
+        return _stopped(draft, token_said(found))
+    revoked: object
+    if getattr(revocations, "inline", False) is True:
+        try:
+            revoked = revocations.find(found, now=now)
+        except BaseException as error:
+            revoked = draft.raised(error)
+    else:
+        revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
+    stop = revocation_said(revoked)
+    if stop is None and found is not task.delegation:
+        stop = _renewed(task, found)
+    if stop is not None:
+        return _stopped(draft, stop)
     draft.plan = plan = task.plan(house.layers, call.tool)
     stop = _bind(house, draft, bind)
     bound = draft.bound
     order: Sequence[Op] = ()
+    clear = False
     if bound is not None:
-        draft.findings, draft.claims, order = weigh(plan, bound.values, task.context, draft.id, now)
+        draft.findings, draft.claims, order, clear = weigh(plan, bound.values, task.context, draft.id, now)
         if call.id:
             draft.call_key = _call_key(task, call, bound)
             draft.replay = None if draft.dry else house.outcomes.get(draft.call_key)
@@ -257,19 +296,38 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     if task.incomplete:
         text = "the store is younger than the token and does not know this task's past"
         draft.findings.append(Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, text=text, fix="a new task"))
+        clear = False
     if plan.ends is not None and now >= task.opened + plan.ends:
         draft.findings.append(forbid("task", ReasonCode.TASK_EXPIRED, fix="a new task"))
+        clear = False
     if stop is not None:
         draft.findings.append(stop)
     # Later: external decision points stand here, before the reservation, and may only narrow.
-    if bound is not None and decide(draft.findings, plan.required).verdict == "allow":
-        yield from _reserve(house, draft, order)
+    if clear:  # nobody objects so far; without the reservation's own permit nothing is allowed
+        ops, first = _wanted(draft, task, plan, order)
+        if getattr(store, "inline", False) is True:
+            try:
+                answer = store.apply(ops, now=cast("datetime", draft.now), commit=not dry)
+            except BaseException as error:
+                answer = draft.raised(error)
+            if monotonic() > draft.deadline:
+                answer = Failure(None, late=True, answer=answer)
+        else:
+            answer = yield Need(store, store.apply, (ops,), {"now": draft.now, "commit": not dry})
+        if not _granted(house, draft, plan, answer, ops, first):
+            yield from _refused(house, draft, plan, answer, ops, first)
     elif bound is not None and (plan.fixed or draft.claims):
         draft.findings += yield from _trial(house, draft)
-    ruling = decide(draft.findings, (*plan.required, "state"))
+    ruling = decide(draft.findings, plan.all_required)
     if ruling.verdict == "allow" and not draft.claims:
         return ruling
-    return decide(_in_order(draft), (*plan.required, "state"))
+    return decide(_in_order(draft), plan.all_required)
+
+
+def _stopped(draft: Draft, finding: Finding | None) -> Ruling:
+    """Before anything else was looked at: nobody to judge for."""
+    draft.findings.append(finding or forbid("task", ReasonCode.TASK_NONE))
+    return decide(draft.findings, ())
 
 
 def _in_order(draft: Draft) -> list[Finding]:

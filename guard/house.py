@@ -44,6 +44,11 @@ class SystemClock:
     def monotonic(self) -> float:
         return _steady()
 
+    def read(self) -> tuple[datetime, float, float]:
+        """Both at once, and the wall time in seconds."""
+        at = time()
+        return datetime.fromtimestamp(at, UTC), _steady(), at
+
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford base 32, as in ULID: sorts by time, no I L O U
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
@@ -55,14 +60,18 @@ class Ids:
     def __init__(self, clock: Callable[[], float] = time) -> None:
         self._clock = clock
         self._drawn = "".join(_ALPHABET[b & 31] for b in urandom(8))
+        self._head = (-1, "")
         self._count = count(int.from_bytes(urandom(2), "big"))
 
     def __call__(self) -> str:
         p = _PAIRS
         ms = int(self._clock() * 1000)
         n = next(self._count)
-        head = p[ms >> 40 & 1023] + p[ms >> 30 & 1023] + p[ms >> 20 & 1023] + p[ms >> 10 & 1023] + p[ms & 1023]
-        return head + self._drawn + p[n >> 30 & 1023] + p[n >> 20 & 1023] + p[n >> 10 & 1023] + p[n & 1023]
+        known, head = self._head
+        if known != ms:
+            head = p[ms >> 40 & 1023] + p[ms >> 30 & 1023] + p[ms >> 20 & 1023] + p[ms >> 10 & 1023] + p[ms & 1023] + self._drawn
+            self._head = (ms, head)
+        return f"{head}{n & 0xFFFFFFFF:08X}"
 
 
 @dataclass(slots=True)

@@ -9,9 +9,25 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["AMOUNT_MAX", "UNIT", "Absent", "Add", "Applied", "Lookup", "Mark", "Op", "Pin", "Put", "Refused", "Require", "Take", "units"]
+__all__ = [
+    "AMOUNT_MAX",
+    "UNIT",
+    "Absent",
+    "Add",
+    "Applied",
+    "Lookup",
+    "Mark",
+    "Op",
+    "Pin",
+    "Put",
+    "Refused",
+    "Require",
+    "Take",
+    "one",
+    "units",
+]
 
 UNIT = Decimal("0.000001")
 AMOUNT_MAX = 2**53 - 1
@@ -102,6 +118,15 @@ class Refused(NamedTuple):
     value: object
     by: str
     now: int
+
+
+def one(key: str, most: int | None, window: int | None, by: str) -> Add:
+    """`Add` of one, made on every call for every limit: past the named tuple's own constructor, which takes twice as long."""
+    made: Add = _new(Add, (key, 1, most, window, by, None))
+    return made
+
+
+_new: Any = tuple.__new__
 
 
 def units(amount: Decimal | int) -> int | None:

@@ -6,24 +6,23 @@ which waits for it under the deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import TokenRefused
-from guard.house import House, TaskState
-from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
+from guard.house import House, SystemClock, TaskState
+from guard.model import Bound, Delegation, Finding, Outcome, ToolCall
 from guard.ops import Add, Mark, Op, Take
 from guard.ports import Clock
 from guard.reasons import REASONS, ReasonCode
 from guard.workflow.limits import Claim
 from guard.workflow.plan import Plan
 
-__all__ = ["Draft", "Taken", "failed", "forbid", "identify", "read_clock", "refunds"]
+__all__ = ["Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "read_clock", "refunds", "revocation_said", "token_said"]
 
 _NOTHING: Mapping[str, object] = {}
-_finding = quick(Finding)
 
 
 def forbid(judge: str, code: ReasonCode, text: str = "", fix: str | None = None) -> Finding:
@@ -50,11 +49,18 @@ def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
 
 
 class Draft:
-    """What one flow knows so far."""
+    """What one flow knows so far. What is not known yet stands on the class: a draft is made for every call."""
 
-    __slots__ = (
-        "at", "bound", "call", "call_key", "claims", "deadline", "dry", "findings", "id", "interrupt", "now", "plan", "replay", "step", "taken", "task",
-    )  # fmt: skip
+    at = 0
+    bound: Bound | None = None
+    call_key: str | None = None
+    claims: Sequence[Claim] = ()
+    interrupt: BaseException | None = None
+    now: datetime | None = None
+    plan: Plan | None = None
+    replay: Outcome | None = None
+    step = 0
+    taken: Taken | None = None
 
     def __init__(self, house: House, task: TaskState | None, call: ToolCall, dry: bool) -> None:
         self.id = house.ids()
@@ -63,16 +69,11 @@ class Draft:
         self.call = call
         self.dry = dry
         self.findings: list[Finding] = []
-        self.claims: list[Claim] = []
-        self.bound: Bound | None = None
-        self.plan: Plan | None = None
-        self.now: datetime | None = None
-        self.at = 0
-        self.step = 0
-        self.call_key: str | None = None
-        self.taken: Taken | None = None
-        self.replay: Outcome | None = None
-        self.interrupt: BaseException | None = None
+
+    @property
+    def late(self) -> bool:
+        """The deadline has passed: whatever was found, it came too late."""
+        return monotonic() > self.deadline
 
     def ask(
         self, port: object, question: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object] = _NOTHING
@@ -81,15 +82,16 @@ class Draft:
         if getattr(port, "inline", False) is not True:
             return Need(port, question, args, kwargs)
         try:
-            answer = question(*args, **kwargs)
-        except INTERRUPTS as error:
+            return question(*args, **kwargs)
+        except BaseException as error:
+            return self.raised(error)
+
+    def raised(self, error: BaseException) -> Failure:
+        """What a port raised, as an answer. A panic of a native library is not an Exception and must not pass (fail-open row F12)."""
+        if isinstance(error, INTERRUPTS):
             self.interrupt = self.interrupt or error
             return Failure(error, interrupted=True)
-        except BaseException as error:  # a panic of a native library is not an Exception and must not pass (fail-open row F12)
-            return Failure(error)
-        if monotonic() > self.deadline:
-            return Failure(None, late=True, answer=answer)
-        return answer
+        return Failure(error)
 
 
 def failed(answer: object, judge: str, code: ReasonCode) -> Finding:
@@ -102,20 +104,22 @@ def failed(answer: object, judge: str, code: ReasonCode) -> Finding:
     return forbid(judge, code)
 
 
-def _both(clock: Clock) -> tuple[object, object]:
-    return clock.now(), clock.monotonic()
+def both(clock: Clock) -> tuple[object, object, object]:
+    """Wall time, steady time, and the wall time in seconds where the clock knows it already."""
+    if type(clock) is SystemClock:
+        return clock.read()
+    return clock.now(), clock.monotonic(), None
 
 
-def read_clock(house: House, draft: Draft) -> Flow[Finding | None]:
+def clock_said(house: House, draft: Draft, answer: object) -> Finding | None:
     """Now, into the draft: never earlier than any time this guard has seen. Attack: a clock set back revives an expired token."""
-    answer = draft.ask(house.clock, _both, (house.clock,))
-    if type(answer) is Need:
-        answer = yield answer
-    wall, steady = answer if type(answer) is tuple else (None, None)
+    wall, steady, at = answer if type(answer) is tuple else (None, None, None)
     if type(wall) is not datetime or wall.tzinfo is None or type(steady) is not float:
         return failed(answer, "task", ReasonCode.CLOCK_UNAVAILABLE)
-    at = wall.timestamp()
-    if abs((at - house.wall0) - (steady - house.steady0)) > 60:
+    if type(at) is not float:
+        at = wall.timestamp()
+    drift = (at - house.wall0) - (steady - house.steady0)
+    if drift > 60 or drift < -60:
         return forbid("task", ReasonCode.CLOCK_DRIFT, fix="restart the process once the clock is right")
     if at < house.high:
         at = house.high
@@ -127,21 +131,39 @@ def read_clock(house: House, draft: Draft) -> Flow[Finding | None]:
     return None
 
 
+def token_said(answer: object) -> Finding:
+    """What it means that the verifier gave no delegation."""
+    if type(answer) is Failure and isinstance(answer.error, TokenRefused) and not answer.late:
+        return Finding("token", "forbid", answer.error.reason, text=str(answer.error))
+    return failed(answer, "token", ReasonCode.KEYS_UNAVAILABLE)
+
+
+def revocation_said(answer: object) -> Finding | None:
+    """None, and only None, means that nothing of the delegation was revoked."""
+    if answer is None:
+        return None
+    if type(answer) is str and answer:
+        return forbid("token", ReasonCode.TOKEN_REVOKED, f"{answer} was revoked", "a new token, from an identity that was not revoked")
+    return failed(answer, "token", ReasonCode.REVOCATION_UNAVAILABLE)
+
+
+def read_clock(house: House, draft: Draft) -> Flow[Finding | None]:
+    """Ask the clock."""
+    answer = draft.ask(house.clock, both, (house.clock,))
+    if type(answer) is Need:
+        answer = yield answer
+    return clock_said(house, draft, answer)
+
+
 def identify(house: House, draft: Draft, token: str) -> Flow[Delegation | Finding]:
-    """Token to delegation, and nothing revoked. The answer None of the revocation list, and only None, means not revoked."""
+    """Token to delegation, and nothing of it revoked."""
     now = {"now": draft.at // 1_000_000}
     answer = draft.ask(house.verifier, house.verifier.verify, (token,), now)
     if type(answer) is Need:
         answer = yield answer
     if type(answer) is not Delegation:
-        if type(answer) is Failure and isinstance(answer.error, TokenRefused) and not answer.late:
-            return Finding("token", "forbid", answer.error.reason, text=str(answer.error))
-        return failed(answer, "token", ReasonCode.KEYS_UNAVAILABLE)
+        return token_said(answer)
     revoked = draft.ask(house.revocations, house.revocations.find, (answer,), now)
     if type(revoked) is Need:
         revoked = yield revoked
-    if revoked is None:
-        return answer
-    if type(revoked) is str and revoked:
-        return forbid("token", ReasonCode.TOKEN_REVOKED, f"{revoked} was revoked", "a new token, from an identity that was not revoked")
-    return failed(revoked, "token", ReasonCode.REVOCATION_UNAVAILABLE)
+    return revocation_said(revoked) or answer

@@ -64,6 +64,8 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     decision = decision_of(house, draft, ruling)
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
+    if refused is None and draft.late and decision.verdict == "allow":
+        refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
     if refused is not None and decision.verdict == "allow":
         yield from _cancel(house, draft)
         sink, finding = refused
@@ -92,7 +94,9 @@ def _cancel(house: House, draft: Draft) -> Flow[None]:
         draft.taken = None
 
 
-def write(house: House, draft: Draft, decision: Decision, span: object, besides: Sink | None = None) -> Flow[tuple[Sink, Finding] | None]:
+def write(
+    house: House, draft: Draft, decision: Decision, span: object, besides: Sink | None = None
+) -> Flow[tuple[Sink | None, Finding] | None]:
     """The decision record to every sink, required ones first; the first required one that failed an allow, with its finding."""
     count = 1
     if draft.task is None:

@@ -15,13 +15,13 @@ judged. Paths, URLs, hosts, addresses and accounts reach the body in their norma
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from guard.constraints.canonical import canonical
-from guard.constraints.types import MAX_DEPTH, Resolve, ValueRefused, normalise
+from guard.constraints.canonical import canonical, canonical_flat
+from guard.constraints.types import MAX_DEPTH, NORMAL, Resolve, ValueRefused, normalise
 from guard.errors import ConfigError
-from guard.model import Bound
+from guard.model import Bound, quick
 from guard.reasons import ReasonCode
 from guard.suggest import did_you_mean
 
@@ -33,6 +33,9 @@ MAX_CHARS: Final = 1 << 20
 
 _HANDED_ON: Final = frozenset({"path", "url", "host", "email", "iban"})
 """Types whose normal form is what the body gets."""
+
+
+_bound = quick(Bound)
 
 
 class BindError(Exception):
@@ -155,6 +158,14 @@ class _Budget:
             raise OverflowError
 
 
+class _Leaf(NamedTuple):
+    """One plain argument: its type, the function that makes its normal form, whether the body gets that form."""
+
+    kind: str
+    normal: Callable[[object, Resolve | None], object]
+    handed_on: bool
+
+
 class Binder:
     """Fits calls of one tool. `shape` None: only the policy says what the arguments are. `types`: argument path -> type word."""
 
@@ -162,41 +173,53 @@ class Binder:
         self._tool = tool
         self._shape = shape
         self._declared = _declare(types)
-        self._flat = {name: one.type for name, one in self._declared.items() if one.type is not None}
-        self._known = None if shape is None or shape.open else frozenset(shape.names)
+        known = None if shape is None or shape.open else frozenset(shape.names)
+        self._known = known
+        leaves = {name: one.type for name, one in self._declared.items() if one.type is not None and (known is None or name in known)}
+        self._leaves = {name: _Leaf(kind, NORMAL[kind], kind in _HANDED_ON) for name, kind in leaves.items() if kind != "any"}
         self._defaults = dict(shape.defaults) if shape is not None else {}
         self._required = tuple(sorted(shape.required)) if shape is not None else ()
 
     def bind(self, args: Mapping[str, object], resolve: Resolve | None = None) -> Bound:
         """Raises BindError."""
-        if not isinstance(args, Mapping):
+        if type(args) is not dict and not isinstance(args, Mapping):
             raise BindError(ReasonCode.ARGS_TYPE, "", "the arguments are not a mapping of names to values")
         if len(args) > MAX_ARGS:
             raise BindError(ReasonCode.ARGS_SIZE, "", f"more than {MAX_ARGS} arguments")
         given = {**self._defaults, **args} if self._defaults else args
+        leaves = self._leaves
         out: dict[str, object] = {}
         values: dict[str, object] = {}
         budget: _Budget | None = None
-        chars = 0
+        chars, flat = 0, True
         for name, value in given.items():
-            if type(value) is str:  # the ordinary argument, without a walk
-                chars += len(value)
+            kind = type(value)
+            if kind is str:  # the ordinary argument, without a walk
+                chars += len(value)  # type: ignore[arg-type]
                 if chars > MAX_CHARS:
                     raise BindError(ReasonCode.ARGS_SIZE, _shown(name), f"the arguments are longer than {MAX_CHARS:,} characters")
-            elif type(value) is not bool and value is not None:
+            elif value is not None and kind is not bool:
                 budget = budget or _Budget()
                 self._measure(budget, name, value)
-            kind = self._flat.get(name)
-            if kind is None or (self._known is not None and name not in self._known):
+            leaf = leaves.get(name)
+            if leaf is None:
+                flat = False
                 self._other(name, value, out, values, resolve)
             elif value is None:
                 out[name] = None
             else:
-                self._leaf(name, kind, value, out, values, resolve)
+                word, make, handed_on = leaf
+                try:
+                    normal = values[name] = make(value, resolve)
+                except Exception:
+                    raise _not(name, word) from None
+                out[name] = value if kind is str and not handed_on else normal if kind is str else _body(word, value, normal)
+                if kind is list or kind is tuple:
+                    flat = False
         for name in self._required:
             if out.get(name) is None:
                 raise BindError(ReasonCode.ARGS_MISSING, name, f"argument {name} is missing")
-        return Bound(self._tool, out, values, self._canonical(values))
+        return _bound(self._tool, out, values, canonical_flat(values) if flat else self._canonical(values))
 
     def bind_call(self, args: Sequence[object], kwargs: Mapping[str, object], resolve: Resolve | None = None) -> Bound:
         """The same for a call as Python writes it. An argument by position is the argument of that name (fail-open row F27)."""
@@ -224,16 +247,6 @@ class Binder:
             return canonical(values)
         except Exception:
             raise BindError(ReasonCode.ARGS_TYPE, "", "the arguments have no canonical form") from None
-
-    def _leaf(
-        self, name: str, kind: str, value: object, out: dict[str, object], values: dict[str, object], resolve: Resolve | None
-    ) -> None:
-        try:
-            normal = normalise(kind, value, resolve=resolve)
-        except ValueRefused:
-            raise _not(name, kind) from None
-        values[name] = normal
-        out[name] = _body(kind, value, normal)
 
     def _other(self, name: object, value: object, out: dict[str, object], values: dict[str, object], resolve: Resolve | None) -> None:
         """An argument that is no plain leaf: unknown, or a list or mapping."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import rfc8785
 
-__all__ = ["canonical"]
+__all__ = ["canonical", "canonical_flat"]
 
 _MAX_INT = 2**53 - 1
 
@@ -37,6 +37,11 @@ def canonical(value: object) -> bytes:
     if _simple(value):
         return _encode(value).encode("utf-8")
     return rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def canonical_flat(values: dict[str, object]) -> bytes:
+    """The same for a mapping of ASCII names to text, booleans and bounded whole numbers: what the binder's ordinary arguments are."""
+    return _encode(values).encode("utf-8")
 
 
 def _simple(value: object) -> bool:

@@ -13,6 +13,7 @@ The body gets the normal form too, so that no second parser can read the value d
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ import idna
 __all__ = ["Refused", "Url", "email", "host", "split_email", "split_url", "url"]
 
 MAX_URL = 8192
+
+# The same few hosts and addresses come again and again: in a call, in its constraints, in the next call. Bounded; refusals are not kept.
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]*|[0-9]+)", re.ASCII)
@@ -97,6 +100,7 @@ class Url(NamedTuple):
         return f"{self.scheme}://{self.host}{port}{self.path}{query}" + ("" if self.fragment is None else f"#{self.fragment}")
 
 
+@lru_cache(maxsize=1024)
 def split_url(text: str) -> Url:
     """RFC 3986 syntax with an authority, normalised: case, IDNA, default port, percent-encoding, dot segments."""
     if len(text) > MAX_URL:
@@ -174,6 +178,7 @@ def url(text: str) -> str:
     return split_url(text).text
 
 
+@lru_cache(maxsize=2048)
 def split_email(text: str) -> tuple[str, str]:
     """Local part (its case kept) and domain of exactly one address (RFC 5321 dot-string)."""
     local, at, domain = text.rpartition("@")
@@ -185,6 +190,7 @@ def split_email(text: str) -> tuple[str, str]:
     return local, name
 
 
+@lru_cache(maxsize=2048)
 def email(text: str) -> str:
     """The normal form. Raises Refused."""
     local, domain = split_email(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final, cast
 
@@ -52,12 +53,17 @@ def _same_items(value: list[object] | tuple[object, ...], literal: list[object] 
     return len(value) == len(literal) and all(map(same, value, literal))
 
 
+@lru_cache(maxsize=2048)
+def _amount(text: str) -> Decimal | None:
+    return Decimal(text) if DECIMAL.fullmatch(text) else None
+
+
 def number(value: object) -> Decimal | None:
     """An int, decimal text or finite float as a number."""
     if type(value) is int:
         return Decimal(value)
-    if type(value) is str and DECIMAL.fullmatch(value):
-        return Decimal(value)
+    if type(value) is str:
+        return _amount(value) if len(value) < 100 else None
     if type(value) is float and value == value and value not in (float("inf"), float("-inf")):
         return Decimal(repr(value))
     return None
@@ -134,7 +140,14 @@ def _range(spec: object) -> Test:
     found = Range.of(cast("dict[str, object]", spec))
     if found is None:
         return never
-    admits = found.admits
+    low, high, admits = found.low, found.high, found.admits
+    if low is not None and high is not None and not found.low_open and not found.high_open:  # the ordinary range
+
+        def closed(value: object) -> bool:
+            amount = _amount(value) if type(value) is str and len(value) < 100 else number(value)
+            return amount is not None and low <= amount <= high
+
+        return closed
 
     def test(value: object) -> bool:
         amount = number(value)
@@ -213,12 +226,14 @@ def _url(spec: object) -> Test:
 
 def _email(spec: object) -> Test:
     domains = [str(name) for name in listed(cast("dict[str, object]", spec)["domain"])]
+    exact = frozenset(name for name in domains if not name.startswith("*."))
+    below = [name for name in domains if name not in exact]
 
     def test(value: object) -> bool:
         if type(value) is not str:
             return False
         domain = hosts.split_email(value)[1]
-        return any(host_fits(domain, name) for name in domains)
+        return domain in exact or any(host_fits(domain, name) for name in below)
 
     return test
 

@@ -31,7 +31,7 @@ from typing import Final
 from guard.constraints import hosts, paths
 from guard.constraints.text import is_clean, is_line, is_prose
 
-__all__ = ["DECIMAL", "MAX_DEPTH", "MAX_INT", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
+__all__ = ["DECIMAL", "NORMAL", "MAX_DEPTH", "MAX_INT", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
 
 MAX_INT: Final = 2**53 - 1
 MAX_DEPTH: Final = 32
@@ -39,6 +39,7 @@ _MAX_LINE: Final = 4096
 
 Resolve = Callable[[str], str]
 
+_SHORTEST = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{0,17}[1-9])?", re.ASCII)
 DECIMAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 _IBAN = re.compile(r"[A-Z0-9]{2,34}", re.ASCII)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -52,7 +53,7 @@ class ValueRefused(ValueError):
 def normalise(type: str, value: object, *, resolve: Resolve | None = None) -> object:
     """`value` in the normal form of `type`. Raises ValueRefused, and nothing else."""
     try:
-        return _NORMAL[type](value, resolve)
+        return NORMAL[type](value, resolve)
     except ValueRefused:
         raise
     except Exception:  # a subclass with methods of its own, a path the machine cannot resolve
@@ -75,6 +76,8 @@ def _line(value: object, resolve: Resolve | None) -> str:
 
 
 def _id(value: object, resolve: Resolve | None) -> object:
+    if type(value) is str and 0 < len(value) <= _MAX_LINE and value.isascii() and value.isprintable() and value[0] != " " != value[-1]:
+        return value  # the ordinary identifier
     return _line(value, resolve) if isinstance(value, str) else _int(value, resolve)
 
 
@@ -96,7 +99,9 @@ def _int(value: object, resolve: Resolve | None) -> int:
 
 def _decimal(value: object, resolve: Resolve | None) -> str:
     if isinstance(value, str):
-        text = _str(value)
+        text = value if type(value) is str else _str(value)
+        if _SHORTEST.fullmatch(text) and text != "-0":
+            return text
         if not DECIMAL.fullmatch(text):
             raise ValueRefused
         return decimal_text(Decimal(text))
@@ -142,7 +147,7 @@ def _date(value: object, resolve: Resolve | None) -> str:
 
 
 def _email(value: object, resolve: Resolve | None) -> str:
-    return hosts.email(_str(value))
+    return hosts.email(value if type(value) is str else _str(value))
 
 
 def _url(value: object, resolve: Resolve | None) -> str:
@@ -206,7 +211,7 @@ def _any(value: object, resolve: Resolve | None, depth: int = 0) -> object:
     raise ValueRefused
 
 
-_NORMAL: Final[Mapping[str, Callable[[object, Resolve | None], object]]] = {
+NORMAL: Final[Mapping[str, Callable[[object, Resolve | None], object]]] = {
     "id": _id,
     "name": _line,
     "text": _text,
@@ -224,5 +229,5 @@ _NORMAL: Final[Mapping[str, Callable[[object, Resolve | None], object]]] = {
     "any": _any,
 }
 
-TYPES: Final = tuple(_NORMAL)
+TYPES: Final = tuple(NORMAL)
 """The type words of POLICY."""

@@ -92,9 +92,11 @@ def heads_of_others(folder: Path, writer: str) -> dict[str, tuple[int, int, str]
     """How far everybody else says to have come."""
     found: dict[str, tuple[int, int, str]] = {}
     for other in writers(folder):
-        if other.writer != writer and (last := last_checkpoint(checkpoints_of(folder, other.file, other.writer))) is not None:
-            if last.writer == other.writer:
-                found[other.writer] = (last.n, last.seq, last.head)
+        if other.writer == writer:
+            continue
+        last = last_checkpoint(checkpoints_of(folder, other.file, other.writer))
+        if last is not None and last.writer == other.writer:
+            found[other.writer] = (last.n, last.seq, last.head)
     return found
 
 

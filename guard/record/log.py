@@ -26,6 +26,9 @@ from guard.record.keeper import EVERY, MOST_UNCOVERED, Chain, Keeper
 
 __all__ = ["Log"]
 
+_LOOK = 0.0001
+"""A look at the file is good for so many seconds: in a burst of calls the kernel is not asked the same thing for every one."""
+
 _write = os.write
 _fstat = os.fstat
 
@@ -52,6 +55,7 @@ class Log:
         self._keeper: Keeper | None = None
         self._signer: Signer | None = None
         self._left: set[str] = set()
+        self._looked = 0.0
 
     def forked(self) -> None:
         """In the child: the file, its lock and its chain are the parent's."""
@@ -85,10 +89,12 @@ class Log:
         if not lock.acquire(False) and not lock.acquire(timeout=self.patience):
             raise unavailable(self.path, "does not answer in time")
         try:
-            chain = self._chain
+            chain, start = self._chain, monotonic()
             if chain is None or chain.busy or chain.failed is not None:
                 chain = self._open()
-            elif look:
+                start = monotonic()
+            elif look and start - self._looked > _LOOK:
+                self._looked = start
                 seen = _fstat(chain.fd)
                 if seen.st_size != chain.size or seen.st_nlink == 0:
                     self._lost(chain)
@@ -100,7 +106,6 @@ class Log:
             size = len(line)
             if size > LINE_MAX:
                 raise unavailable(self.path, "takes no record of that size")
-            start = monotonic()
             chain.busy = True
             try:
                 done = _write(chain.fd, line)
@@ -109,7 +114,7 @@ class Log:
                 raise self._refused(error) from None
             if done != size:
                 self._take_back(chain)
-                raise unavailable(self.path, "is not writable: a record was cut short")
+                raise unavailable(self.path)
             chain.tip = (seq, digest)
             chain.size += size
             chain.busy = False

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any, TextIO
 
 from guard.events import DecisionRecord, OutcomeRecord
 
@@ -34,7 +34,7 @@ class LogSink:
     required = False
     inline = True
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._waiting: deque[tuple[str, dict[str, object]]] = deque()
         self._dropped = 0
@@ -108,7 +108,7 @@ class LogSink:
             self._idle.set()
 
 
-def _emitter(stream: IO[str] | None) -> Callable[[str, dict[str, object]], None]:
+def _emitter(stream: TextIO | None) -> Callable[[str, dict[str, object]], None]:
     """How events are written. Imports structlog: only ever on the thread."""
     import structlog
 

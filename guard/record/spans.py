@@ -6,8 +6,8 @@
 | deny         | the same, ended at once: status ERROR, `error.type` = `guardtrail.denied.<code>`; below it `authorize {tool}`|
 | ask          | the same without an error: nobody has refused yet                                                          |
 
-Attributes are given when the span starts (a third cheaper than later, and samplers see them); events, links and status only where
-there is something to say. The decision stands as an event too: some backends take no logs. Names, codes, keyed hashes; no values.
+Attributes are there from the start, those a sampler may go by first; events, links and status only where there is something to say.
+The decision stands as an event too: some backends take no logs. Names, codes, keyed hashes; no values.
 """
 
 from __future__ import annotations
@@ -81,22 +81,22 @@ class Spans:
     def __init__(self, provider: TracerProvider | None = None) -> None:
         # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
         from opentelemetry import context, trace
-        from opentelemetry.sdk.trace import Span as SdkSpan
+        from opentelemetry.attributes import BoundedAttributes
         from opentelemetry.trace import status
 
         self._trace: Any = trace
         self._context: Any = context
         self._status: Any = status
-        self._sdk_span = SdkSpan
+        self._bounded = BoundedAttributes
         self._given = provider
         self._tracer: Tracer | None = provider.get_tracer(SCOPE) if provider is not None else None
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
         self._violations: Any = None
-        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
+        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes, Attributes]] = {}
         self._seen: dict[str, SpanContext] = {}
-        self._holders: dict[str, tuple[Any, SpanContext]] = {}
+        self._holders: dict[str, list[Any]] = {}
 
     # A sink in name: records are not its business.
 
@@ -117,51 +117,65 @@ class Spans:
             return None
 
     def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
-        name, attributes = self._attributes(decision, task)
+        name, first, attributes = self._attributes(decision, task)
         if call_id:
             attributes[CALL_ID] = call_id[:256]
         if decision.verdict != "allow" or decision.mode == "monitor":
             attributes.update(_more(decision))
-        links = self._links(decision, task)
+        holder = None if task is None else self._holders.get(task.key)
+        links = self._links(decision, task, holder)
         current = self._trace.get_current_span()
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
-        if current.is_recording() and _executes(current, decision.tool):
-            current.set_attributes(attributes)
-            for link in links or ():
-                current.add_link(link.context, link.attributes)
-            span, own = current, False
+        own = not (current.is_recording() and _executes(current, decision.tool))
+        if own:
+            span = tracer.start_span(name, attributes=first, links=links, start_time=ns)
+            self._put(span, attributes)
         else:
-            span, own = tracer.start_span(name, attributes=attributes, links=links, start_time=ns), True
+            span = current
+            span.set_attributes({**first, **attributes})
+            for link in links or ():
+                span.add_link(link.context, link.attributes)
         where = span.get_span_context()
-        self._remember(decision, task, where)
+        self._remember(decision, task, holder, where)
         return CallSpan(self, tracer, span, own, where, ns)
+
+    def _put(self, span: Any, attributes: Attributes) -> None:
+        """More attributes onto a span that was just started. They are plain text, numbers and booleans already, and the SDK's check of
+        each costs as much as half a span: they go in behind it where the SDK is one we know and sets no limit, else through it."""
+        held = getattr(span, "_attributes", None)
+        if type(held) is self._bounded and held.max_value_len is None and (held.maxlen is None or held.maxlen >= 64):
+            inner = held._dict
+            if len(inner) < 16:
+                inner.update(attributes)
+                return
+        span.set_attributes(attributes)
 
     # -- what stands on a span ---------------------------------------------------------------------------------------------------
 
-    def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes]:
-        """Name and attributes, of a call that is allowed without remark."""
+    def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes, Attributes]:
+        """Of a call that is allowed without remark: name, what is there when the sampler is asked, and the rest."""
         tool = decision.tool
+        fixed: tuple[Any, str, Attributes, Attributes]
         if task is None:
-            name, fixed = f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
+            fixed = (None, f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}, {})
         else:
             delegation = task.delegation
             held = self._fixed.get((id(delegation), tool))
             if held is None or held[0] is not delegation:
-                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", _fixed(task, tool))
+                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}, _fixed(task, tool))
                 if len(self._fixed) >= _HELD:
                     self._fixed.clear()
                 self._fixed[id(delegation), tool] = held
-            name, fixed = held[1], held[2]
-        return name, {
-            **fixed,
-            DECISION: decision.verdict,
-            MODE: decision.mode,
-            EXECUTED: decision.verdict == "allow",
-            DECISION_ID: decision.id,
-            STEP: decision.step,
-        }
+            fixed = held
+        verdict = decision.verdict
+        rest = fixed[3].copy()
+        rest[MODE] = decision.mode
+        rest[EXECUTED] = verdict == "allow"
+        rest[DECISION_ID] = decision.id
+        rest[STEP] = decision.step
+        return fixed[1], {**fixed[2], DECISION: verdict}, rest
 
-    def _links(self, decision: Decision, task: Any) -> list[Any] | None:
+    def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
         """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
         links: list[Any] | None = None
         for witness in decision.witnesses:
@@ -169,23 +183,25 @@ class Spans:
             if seen is not None:
                 links = links or []
                 links.append(self._trace.Link(seen, {LINK: "witness"}))
-        if task is not None:
-            held = self._holders.get(task.key)
-            if held is not None and held[0] is not task.delegation and _holder(held[0]) != _holder(task.delegation):
-                links = links or []
-                links.append(self._trace.Link(held[1], {LINK: "pivot"}))
+        if holder is not None and holder[0] is not task.delegation and _holder(holder[0]) != _holder(task.delegation):
+            links = links or []
+            links.append(self._trace.Link(holder[1], {LINK: "pivot"}))
         return links
 
-    def _remember(self, decision: Decision, task: Any, where: SpanContext) -> None:
+    def _remember(self, decision: Decision, task: Any, holder: list[Any] | None, where: SpanContext) -> None:
         seen = self._seen
         seen[decision.id] = where
         if len(seen) > _HELD:
             with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
                 del seen[next(iter(seen))]
-        if task is not None:
-            if len(self._holders) >= _HELD and task.key not in self._holders:
+        if task is None:
+            return
+        if holder is not None:
+            holder[0], holder[1] = task.delegation, where
+        else:
+            if len(self._holders) >= _HELD:
                 self._holders.clear()
-            self._holders[task.key] = (task.delegation, where)
+            self._holders[task.key] = [task.delegation, where]
 
     # -- where spans go ----------------------------------------------------------------------------------------------------------
 
@@ -229,8 +245,8 @@ class CallSpan:
         self._token: Any = None
         self._end = False
         # All zeros is "no span" in OpenTelemetry; in a record that is no text.
-        self.trace_id = "%032x" % where.trace_id if where.trace_id else ""
-        self.span_id = "%016x" % where.span_id if where.span_id else ""
+        self.trace_id = f"{where.trace_id:032x}" if where.trace_id else ""
+        self.span_id = f"{where.span_id:016x}" if where.span_id else ""
 
     def attach(self) -> None:
         """Make it the current span: what the body does appears below it."""
@@ -312,7 +328,7 @@ def _fixed(task: Any, tool: str) -> Attributes:
     d = task.delegation
     plan = task.plans.get(tool)
     spec = plan.tool if plan is not None else None
-    out: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
+    out: Attributes = {}
     if spec is not None:
         out[EFFECT] = ",".join(spec.effects)
     if d.intent:

@@ -104,7 +104,7 @@ class MemoryState:
                         counts[key] = (total, by)
                         values.append(total)
                     elif kind is Absent:
-                        key = op.key
+                        key = op[0]
                         if type(key) is not str:
                             raise TypeError("Absent")
                         mark = marks.get(key)

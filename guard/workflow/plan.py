@@ -28,7 +28,8 @@ class Plan:
 
     `fixed`: limits every call takes one of, whatever its arguments; `rules`, `limits`: those that depend on them. `later`, `own`: for
     an intent's `order`: the steps that may not have run yet, and this tool's own. `required`: the judges that must permit (token,
-    grants, intent when the token names one; a judge with nothing to say is not among them). `ends`: the intent's time to live.
+    grants, intent when the token names one; a judge with nothing to say is not among them). `all_required`: with the
+    reservation. `ends`: the intent's time to live. `tells`: some of `fixed` is told.
     """
 
     tool: Tool | None
@@ -42,11 +43,11 @@ class Plan:
     required: tuple[Judge, ...]
     ends: int | None
     sync: Literal["os", "group"]
+    tells: bool = False
+    all_required: tuple[Judge, ...] = ()
 
-    @property
-    def possible(self) -> bool:
-        """Could this tool ever be allowed under this delegation?"""
-        return not any(finding.says == "forbid" for finding in self.always)
+    possible: bool = False
+    """Could this tool ever be allowed under this delegation?"""
 
 
 class Fixed(NamedTuple):
@@ -59,12 +60,9 @@ class Fixed(NamedTuple):
     told: bool
 
 
-class Weighed(NamedTuple):
-    """What the pure judges say, and what the call would take from the shared state. `order` operations come before the claims."""
-
-    findings: list[Finding]
-    claims: list[Claim]
-    order: Sequence[Op]
+Weighed = tuple[list[Finding], list[Claim], Sequence[Op], bool]
+"""What the pure judges say; what the call would take from the shared state; the `order` operations, which come before the claims;
+and whether nobody forbids and nobody asks, so that the claims are worth making."""
 
 
 def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, context: Context) -> Plan:
@@ -76,7 +74,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     )
     if spec is None:
         unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of {base.file}", fix=None)
-        return Plan(None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os")
+        return Plan(None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os", False, ("token", "grants", "state"))
     always = [token]
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
@@ -120,8 +118,10 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     asked = tuple(rule for rule in rules if rule.limit is None or id(rule.limit) not in settled)
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
     return Plan(
-        spec, tuple(always), tuple(choices), asked, limits, tuple(fixed), later, own, required, ends, "os" if spec.reversible else "group"
-    )
+        spec, tuple(always), tuple(choices), asked, limits, tuple(fixed), later, own, required, ends,
+        "os" if spec.reversible else "group", any(each.told for each in fixed), (*required, "state"),
+        all(finding.says == "permit" for finding in always),
+    )  # fmt: skip
 
 
 def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent] | Finding:
@@ -149,10 +149,12 @@ def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: 
     findings: list[Finding] = list(plan.always)
     claims: list[Claim] = []
     sources: list[LimitSource] = []
+    clear = plan.possible
     for checks in plan.choices:
         found = judge(checks, values)
         if isinstance(found, Finding):
             findings.append(found)
+            clear = False
             continue
         findings.append(found.permit)
         if plan.limits:
@@ -168,15 +170,17 @@ def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: 
             finding = rule.judge(values, now)
             if finding is not None:
                 findings.append(finding)
+                clear = clear and (finding.says == "permit" or finding.mode == "monitor")
     if sources:
         tool = plan.tool.name if plan.tool is not None else ""
         for source in sources:
             claim = source.claim(context, tool, values, decision, now)
             if isinstance(claim, Finding):
                 findings.append(claim)
+                clear = False
             else:
                 claims.append(claim)
     order: Sequence[Op] = plan.later
     if plan.own is not None:
         order = (*plan.later, Mark(plan.own, decision, value=decision))
-    return Weighed(findings, claims, order)
+    return findings, claims, order, clear

@@ -1,0 +1,51 @@
+"""The fast way to write a record says what the plain way says."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.events import DecisionRecord, OutcomeRecord
+from guard.model import Finding
+from guard.record.chain import encode
+from guard.record.lines import decision_body, outcome_body
+
+text = st.text(max_size=8) | st.text(alphabet=st.characters(exclude_categories=()), max_size=4)
+maybe = st.none() | text
+texts = st.lists(text, max_size=3).map(tuple)
+whole = st.integers(0, 2**53)
+findings = st.builds(
+    Finding, st.sampled_from(["intent", "rules"]), st.sampled_from(["permit", "forbid"]), text, maybe, maybe, text, st.sampled_from(["enforce", "monitor"]),
+    maybe, texts,
+)  # fmt: skip
+decisions = st.builds(
+    DecisionRecord, text, whole, text, text, whole, text, text, texts, text, text, text, st.lists(findings, max_size=3).map(tuple), maybe, texts, text,
+    maybe, text, text, text, text, text, texts, maybe, text, st.just("os"), text, text, whole,
+)  # fmt: skip
+outcomes = st.builds(OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole)
+
+
+@given(decisions)
+def test_decisions(record: DecisionRecord) -> None:
+    body = decision_body(record)
+    assert body == encode(record.to_dict())
+    assert body.isascii()
+    assert "\n" not in body
+
+
+@given(outcomes)
+def test_outcomes(record: OutcomeRecord) -> None:
+    assert outcome_body(record) == encode(record.to_dict())
+
+
+def test_pieces_are_found_by_value_and_bounded() -> None:
+    from guard.record import lines
+    from tests.record.making import decision
+
+    for i in range(3 * lines._MOST):
+        record = decision(tool=f"t{i}", findings=(Finding("rules", "forbid", "rule.limit", text=str(i)),))  # type: ignore[arg-type]
+        assert json.loads(decision_body(record))["tool"] == f"t{i}"
+    assert len(lines._pieces) <= lines._MOST
+    assert len(lines._findings) <= lines._MOST
