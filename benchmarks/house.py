@@ -24,15 +24,26 @@ def policy_text(tools: int, rules: int, *, dense: bool) -> str:
     """`tools` tools of three arguments; an intent that constrains all three; `rules` limit rules, spread or all on the first tool."""
     lines = ["guardtrail: 1", "name: bench", "owner: bench@acme.example", "tools:"]
     lines += [f"  tool_{i}: {{effect: read, control: {{order: id, to: email}}, data: {{amount: decimal}}}}" for i in range(tools)]
-    lines += ["intents:", "  work:", "    description: Everything.", "    params: {order: id, ceiling: decimal}", "    ttl: 10h", "    allow:"]
+    lines += [
+        "intents:",
+        "  work:",
+        "    description: Everything.",
+        "    params: {order: id, ceiling: decimal}",
+        "    ttl: 10h",
+        "    allow:",
+    ]
     args = '{order: {eq: $order}, to: {email: {domain: acme.example}}, amount: {range: {min: "0.01", max: $ceiling}}}'
     lines += [f"      tool_{i}: {{args: {args}}}" for i in range(tools)]
     lines += ["rules:"]
     for i in range(rules):
         tool = 0 if dense else i * max(1, tools // rules)
-        # Twenty limits on one tool that say the same do not load: each looks over an hour more and grants more.
-        limit = f"{{calls: {(i + 1) * 1_000_000}, within: {i + 1}h}}" if dense else "{calls: 100000000}"
-        lines.append(f"  - {{id: limit-{i}, when: {{tool: tool_{tool}}}, limit: {limit}}}")
+        # Twenty limits on one tool, none the same as another: by what they are about, and by what they are counted apart.
+        about = (f"tool: tool_{tool}", "effect: read", f"tool: tool_{tool}, intent: work", "effect: read, intent: work")[
+            i % 4 if dense else 0
+        ]
+        per = ("", "origin", "actor", "tool", "origin, actor")[i // 4 % 5 if dense else 0]
+        limit = f"{{calls: {100_000_000 + (i % 4 in (1, 3)) * 1000 + (i % 4 < 2) * 100}" + (f", per: [{per}]}}" if per else "}")
+        lines.append(f"  - {{id: limit-{i}, when: {{{about}}}, limit: {limit}}}")
     return "\n".join(lines) + "\n"
 
 

@@ -16,11 +16,12 @@ from contextvars import ContextVar, copy_context
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
-from guard.model import Outcome
+from guard.model import Outcome, quick
 
 __all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
 
 T = TypeVar("T")
+_outcome = quick(Outcome)
 
 
 class Need(NamedTuple):
@@ -57,20 +58,20 @@ Flow = Generator[Need | Run, object, T]
 class Lease:
     """The right to run one body once. A sealed body runs only inside the lease that the guard opened for this very call."""
 
-    __slots__ = ("_lock", "spent", "tool")
+    __slots__ = ("_left", "tool")
 
     def __init__(self, tool: str) -> None:
         self.tool = tool
-        self.spent = False
-        self._lock = threading.Lock()
+        self._left = [True]
 
     def take(self, tool: str) -> bool:
         """True once, for the tool it was opened for."""
-        with self._lock:
-            if self.spent or self.tool != tool:
-                return False
-            self.spent = True
-            return True
+        if self.tool != tool:
+            return False
+        try:
+            return self._left.pop()  # atomic: of two threads one gets it
+        except IndexError:
+            return False
 
 
 _lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
@@ -160,7 +161,7 @@ def _call(need: Need) -> object:
 def _run(run: Run) -> Outcome:
     token = _lease.set(run.lease)
     try:
-        return Outcome("ok", run.execute(*run.args, **run.kwargs))
+        return _outcome("ok", run.execute(*run.args, **run.kwargs))
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # interrupted midway: it may have had its effect
@@ -228,7 +229,7 @@ async def _arun(run: Run) -> Outcome:
         if inspect.isawaitable(value):
             waiting: Awaitable[object] = value
             value = await waiting
-        return Outcome("ok", value)
+        return _outcome("ok", value)
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # cancelled midway: it may have had its effect

@@ -29,7 +29,7 @@ from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
 from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
-from guard.ops import Absent, Add, Applied, Mark, Op, Refused, one
+from guard.ops import Absent, Add, Applied, Mark, Op, Refused, Tally
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, both, clock_said, failed, forbid, refunds, revocation_said, token_said
 from guard.workflow.limits import Claim
@@ -56,21 +56,18 @@ def _whose(task: TaskState | None) -> Finding | None:
 
 def _renewed(task: TaskState, found: Delegation) -> Finding | None:
     """Keys were rotated or a cache forgot: the same token, verified anew."""
+    if found is task.delegation:
+        return None
     if found.task != task.delegation.task or found.origin != task.delegation.origin:
         return forbid("task", ReasonCode.TASK_MISMATCH)
     task.renew(found)
     return None
 
 
-def _bind(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
-    tool = draft.call.tool
-    if tool not in house.layers[0].tools:
-        return None  # the plan says `tool.unknown`
+def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
+    """The arguments fitted to the tool, into the draft; or why they do not fit."""
     try:
-        if bind is not None:
-            draft.bound = bind(house)
-        else:
-            draft.bound = house.binders[tool].bind(draft.call.args, house.resolve)
+        draft.bound = bind(house) if bind is not None else house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
     except BindError as error:
         return Finding("call", "forbid", error.code, text=str(error))
     except BaseException as error:
@@ -83,13 +80,16 @@ def _bind(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
 def _wanted(draft: Draft, task: TaskState, plan: Plan, order: Sequence[Op]) -> tuple[list[Op], int]:
     """Everything the call takes from shared state, and where what counts begins in it."""
     by, call_key = draft.id, draft.call_key
-    ops: list[Op] = [task.ended, one(task.step_key, None, None, by)]
+    ops: list[Op] = [task.ended]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
     if order:
         ops += order
     first = len(ops)
-    ops += [one(key, most, window, by) for key, most, window, _, _ in plan.fixed]
+    keys, most = plan.tally
+    ops.append(Tally(keys, most, by))
+    if len(keys) <= len(plan.fixed):
+        ops += [Add(each.key, 1, each.max, each.window, by) for each in plan.fixed[len(keys) - 1 :]]
     if draft.claims:
         ops += [claim.op for claim in draft.claims]
     return ops, first
@@ -97,11 +97,11 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, order: Sequence[Op]) -> t
 
 def _granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op], first: int) -> bool:
     """What the store's answer means, except a refusal: False where it is one."""
-    if type(answer) is Applied and len(answer.values) == len(ops) and type(answer.values[1]) is int:
-        draft.step = answer.values[1]
+    if type(answer) is Applied and len(answer.values) == len(ops) and type(tallied := answer.values[first]) is tuple:
+        draft.step = tallied[0]
         draft.findings.append(_STATE_OK)
         if plan.tells or draft.claims:
-            _reserved(draft, plan, answer.values, first)
+            _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]])
         draft.taken = Taken(ops, first, answer.now)
         return True
     if type(answer) is Refused:
@@ -128,13 +128,13 @@ def _refused(house: House, draft: Draft, plan: Plan, answer: object, ops: list[O
     draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
 
 
-def _reserved(draft: Draft, plan: Plan, values: tuple[object, ...], first: int) -> None:
+def _reserved(draft: Draft, plan: Plan, counted: list[object]) -> None:
     """What is to be said of what was granted: what is left of a limit, and limits that only count and went over."""
-    for at, each in enumerate(plan.fixed, first):
+    for each, value in zip(plan.fixed, counted, strict=False):
         if each.told:
-            text = f"{values[at]} of {each.max} {each.source.unit}"
+            text = f"{value} of {each.max} {each.source.unit}"
             draft.findings.append(Finding(each.source.judge, "permit", ReasonCode.PERMIT, where=each.source.where, text=text))
-    for claim, value in zip(draft.claims, values[first + len(plan.fixed) :], strict=True):
+    for claim, value in zip(draft.claims, counted[len(plan.fixed) :], strict=True):
         said = claim.applied(value)
         if said is not None:
             draft.findings.append(said)
@@ -159,7 +159,7 @@ def _refusals(house: House, draft: Draft, answer: Refused, first: int) -> Flow[l
     index = answer.index
     if index == 0:
         return [forbid("task", ReasonCode.TASK_ENDED)]
-    if draft.call_key is not None and index == 2:
+    if draft.call_key is not None and index == 1:
         text = "a call with this id and these arguments was decided before"
         return [Finding("state", "forbid", ReasonCode.CALL_REPLAYED, text=text, witnesses=(answer.by,) if answer.by else ())]
     if index < first:
@@ -251,9 +251,9 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             answer = draft.raised(error)
     else:
         answer = yield Need(clock, both, (clock,))
-    stop = clock_said(house, draft, answer) or _whose(task)
-    if stop is not None or task is None:
-        return _stopped(draft, stop)
+    stop = clock_said(house, draft, answer)
+    if stop is not None or task is None or task.closed:
+        return _stopped(draft, stop or _whose(task))
     now = draft.at // 1_000_000
     found: object
     if getattr(verifier, "inline", False) is True:
@@ -273,13 +273,12 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             revoked = draft.raised(error)
     else:
         revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
-    stop = revocation_said(revoked)
-    if stop is None and found is not task.delegation:
-        stop = _renewed(task, found)
-    if stop is not None:
-        return _stopped(draft, stop)
+    if revoked is not None or found is not task.delegation:
+        stop = revocation_said(revoked) or _renewed(task, found)
+        if stop is not None:
+            return _stopped(draft, stop)
     draft.plan = plan = task.plan(house.layers, call.tool)
-    stop = _bind(house, draft, bind)
+    stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
     order: Sequence[Op] = ()
     clear = False
@@ -389,14 +388,32 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
         back = refunds(ticket.taken, marks=False)
         if back:
             yield Need(house.store, house.store.apply, (back,), {"now": datetime.now(UTC)})
-    clock = yield Need(house.clock, house.clock.now, ())
+    clock: object
+    interrupt: BaseException | None = None
+    if getattr(house.clock, "inline", False) is True:
+        try:
+            clock = house.clock.now()
+        except Exception:
+            clock = None
+    else:
+        clock = yield Need(house.clock, house.clock.now, ())
     at = int((clock if type(clock) is datetime else datetime.now(UTC)).timestamp() * 1_000_000)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
     record = _outcome_record(decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros)
     for sink in house.sinks:
-        yield Need(sink, sink.outcome, (record,))
+        if getattr(sink, "inline", False) is True:
+            try:
+                sink.outcome(record)
+            except INTERRUPTS as stop:
+                interrupt = stop
+            except BaseException:  # noqa: S112 - the body ran; a sink that cannot say so changes nothing
+                continue
+        else:
+            yield Need(sink, sink.outcome, (record,))
     if ticket.span is not None:
         ticket.span.end(record)
     if task is not None:
         task.tickets.pop(decision.id, None)
+    if interrupt is not None:
+        raise interrupt

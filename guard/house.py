@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from os import urandom
 from time import monotonic, time
@@ -23,12 +24,11 @@ from guard.workflow.plan import Plan, make_plan
 
 __all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket"]
 
+_steady: Callable[[], float]
 try:  # A laptop that slept is not a clock that was moved: count the time asleep, where the platform can.
     from time import CLOCK_BOOTTIME, clock_gettime
 
-    def _steady() -> float:
-        return clock_gettime(CLOCK_BOOTTIME)
-
+    _steady = partial(clock_gettime, CLOCK_BOOTTIME)
 except ImportError:  # pragma: no cover - not on this platform
     _steady = monotonic
 

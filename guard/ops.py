@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 __all__ = [
     "AMOUNT_MAX",
@@ -25,7 +25,7 @@ __all__ = [
     "Refused",
     "Require",
     "Take",
-    "one",
+    "Tally",
     "units",
 ]
 
@@ -49,6 +49,17 @@ class Add(NamedTuple):
     window: int | None = None
     by: str = ""
     at: int | None = None
+
+
+class Tally(NamedTuple):
+    """`Add` of one without a window to each of `keys`, up to its maximum in `most`; refuse if any would pass. Answer: the new sums.
+
+    What most calls take from most limits, as one operation. The keys are distinct.
+    """
+
+    keys: tuple[str, ...]
+    most: tuple[int, ...]
+    by: str = ""
 
 
 class Mark(NamedTuple):
@@ -101,7 +112,7 @@ class Lookup(NamedTuple):
     key: str
 
 
-Op = Add | Mark | Absent | Require | Take | Pin | Put | Lookup
+Op = Add | Tally | Mark | Absent | Require | Take | Pin | Put | Lookup
 
 
 class Applied(NamedTuple):
@@ -118,15 +129,6 @@ class Refused(NamedTuple):
     value: object
     by: str
     now: int
-
-
-def one(key: str, most: int | None, window: int | None, by: str) -> Add:
-    """`Add` of one, made on every call for every limit: past the named tuple's own constructor, which takes twice as long."""
-    made: Add = _new(Add, (key, 1, most, window, by, None))
-    return made
-
-
-_new: Any = tuple.__new__
 
 
 def units(amount: Decimal | int) -> int | None:

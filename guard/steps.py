@@ -14,7 +14,7 @@ from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import TokenRefused
 from guard.house import House, SystemClock, TaskState
 from guard.model import Bound, Delegation, Finding, Outcome, ToolCall
-from guard.ops import Add, Mark, Op, Take
+from guard.ops import Add, Mark, Op, Take, Tally
 from guard.ports import Clock
 from guard.reasons import REASONS, ReasonCode
 from guard.workflow.limits import Claim
@@ -44,7 +44,11 @@ class Taken:
 def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
     """What takes it back: marks are taken, counts are refunded. The step number stays used."""
     undone: list[Op] = [Take(op.key, need=False) for op in taken.ops[: taken.first] if type(op) is Mark] if marks else []
-    undone += [Add(op.key, -op.amount, None, op.window, op.by, taken.at) for op in taken.ops[taken.first :] if type(op) is Add]
+    for op in taken.ops[taken.first :]:
+        if type(op) is Add:
+            undone.append(Add(op.key, -op.amount, None, op.window, op.by, taken.at))
+        elif type(op) is Tally:
+            undone += [Add(key, -1, None, None, op.by, taken.at) for key in op.keys[1:]]  # the first counts steps
     return tuple(undone)
 
 

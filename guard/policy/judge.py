@@ -36,6 +36,10 @@ class Check:
 def judge(checks: tuple[Check, ...], values: Mapping[str, object]) -> Check | Finding:
     """The first of the alternatives that admits the call, else the first one's refusal, naming the argument."""
     first: Finding | None = None
+    if len(checks) == 1:  # the ordinary case
+        check = checks[0]
+        failed = check.test(values) if check.test is not None else None
+        return check if failed is None else _refuse(check, *failed)
     for check in checks:
         failed = check.test(values) if check.test is not None else None
         if failed is None:

@@ -142,9 +142,10 @@ class _Check:
         if not self.known:
             # Attack: an empty or foreign folder that passes because there is nothing to find fault with.
             self.findings.add("writers.jsonl", 0, "writers.jsonl is missing: nobody is known to have written here")
-        here = {entry.writer for entry in self.known.values()}
         for entry in self.known.values():
             self._writer(entry)
+        # Asked again: a writer that came while we read is no stranger, only not read.
+        here = {entry.writer for entry in (*self.known.values(), *writers(self.folder))}
         for writer in sorted(set(self.marks) - here):
             self.findings.add(
                 "writers.jsonl", 0, f"writer {writer}, whom {self.marks[writer][0].by} knows, is not in the list of writers any more"
@@ -236,7 +237,8 @@ class _Check:
                 self.marks.setdefault(other, []).append(Mark(seq, head, n, "", "the witness"))
 
     def _foreign(self, files: list[str]) -> None:
-        expected = set(self.known) | {checkpoints_of(self.folder, e.file, e.writer).name for e in self.known.values()}
+        known = [*self.known.values(), *writers(self.folder)]
+        expected = {e.file for e in known} | {checkpoints_of(self.folder, e.file, e.writer).name for e in known}
         for name in (*files, *sorted(p.name for p in self.folder.glob("checkpoints*.jsonl"))):
             # An empty one is a writer that was killed before it could register.
             if name not in expected and _size(self.folder / name):

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from guard.errors import StateUnavailable
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
 from guard.state import window as windows
 
 __all__ = ["MemoryState"]
@@ -103,6 +103,25 @@ class MemoryState:
                         undo.append((counts, key, held))
                         counts[key] = (total, by)
                         values.append(total)
+                    elif kind is Tally:
+                        keys, tops, by = op  # type: ignore[misc]
+                        new, before = {}, []
+                        for key, most in zip(keys, tops, strict=True):
+                            held = counts.get(key)
+                            total = 1 if held is None else held[0] + 1
+                            if total > most or total > AMOUNT_MAX:
+                                refused = held or (0, "")
+                                break
+                            new[key] = (total, by)
+                            before.append((counts, key, held))
+                        else:
+                            if type(by) is not str or len(new) != len(keys):
+                                raise TypeError("Tally")
+                            undo += before
+                            counts.update(new)
+                            values.append(tuple([each[0] for each in new.values()]))
+                            continue
+                        break
                     elif kind is Absent:
                         key = op[0]
                         if type(key) is not str:

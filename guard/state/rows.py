@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from guard.ops import AMOUNT_MAX, Absent, Add, Lookup, Mark, Op, Pin, Put, Refused, Require, Take
+from guard.ops import AMOUNT_MAX, Absent, Add, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
 from guard.state import window as windows
 
-__all__ = ["NOW", "Changes", "Row", "Rows", "judge", "names"]
+__all__ = ["NOW", "Changes", "Row", "Rows", "folded", "judge", "names", "spread"]
 
 Row = tuple[str, int | None, str | None, str, int | None]
 Rows = dict[str, Row]
@@ -23,6 +23,42 @@ NOW = "now"
 """The key of the high-water mark (`n`). Without a `#`: no operation can name it."""
 
 _MARKS = frozenset((Mark, Absent, Require, Take, Pin, Put, Lookup))
+
+
+def spread(ops: Sequence[Op]) -> Sequence[Op]:
+    """The same list with each `Tally` as the `Add`s it stands for."""
+    if not any(type(op) is Tally for op in ops):
+        return ops
+    flat: list[Op] = []
+    for op in ops:
+        if type(op) is not Tally:
+            flat.append(op)
+        elif len(set(op.keys)) != len(op.keys) or len(op.keys) != len(op.most) or not all(type(most) is int for most in op.most):
+            raise TypeError("Tally")
+        else:
+            flat += [Add(key, 1, most, None, op.by) for key, most in zip(op.keys, op.most, strict=True)]
+    return flat
+
+
+def folded(ops: Sequence[Op], answer: list[object] | Refused) -> list[object] | Refused:
+    """The answer to the spread list as the answer to `ops`."""
+    if isinstance(answer, Refused):
+        at = answer.index
+        for index, op in enumerate(ops):
+            at -= len(op.keys) if type(op) is Tally else 1
+            if at < 0:
+                return answer._replace(index=index)
+        return answer
+    values: list[object] = []
+    at = 0
+    for op in ops:
+        if type(op) is Tally:
+            values.append(tuple(answer[at : at + len(op.keys)]))
+            at += len(op.keys)
+        else:
+            values.append(answer[at])
+            at += 1
+    return values
 
 
 def names(ops: Sequence[Op]) -> list[str]:

@@ -8,6 +8,7 @@ SQLite's: its busy handler sleeps ever longer, up to 100 ms, so that whoever has
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from weakref import WeakSet
 
 from guard.errors import StateUnavailable
 from guard.ops import Applied, Op, Refused
-from guard.state.rows import NOW, Changes, Row, judge, names
+from guard.state.rows import NOW, Changes, Row, folded, judge, names, spread
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,6 +33,8 @@ T = TypeVar("T")
 SCHEMA = 1
 _OPEN_SECONDS = 5.0
 _BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED, whatever the extended code adds
+_SLOW, _SUSPECT = 0.05, 10.0
+"""Seconds: a call that takes longer is slow, and for how long the store is then asked from a helper thread."""
 _SWEEP = 256
 """Committed lists between two looks for rows that have ended."""
 
@@ -52,8 +55,6 @@ class SqliteState:
     (mode 0600), and survives a killed process; after a power failure the last commits may be missing (`synchronous=NORMAL`).
     """
 
-    inline = False
-
     def __init__(self, path: str | Path, *, timeout: float = 1.0) -> None:
         self.path = Path(path).absolute()
         self._text = str(self.path)
@@ -64,6 +65,7 @@ class SqliteState:
         self._file: tuple[int, int] | None = None
         self._refuses: str | None = None
         self._lists = self._ending = 0
+        self._slow_until = 0.0
         self._reads: dict[int, str] = {}
         self.born: datetime = datetime.now(UTC)
         try:
@@ -73,6 +75,12 @@ class SqliteState:
             raise _unavailable(error, self.path.name) from None
         _stores.add(self)
 
+    @property
+    def inline(self) -> bool:
+        """May the caller's own thread ask? A transaction takes less than handing it to another thread does, so: yes, as long as none was
+        slow in the last seconds, and not where waiting for another process would stop an event loop."""
+        return monotonic() > self._slow_until and not _in_event_loop()
+
     def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
         """See the port. One read of every row the list is about, one judgement, one write of what changed; all in one transaction."""
         deadline = monotonic() + self.timeout
@@ -80,17 +88,24 @@ class SqliteState:
             if now.tzinfo is None:
                 raise TypeError("now")
             at = int(now.timestamp())
-            named = names(ops)
+            flat = spread(ops)
+            named = names(flat)
         except Exception as error:
             raise StateUnavailable(f"not a list of operations: {type(error).__name__}") from None
         if not self._lock.acquire(timeout=self.timeout):
             raise StateUnavailable(f"state file {self.path.name}: other callers of this process took too long")
         try:
-            return self._apply(ops, named, at, deadline) if commit else self._trial(ops, named, at, deadline)
+            answer, at = self._apply(flat, named, at, deadline) if commit else self._trial(flat, named, at, deadline)
+            if flat is not ops:
+                answer = folded(ops, answer)
+            return answer if type(answer) is Refused else Applied(tuple(answer), at)
         except Exception as error:
             raise _unavailable(error, self.path.name) from None
         finally:
             self._lock.release()
+            ended = monotonic()
+            if ended - deadline + self.timeout > _SLOW:
+                self._slow_until = ended + _SUSPECT
 
     def close(self) -> None:
         """Close the file. Every later call is refused. Safe to repeat."""
@@ -110,7 +125,7 @@ class SqliteState:
 
     # -- one list, under the lock -------------------------------------------------------------------------------------------------
 
-    def _apply(self, ops: Sequence[Op], named: list[str], at: int, deadline: float) -> Applied | Refused:
+    def _apply(self, ops: Sequence[Op], named: list[str], at: int, deadline: float) -> tuple[list[object] | Refused, int]:
         cursor = self._ready(deadline)
         try:
             cursor.execute("BEGIN IMMEDIATE")
@@ -136,9 +151,9 @@ class SqliteState:
         finally:
             if not finished:
                 self._undo(cursor)
-        return answer if type(answer) is Refused else Applied(tuple(answer), at)
+        return answer, at
 
-    def _trial(self, ops: Sequence[Op], named: list[str], at: int, deadline: float) -> Applied | Refused:
+    def _trial(self, ops: Sequence[Op], named: list[str], at: int, deadline: float) -> tuple[list[object] | Refused, int]:
         cursor = self._ready(deadline)
         sql, keys = self._read(len(named) + 1), (NOW, *named)
         # One statement sees one state of the file: no transaction, and nobody waits for it.
@@ -147,7 +162,7 @@ class SqliteState:
         if held is not None and held[1] > at:
             at = held[1]
         answer, _ = judge(ops, named, rows, at)
-        return answer if type(answer) is Refused else Applied(tuple(answer), at)
+        return answer, at
 
     def _read(self, n: int) -> str:
         sql = self._reads.get(n)
@@ -242,6 +257,11 @@ def _schema(cursor: sqlite3.Cursor, name: str) -> datetime:
             cursor.execute("ROLLBACK")
         raise
     return born
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # who has not imported it has no loop
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def _busy(error: BaseException) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from guard.model import Delegation, Finding, Judge
-from guard.ops import Absent, Mark, Op
+from guard.ops import AMOUNT_MAX, Absent, Mark, Op
 from guard.policy.data import Intent, Limit, PolicyData, Tool
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
 from guard.reasons import ReasonCode
@@ -29,7 +29,9 @@ class Plan:
     `fixed`: limits every call takes one of, whatever its arguments; `rules`, `limits`: those that depend on them. `later`, `own`: for
     an intent's `order`: the steps that may not have run yet, and this tool's own. `required`: the judges that must permit (token,
     grants, intent when the token names one; a judge with nothing to say is not among them). `all_required`: with the
-    reservation. `ends`: the intent's time to live. `tells`: some of `fixed` is told.
+    reservation. `ends`: the intent's time to live. `tally`: keys and maxima of the task's step counter and of
+    those of `fixed` without a window.
+    `tells`: some of `fixed` is told.
     """
 
     tool: Tool | None
@@ -43,6 +45,7 @@ class Plan:
     required: tuple[Judge, ...]
     ends: int | None
     sync: Literal["os", "group"]
+    tally: tuple[tuple[str, ...], tuple[int, ...]] = ((), ())
     tells: bool = False
     all_required: tuple[Judge, ...] = ()
 
@@ -74,7 +77,9 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     )
     if spec is None:
         unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of {base.file}", fix=None)
-        return Plan(None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os", False, ("token", "grants", "state"))
+        return Plan(
+            None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os", ((), ()), False, ("token", "grants", "state")
+        )
     always = [token]
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
@@ -82,6 +87,8 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     granted = grant_checks(delegation, tool, base.scopes)
     if isinstance(granted, Finding):
         always.append(granted)
+    elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
+        always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
     else:
         choices.append(granted)
         for i, check in enumerate(granted):
@@ -114,12 +121,15 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     ]
     sources += [rule.limit for rule in rules if rule.limit is not None and rule.always]
     fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool)) is not None]
+    fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
+    together = [each for each in fixed if each.window is None]
+    tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
     settled = {id(each.source) for each in fixed}
     asked = tuple(rule for rule in rules if rule.limit is None or id(rule.limit) not in settled)
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
     return Plan(
         spec, tuple(always), tuple(choices), asked, limits, tuple(fixed), later, own, required, ends,
-        "os" if spec.reversible else "group", any(each.told for each in fixed), (*required, "state"),
+        "os" if spec.reversible else "group", tally, any(each.told for each in fixed), (*required, "state"),
         all(finding.says == "permit" for finding in always),
     )  # fmt: skip
 
@@ -152,15 +162,15 @@ def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: 
     clear = plan.possible
     for checks in plan.choices:
         found = judge(checks, values)
-        if isinstance(found, Finding):
-            findings.append(found)
+        if type(found) is Check:
+            findings.append(found.permit)
+            if plan.limits:
+                source = plan.limits.get(id(found))
+                if source is not None:
+                    sources.append(source)
+        else:
+            findings.append(cast("Finding", found))
             clear = False
-            continue
-        findings.append(found.permit)
-        if plan.limits:
-            source = plan.limits.get(id(found))
-            if source is not None:
-                sources.append(source)
     for rule in plan.rules:
         if not rule.always and not rule.matches(values):
             continue
