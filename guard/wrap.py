@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 from guard.constraints import Binder, Shape
 from guard.drive import leased
 from guard.errors import ConfigError, Denied
-from guard.model import Bound, Decision, Finding, Outcome, ToolCall
+from guard.model import Bound, Decision, Finding, Outcome, ToolCall, quick
 from guard.reasons import ReasonCode
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = ["GuardedTool", "guarded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_call = quick(ToolCall)
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -108,7 +109,7 @@ def _sync(guard: Guard, function: Callable[..., Any], name: str, binder: Binder,
         if leased(name):  # `guard.call(ToolCall(...), guarded_tool)`: judged already, this is its body
             return function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return guard.run(ToolCall(name, kwargs), body, _bind(binder, skip, args, kwargs))
+        return guard.run(_call(name, kwargs), body, _bind(binder, skip, args, kwargs))
 
     return wrapper
 

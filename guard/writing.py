@@ -56,26 +56,26 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
 
 def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     """Number and record ahead; what no required sink could take is denied and its reservation taken back."""
-    task = draft.task
-    if ruling.verdict != "allow":
+    task, allowed = draft.task, ruling.verdict == "allow"
+    if not allowed:
         yield from _cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
             yield from _count_denied(house, draft, task)
     decision = decision_of(house, draft, ruling)
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
-    if refused is None and draft.late and decision.verdict == "allow":
-        refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
-    if refused is not None and decision.verdict == "allow":
-        yield from _cancel(house, draft)
-        sink, finding = refused
-        draft.findings.append(finding)
-        decision = decision_of(house, draft, decide(draft.findings, ()))
-        yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
-    ticket = Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, span, perf_counter())
-    if decision.blocks and span is not None:
+    if allowed:
+        if refused is None and draft.late:
+            refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
+        if refused is not None:
+            yield from _cancel(house, draft)
+            sink, finding = refused
+            draft.findings.append(finding)
+            decision = decision_of(house, draft, decide(draft.findings, ()))
+            yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
+    if span is not None and decision.verdict != "allow":
         span.denied(decision)
-    return ticket
+    return Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, span, perf_counter())
 
 
 def _count_denied(house: House, draft: Draft, task: TaskState) -> Flow[None]:
@@ -104,12 +104,18 @@ def write(
         if count == 0:
             return None
     record = decision_record(house, draft.task, draft.call, draft.plan, decision, draft.at, span, count)
+    answer: object
     for sink in house.sinks:
         if sink is besides:
             continue
-        answer = draft.ask(sink, sink.decision, (record,))
-        if type(answer) is Need:
-            answer = yield answer
+        if getattr(sink, "inline", False) is True:
+            try:
+                sink.decision(record)
+                continue
+            except BaseException as error:
+                answer = draft.raised(error)
+        else:
+            answer = yield Need(sink, sink.decision, (record,))
         if type(answer) is Failure and sink.required is not False and decision.verdict == "allow":
             return sink, _sink_failed(answer)
     return None

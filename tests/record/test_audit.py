@@ -146,11 +146,11 @@ def test_two_processes_at_once(folder: Path) -> None:
     ]
     assert [each.stdout.readline() for each in running if each.stdout is not None] == [b"written\n"] * 2
     found = verify_log(folder)
-    assert (found.ok, found.incomplete, found.running) == (True, False, True)
+    assert (found.ok, found.incomplete, found.running) == (True, False, True), found.text
     for each in running:
         each.communicate()
     found = verify_log(folder)
-    assert (found.ok, found.incomplete, found.records, found.writers) == (True, False, 2000, 2)
+    assert (found.ok, found.incomplete, found.records, found.writers) == (True, False, 2000, 2), found.text
     assert len(list(folder.glob("audit-*.jsonl"))) == 1
 
     sink = AuditFile(folder)  # both are free now: the main file is continued
