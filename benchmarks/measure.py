@@ -33,7 +33,9 @@ class Row:
         return self.bar is None or self.ratio <= self.bar
 
 
-def interleave(name: str, subject: Work, reference_name: str, reference: Work, *, bar: float | None = None, rounds: int = 41, batch: int = 200) -> Row:
+def interleave(
+    name: str, subject: Work, reference_name: str, reference: Work, *, bar: float | None = None, rounds: int = 41, batch: int = 200
+) -> Row:
     """`rounds` rounds of `batch` subject calls and `batch` reference calls, in changing order."""
     subject(batch)
     reference(batch)

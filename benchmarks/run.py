@@ -1,6 +1,6 @@
 """`make bench`: every row in one run; a table on the terminal and `benchmarks/results.json`.
 
-    python -m benchmarks.run [--only PREFIX] [--quick]
+python -m benchmarks.run [--only PREFIX] [--quick]
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from time import time
 from typing import Any
 
 import jwt
-from benchmarks.house import CALL, cached_decision, directory_guard, empty, make_guard, policy_text, span_reference
-from benchmarks.measure import Row, interleave
 
+from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
+from benchmarks.measure import Row, interleave
 from guard import LocalIssuer
 from guard.tokens import verify
 
@@ -93,10 +93,18 @@ def imports(rounds: int) -> Iterator[Row]:
             costs[name].append(float(out.stdout))
     beyond = sorted(g - b for g, b in zip(costs["guard"], costs["base"], strict=True))
     middle = beyond[len(beyond) // 2]
-    yield Row("import.guard", round(middle * 1e6, 1), "60 ms beyond pydantic, pyjwt, opentelemetry.sdk.trace", round(middle / 0.060, 3), 1.0)
+    yield Row(
+        "import.guard", round(middle * 1e6, 1), "60 ms beyond pydantic, pyjwt, opentelemetry.sdk.trace", round(middle / 0.060, 3), 1.0
+    )
 
 
-GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {"self": spans, "decision": decisions, "token": tokens, "call": calls, "import": imports}
+GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "self": spans,
+    "decision": decisions,
+    "token": tokens,
+    "call": calls,
+    "import": imports,
+}
 
 
 def main() -> int:
@@ -111,7 +119,10 @@ def main() -> int:
             for row in group(rounds):
                 rows.append(row)
                 bar = f"<= {row.bar}" if row.bar is not None else ""
-                print(f"{row.name:24} {row.cpu_us_median:10.2f} us   {row.ratio:7.3f} x {row.reference:20} {bar:8} {'' if row.ok else 'OVER'}", flush=True)
+                print(
+                    f"{row.name:24} {row.cpu_us_median:10.2f} us   {row.ratio:7.3f} x {row.reference:20} {bar:8} {'' if row.ok else 'OVER'}",
+                    flush=True,
+                )
     versions = {"python": platform.python_version()}
     for package in ("pydantic", "pyjwt", "cryptography", "opentelemetry-sdk"):
         with suppress(Exception):

@@ -215,9 +215,9 @@ async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, Bas
     if not waiting.done():
         future.cancel()
         return Failure(None, late=True, interrupted=False, pending=future), cancelled
-    error = future.exception()
-    if error is not None:
-        return Failure(error), cancelled
+    failed = future.exception()
+    if failed is not None:
+        return Failure(failed), cancelled
     answer = future.result()
     return (Failure(cancelled, interrupted=True, answer=answer) if cancelled is not None else answer), cancelled
 

@@ -352,7 +352,7 @@ def call_flow(
         return ticket, ticket.replay
     if ticket.decision.blocks:
         return ticket, Outcome("not_executed")
-    assert ticket.bound is not None  # noqa: S101 - no allow without a bound call: `state` is required
+    assert ticket.bound is not None
     span = ticket.span
     if span is not None:
         span.attach()

@@ -96,7 +96,7 @@ class TaskState:
     closed: bool = False
     step_key: str = ""
     credential: str = ""
-    ended: Absent = Absent("")
+    ended: Absent = field(default=Absent(""))
 
     def __post_init__(self) -> None:
         self.step_key = f"{self.key}|step"

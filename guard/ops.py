@@ -125,7 +125,7 @@ class Applied(NamedTuple):
 class Refused(NamedTuple):
     """Nothing was applied. `index`: the first operation that failed. `value`: what stood there (sum, mark value). `by`: who set it."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     value: object
     by: str
     now: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from guard.constraints import Binder, Shape
@@ -19,7 +19,7 @@ from guard.model import Bound, Decision, Finding, Outcome, ToolCall, quick
 from guard.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from guard.house import House
+    from guard.house import House, Ticket
     from guard.runtime import Guard
 
 __all__ = ["GuardedTool", "guarded"]
@@ -130,7 +130,7 @@ def _generator(guard: Guard, function: Callable[..., Any], name: str, binder: Bi
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:
-            result = yield from function(*given, **ticket.bound.args)
+            result = yield from function(*given, **bound_args(ticket))
             outcome = Outcome("ok")
             return result
         except Exception as error:
@@ -148,7 +148,7 @@ def _async_generator(guard: Guard, function: Callable[..., Any], name: str, bind
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:
-            async for item in function(*given, **ticket.bound.args):
+            async for item in function(*given, **bound_args(ticket)):
                 yield item
             outcome = Outcome("ok")
         except Exception as error:
@@ -158,6 +158,13 @@ def _async_generator(guard: Guard, function: Callable[..., Any], name: str, bind
             await guard.aclose_call(ticket, outcome)
 
     return wrapper
+
+
+def bound_args(ticket: Ticket) -> Mapping[str, Any]:
+    """What an admitted call runs with: no call is admitted unbound."""
+    if ticket.bound is None:
+        raise _seal_denied(ticket.decision.tool)
+    return ticket.bound.args
 
 
 _WRAPPERS: dict[str, Callable[..., Any]] = {"sync": _sync, "async": _async, "generator": _generator, "async generator": _async_generator}

@@ -23,14 +23,14 @@ _VERBS = """\
 guardtrail: authorization for the tool calls of AI agents
 
 in the order of the work
-  init           a first policy from your functions      guardtrail init tools:TOOLS
-  lint           what does not mean what you think       guardtrail lint policy.yaml
-  test           the policy's own tests                  guardtrail test policy.yaml
-  token mint     a development token                     guardtrail token mint --issuer acme-dev --origin alice ...
-  token inspect  what a token says                       guardtrail token inspect @task.jwt
-  check          what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
-  explain        one recorded decision and its chain     guardtrail explain last
-  audit verify   edited, deleted, reordered records      guardtrail audit verify
+  init            a first policy from your functions      guardtrail init tools:TOOLS
+  lint            what does not mean what you think       guardtrail lint policy.yaml
+  test            the policy's own tests                  guardtrail test policy.yaml
+  token mint      a development token                     guardtrail token mint --issuer acme-dev --origin alice ...
+  token inspect   what a token says                       guardtrail token inspect @task.jwt
+  check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
+  explain         one recorded decision and its chain     guardtrail explain last
+  audit verify    edited, deleted, reordered records      guardtrail audit verify
 
 `guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
 

@@ -85,7 +85,7 @@ def answers(verb: Callable[P, int]) -> Callable[P, None]:
             code = _failed(error, as_json=kwargs.get("as_json") is True)
         raise typer.Exit(code)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def _failed(error: Exception, *, as_json: bool) -> int:

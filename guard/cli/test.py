@@ -94,7 +94,7 @@ def _case_file(path: Path, tested: Path | None) -> _Suite:
         raise CannotAnswer(f"{path} names no policy: write `policy: NAME.yaml`, or give the policy and `--cases {path}`")
     if tested is not None and names and tested.resolve() not in [name.resolve() for name in names]:
         note(f"{path} tests {', '.join(file.policies)}, not {tested.name}")
-    layers = [load_policy(name) for name in names or [tested] if name is not None]
+    layers = [load_policy(name) for name in names or ([tested] if tested is not None else [])]
     return _Suite(str(path), check_layers([*([file.over] if file.over is not None else []), *layers]), file.tests)
 
 

@@ -121,7 +121,7 @@ def inspect(
     --json: {"verified": true | false | null, "code", "text", "header", "claims", "chain": [str], "expires_in": seconds | null}
     Exit 0: verified, or nobody here could verify it; 1: it does not verify or is no token.
     """
-    text = read_stdin("the token", most=64 << 10).strip() if token == "-" else read_token(token)  # noqa: S105
+    text = read_stdin("the token", most=64 << 10).strip() if token == "-" else read_token(token)
     now = int(datetime.now(UTC).timestamp())
     try:
         header, claims = peek(text)

@@ -31,7 +31,7 @@ from typing import Final
 from guard.constraints import hosts, paths
 from guard.constraints.text import is_clean, is_line, is_prose
 
-__all__ = ["DECIMAL", "NORMAL", "MAX_DEPTH", "MAX_INT", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
+__all__ = ["DECIMAL", "MAX_DEPTH", "MAX_INT", "NORMAL", "TYPES", "Resolve", "ValueRefused", "decimal_text", "normalise"]
 
 MAX_INT: Final = 2**53 - 1
 MAX_DEPTH: Final = 32

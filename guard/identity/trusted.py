@@ -74,9 +74,9 @@ class TrustedIssuers:
         generation = self.generation
         last = self._last
         if last is not None and last[0] is token:  # the very same text object as before: a task asks for its own token, call after call
-            held = last[1]
-            if held.generation == generation and held.at <= now and held.delegation.expires_at > now - SKEW:
-                return held.delegation
+            recent = last[1]
+            if recent.generation == generation and recent.at <= now and recent.delegation.expires_at > now - SKEW:
+                return recent.delegation
         key = sha256(token.encode("ascii")).digest()
         with self._lock:
             held = self._held.get(key)

@@ -6,11 +6,11 @@ A permission is compiled once per (delegation, tool) and then asked on every cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from guard.constraints import Constraint, ValueRefused, compile_args, normalise
 from guard.model import Delegation, Finding, Grant, Judge
-from guard.policy.data import Intent, Permission, PolicyData
+from guard.policy.data import Intent, PolicyData
 from guard.reasons import ReasonCode
 
 __all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "intent_check", "judge"]
@@ -29,6 +29,8 @@ class Check:
     of: str
     fix: str | None
     where: str | None
+    at: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Argument path -> where its constraint stands, and what would help."""
     calls: int | None = None
     """How often this permission may be used in the task; None: not limited here."""
 
@@ -51,7 +53,8 @@ def judge(checks: tuple[Check, ...], values: Mapping[str, object]) -> Check | Fi
 def _refuse(check: Check, path: str, constraint: Constraint | None) -> Finding:
     must = constraint.text if constraint is not None else "is not named there, and what is not named is not granted"
     text = f"argument {path} {must} of {check.of}"
-    return Finding(check.judge, "forbid", check.code, where=check.where, text=text, fix=check.fix)
+    where, fix = check.at.get(path, (check.where, check.fix))
+    return Finding(check.judge, "forbid", check.code, where=where, text=text, fix=fix)
 
 
 def grant_checks(delegation: Delegation, tool: str, scopes: Mapping[str, tuple[str, ...]]) -> tuple[Check, ...] | Finding:
@@ -97,7 +100,7 @@ def _grant_check(hop: str, grant: Grant) -> Check:
         f"the grant of {hop}",
         "arguments inside the grant, or a token that grants them",
         None,
-        grant.calls,
+        calls=grant.calls,
     )
 
 
@@ -129,11 +132,13 @@ def intent_check(policy: PolicyData, delegation: Delegation, intent: Intent, par
     permit = Finding("intent", "permit", ReasonCode.PERMIT, where=permission.where, text=facts or f"intent {intent.name}")
     test = compile_args(bound, closed=False) if bound else None
     of = f"intent {intent.name}"
-    return Check("intent", ReasonCode.ARGS_CONSTRAINT, test, permit, of, _fix(permission), permission.where)
+    at = {path: (permission.at.get(path, permission.where), _fix(constraint)) for path, constraint in permission.args.items()}
+    return Check("intent", ReasonCode.ARGS_CONSTRAINT, test, permit, of, _INSIDE, permission.where, at)
 
 
-def _fix(permission: Permission) -> str:
-    params = sorted({name for constraint in permission.args.values() for name in constraint.params})
-    if not params:
-        return "arguments inside what the intent allows"
-    return "a task for the other " + " and ".join(params)
+_INSIDE = "arguments inside what the intent allows"
+
+
+def _fix(constraint: Constraint) -> str:
+    """What the smallest change is: another task where parameters decide, else other arguments."""
+    return "a task for the other " + " and ".join(sorted(constraint.params)) if constraint.params else _INSIDE

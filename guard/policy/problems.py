@@ -51,8 +51,8 @@ class Report:
         return self.errors > 0
 
     def where(self, at: Mark) -> str:
-        """`policy.yaml:12:31`"""
-        return f"{self.file}:{at.line}:{at.column}"
+        """`policy.yaml:12:31`, for findings and records: the file's name, not where it lies on this machine."""
+        return f"{self.file.replace(chr(92), '/').rpartition('/')[2]}:{at.line}:{at.column}"
 
     def _add(self, level: str, code: str, at: Mark, text: str, suggestion: str | None) -> None:
         key = (at.line, at.column, code, text)

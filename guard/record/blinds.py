@@ -89,7 +89,7 @@ class Blinds:
         return None
 
     def _person(self, name: str) -> Path:
-        assert self._folder is not None  # noqa: S101
+        assert self._folder is not None
         return self._folder / "keys" / "persons" / f"{name}.json"
 
     def _master(self) -> bytes:

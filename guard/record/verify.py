@@ -124,7 +124,7 @@ class _Check:
     ) -> None:
         self.folder = folder
         self.known = known
-        self.key = _key(key) if key is not None else public_key(folder)
+        self._key = _key(key) if key is not None else None
         self.marks: dict[str, list[Mark]] = {}
         self.findings = Findings()
         self.records = self.checkpoints = self.uncovered = 0
@@ -157,6 +157,13 @@ class _Check:
             not problems, bool(self.open_ends), self.running, self.records, self.checkpoints, len(self.known), self.uncovered,
             tuple(Damage(*each) for each in problems), more, why,
         )  # fmt: skip
+
+    @property
+    def key(self) -> bytes | None:
+        """What checks checkpoints. The one beside the log is looked for when the first is met: a log that has just begun has none."""
+        if self._key is None:
+            self._key = public_key(self.folder)
+        return self._key
 
     # -- one writer --------------------------------------------------------------------------------------------------------------
 

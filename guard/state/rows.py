@@ -62,7 +62,7 @@ def folded(ops: Sequence[Op], answer: list[object] | Refused) -> list[object] | 
 
 
 def names(ops: Sequence[Op]) -> list[str]:
-    """The row each operation is about. Raises TypeError where the list is no list of operations."""
+    """The row each operation of a spread list is about. Raises TypeError where the list is no list of operations."""
     found = []
     for op in ops:
         kind = type(op)
@@ -71,13 +71,13 @@ def names(ops: Sequence[Op]) -> list[str]:
                 raise TypeError("Add")
             window = op.window  # type: ignore[union-attr]
             if window is None:
-                found.append(op.key + "#c")
+                found.append(op.key + "#c")  # type: ignore[union-attr]
             elif type(window) is int and window > 0:
-                found.append(f"{op.key + '#w'}{window}")
+                found.append(f"{op.key + '#w'}{window}")  # type: ignore[union-attr]
             else:
                 raise TypeError("window")
         elif kind in _MARKS:
-            found.append(op.key + "#m")
+            found.append(op.key + "#m")  # type: ignore[union-attr]
         else:
             raise TypeError("operation")
     return found

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self
 
 from guard.errors import Denied
 from guard.identity import LocalIssuer
@@ -110,7 +111,7 @@ class _Desk:
         self._open = ExitStack()
         self._tasks: dict[tuple[str, str | None], tuple[Task, float]] = {}
 
-    def __enter__(self) -> _Desk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

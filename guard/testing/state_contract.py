@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from guard.errors import StateUnavailable
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
 from guard.ports import StateStore
 
 __all__ = ["START", "Oracle", "StateContract", "run"]
@@ -76,6 +76,14 @@ class Oracle:
     def _one(self, op: Op, at: int, values: list[object]) -> tuple[object, str] | None:
         if isinstance(op, Add):
             return self._add(op, at, values)
+        if isinstance(op, Tally):
+            sums: list[object] = []
+            for key, most in zip(op.keys, op.most, strict=True):
+                refused = self._add(Add(key, 1, most, None, op.by), at, sums)
+                if refused is not None:
+                    return refused
+            values.append(tuple(sums))
+            return None
         stood = self.marks.get(op.key)
         if stood is not None and stood[2] is not None and stood[2] <= at:
             stood = None
@@ -224,6 +232,18 @@ class StateContract:
         store = self.make()
         _same(_applied(store, Add("k", 2), Add("k", 3, None, 60), Mark("k", "", None, "v"), Add("k", 1)), (2, 3, None, 3))
         _same(_applied(store, Lookup("k"), Take("k"), Lookup("k"), Add("k", 0), Add("k", 0, None, 60)), ("v", "v", None, 3, 3))
+
+    def test_a_tally_is_one_added_to_each(self) -> None:
+        store = self.make()
+        _same(_applied(store, Tally(("a", "b"), (2, 1), "d1")), ((1, 1),))
+        _same(_refused(store, Absent("x"), Tally(("a", "b"), (2, 1), "d2"))[:3], (1, 1, "d1"), "the one that fails, and who filled it")
+        _same(_applied(store, Add("a", 0), Add("b", 0)), (1, 1), "none of a refused tally is kept")
+        _same(_applied(store, Add("a", 1, 2, None, "d3"), Mark("m"), Tally(("c", "a"), (9, 9))), (2, None, (1, 3)))
+        _same(_applied(store, Tally((), ())), ((),))
+        _same(store.apply([Tally(("a",), (9,))], now=START, commit=False).values, ((4,),))
+        _same(_applied(store, Add("a", 0)), (3,), "a trial takes nothing")
+        for bad in (Tally(("a", "a"), (9, 9)), Tally(("a",), (9, 9)), Tally(("a",), (9,), 1)):  # type: ignore[arg-type]
+            _garbage(store, [bad])
 
     def test_keys_are_opaque(self) -> None:
         store = self.make()

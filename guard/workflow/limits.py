@@ -75,8 +75,7 @@ class LimitSource:
         if not self.limit.per:
             return f"{context.task}|{self.name}"
         parts = [f"{context.tenant}|{self.name}"]
-        for per in self.limit.per:
-            parts.append(_part(per, context, tool, values))
+        parts += [_part(per, context, tool, values) for per in self.limit.per]
         return "|".join(parts)
 
     def finding(self, used: object, by: str, mode: Mode) -> Finding:

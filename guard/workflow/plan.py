@@ -76,7 +76,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
         "token", "permit", ReasonCode.PERMIT, text=f"token of {delegation.issuer}{' (local issuer)' if delegation.local else ''}"
     )
     if spec is None:
-        unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of {base.file}", fix=None)
+        unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of policy {base.name}", fix=None)
         return Plan(
             None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os", ((), ()), False, ("token", "grants", "state")
         )
@@ -117,7 +117,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
                 sources.append(LimitSource(permission.limit, name, "intent", code, "forbid", None, permission.where, "calls"))
             later, own = _order(intent, tool, context)
     rules = [
-        rule for layer in layers for each in layer.rules if (rule := compile_rule(each, spec, delegation.intent, layer.file)) is not None
+        rule for layer in layers for each in layer.rules if (rule := compile_rule(each, spec, delegation.intent, layer.name)) is not None
     ]
     sources += [rule.limit for rule in rules if rule.limit is not None and rule.always]
     fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool)) is not None]
@@ -137,7 +137,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
 def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent] | Finding:
     intent = base.intents.get(delegation.intent or "")
     if intent is None:
-        return Finding("intent", "forbid", ReasonCode.INTENT_UNKNOWN, text=f"{base.file} has no such intent")
+        return Finding("intent", "forbid", ReasonCode.INTENT_UNKNOWN, text=f"policy {base.name} has no such intent")
     params = bind_params(intent, delegation.params)
     if isinstance(params, Finding):
         return params

@@ -59,7 +59,7 @@ class CompiledRule:
         return Finding("rules", says, ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, mode, fix)  # type: ignore[arg-type]
 
 
-def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> CompiledRule | None:
+def compile_rule(rule: Rule, tool: Tool, intent: str | None, layer: str) -> CompiledRule | None:
     """The rule for one tool under one intent, or None where it is not about them."""
     when = rule.when
     if when.end or (when.tools and tool.name not in when.tools) or (when.effects and not when.effects & set(tool.effects)):
@@ -69,7 +69,7 @@ def compile_rule(rule: Rule, tool: Tool, intent: str | None, file: str) -> Compi
     until = _epoch(rule) if rule.monitor else None
     limit = None
     if rule.limit is not None:
-        name = f"r|{file}|{rule.id}"
+        name = f"r|{layer}|{rule.id}"
         limit = LimitSource(
             rule.limit, name, "rules", ReasonCode.RULE_LIMIT, _SAYS.get(rule.then, "forbid"), rule.id, rule.where, _unit(rule), until
         )

@@ -13,7 +13,18 @@ Run = Callable[..., Any]
 CALL = '{"tool": "refund", "args": {"order": "A-17", "amount": "20"}}'
 OTHER = '{"tool": "refund", "args": {"order": "B-99", "amount": "20"}}'
 
-VERBS = [["init"], ["lint"], ["test"], ["check"], ["explain"], ["token"], ["token", "mint"], ["token", "inspect"], ["audit"], ["audit", "verify"]]
+VERBS = [
+    ["init"],
+    ["lint"],
+    ["test"],
+    ["check"],
+    ["explain"],
+    ["token"],
+    ["token", "mint"],
+    ["token", "inspect"],
+    ["audit"],
+    ["audit", "verify"],
+]
 
 
 def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
@@ -165,7 +176,9 @@ def test_lint_a_sound_policy(cli: Run) -> None:
 
 
 def test_lint_several_alone_and_as_layers(cli: Run, desk: Path) -> None:
-    (desk / "pack.yaml").write_text("guardtrail: 1\nname: pack\nowner: x@y.example\nrules:\n  - {id: r, when: {tool: nope}, limit: {calls: 1}}\n", "utf-8")
+    (desk / "pack.yaml").write_text(
+        "guardtrail: 1\nname: pack\nowner: x@y.example\nrules:\n  - {id: r, when: {tool: nope}, limit: {calls: 1}}\n", "utf-8"
+    )
     assert cli("lint", "policy.yaml", "pack.yaml").code == 0
     together = cli("lint", "--layers", "policy.yaml", "pack.yaml")
     assert together.code == 1
@@ -174,7 +187,9 @@ def test_lint_several_alone_and_as_layers(cli: Run, desk: Path) -> None:
 
 
 def test_lint_keeps_a_terminal_safe(cli: Run, desk: Path) -> None:
-    (desk / "policy.yaml").write_text('guardtrail: 1\nname: x\ntools:\n  "a\\e]0;owned\\a": {effect: read}\n  \u202eb: {effect: read}\n', "utf-8")
+    (desk / "policy.yaml").write_text(
+        'guardtrail: 1\nname: x\ntools:\n  "a\\e]0;owned\\a": {effect: read}\n  \u202eb: {effect: read}\n', "utf-8"
+    )
     said = cli("lint", "policy.yaml")
     assert said.code == 1
     assert not any(c in said.out for c in "\x1b\x07\u202e")
@@ -237,7 +252,9 @@ def test_check_as_on_the_page(cli: Run, token: str, normalised: Callable[[str], 
     assert said.code == 1
     lines = normalised(said.out).splitlines()
     assert lines[0] == "deny  args.constraint  refund"
-    assert lines[1].split() == "order must equal $order intent refund-order policy.yaml:13:31".split() or lines[1].startswith("  order   must equal $order")
+    assert lines[1].split() == ["order", "must", "equal", "$order", "intent", "refund-order", "policy.yaml:13:31"] or lines[1].startswith(
+        "  order   must equal $order"
+    )
     assert lines[2].startswith("  token   acme-dev/<jti> (local issuer)")
     assert lines[2].endswith("grants: hop 1 support yes")
     assert lines[3] == "  fix     a task for the other order"
@@ -313,7 +330,21 @@ def test_check_with_a_named_issuer(cli: Run, desk: Path) -> None:
     unknown = cli("check", "-p", "policy.yaml", "--token", token, "--call", CALL)
     assert unknown.code == 3
     assert "nothing here verifies this token" in unknown.err
-    other = cli("check", "-p", "policy.yaml", "--token", token, "--issuer", "https://iam.example", "--audience", "x", "--keys", "jwks.json", "--call", CALL)
+    other = cli(
+        "check",
+        "-p",
+        "policy.yaml",
+        "--token",
+        token,
+        "--issuer",
+        "https://iam.example",
+        "--audience",
+        "x",
+        "--keys",
+        "jwks.json",
+        "--call",
+        CALL,
+    )
     assert other.code == 1
     assert other.out.startswith("deny  token.issuer")
 
@@ -341,7 +372,14 @@ def test_mint_prints_the_token_alone(cli: Run, desk: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--param", "x"], ["--param", "a=1", "--param", "a=2"], ["--ttl", "soon"], ["--issuer", "../x"], ["--issuer", "https://iam.example"], ["--actor", "alice"]],
+    [
+        ["--param", "x"],
+        ["--param", "a=1", "--param", "a=2"],
+        ["--ttl", "soon"],
+        ["--issuer", "../x"],
+        ["--issuer", "https://iam.example"],
+        ["--actor", "alice"],
+    ],
     ids=" ".join,
 )
 def test_mint_refuses(cli: Run, desk: Path, words: list[str]) -> None:

@@ -15,7 +15,16 @@ import pytest
 from guard.constraints import Binder, BindError, Shape, compile_args, compile_when, parse
 from guard.errors import ConfigError
 
-TYPES = {"order": "id", "amount": "decimal", "to[]": "email", "page": "url", "file": "path", "methods[].id": "id", "methods[].amount": "decimal", "meta": "any"}
+TYPES = {
+    "order": "id",
+    "amount": "decimal",
+    "to[]": "email",
+    "page": "url",
+    "file": "path",
+    "methods[].id": "id",
+    "methods[].amount": "decimal",
+    "meta": "any",
+}
 
 
 def refund(order: str, amount: Decimal = Decimal(20), *, to: list[str] | None = None) -> None: ...
@@ -157,11 +166,29 @@ def test_the_body_gets_what_was_judged(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     to = ["Boss@ACME.example"]
-    given = {"order": Colour.RED, "amount": Decimal("20.00"), "to": to, "page": "HTTPS://Globex.example:443/%7ea", "file": tmp_path / "link" / "x"}
+    given = {
+        "order": Colour.RED,
+        "amount": Decimal("20.00"),
+        "to": to,
+        "page": "HTTPS://Globex.example:443/%7ea",
+        "file": tmp_path / "link" / "x",
+    }
     bound = Binder("refund", None, TYPES).bind(given, os.path.realpath)
     real = os.path.realpath(tmp_path)
-    assert bound.values == {"order": "red", "amount": "20", "to": ["Boss@acme.example"], "page": "https://globex.example/~a", "file": f"{real}/real/x"}
-    assert bound.args == {"order": "red", "amount": Decimal("20.00"), "to": ["Boss@acme.example"], "page": "https://globex.example/~a", "file": Path(real) / "real" / "x"}
+    assert bound.values == {
+        "order": "red",
+        "amount": "20",
+        "to": ["Boss@acme.example"],
+        "page": "https://globex.example/~a",
+        "file": f"{real}/real/x",
+    }
+    assert bound.args == {
+        "order": "red",
+        "amount": Decimal("20.00"),
+        "to": ["Boss@acme.example"],
+        "page": "https://globex.example/~a",
+        "file": Path(real) / "real" / "x",
+    }
     assert (type(bound.args["order"]), type(bound.args["amount"]), type(bound.args["file"])) == (str, Decimal, type(tmp_path))
     to.append("evil@evil.example")
     assert bound.args["to"] == ["Boss@acme.example"], "changed after it was judged"

@@ -32,7 +32,11 @@ URLS = [
 ]
 EMAILS = ["u@a.x", "u@b.a.x", "u@c.a.x", "u@x.y", "u@xa.x", "u,v@a.x", "u@a.x\n", "@a.x", "u"]
 ADDRESSES = ["10.0.0.1", "10.0.1.1", "10.1.0.1", "11.0.0.1", "::ffff:10.0.0.1", "fd00::1", "fe80::1", "10.0.0.1/8", "x"]
-COMMANDS = [f"{program}{flags}" for program in ("git", "ls", "rm") for flags in ("", " -l", " -a", " -la", " --x", " -z", " x", " *", " -- -z", "; ls", " $(ls)")]
+COMMANDS = [
+    f"{program}{flags}"
+    for program in ("git", "ls", "rm")
+    for flags in ("", " -l", " -a", " -la", " --x", " -z", " x", " *", " -- -z", "; ls", " $(ls)")
+]
 LISTS: list[object] = [[], ["a"], ["b"], ["a", "b"], ["a", "a", "a"], [1], ["c"], "a", [None], [["a"]]]
 WORLD: list[object] = [*TEXTS[:400], *NUMBERS, *PATHS, *URLS, *EMAILS, *ADDRESSES, *COMMANDS, *LISTS, {}, {"a": 1}, 1.5, False]
 
@@ -76,7 +80,7 @@ def make_len(r: random.Random) -> dict[str, Any]:
 MAKERS: dict[str, tuple[Make, list[Any]]] = {
     "any": (lambda r: {"any": True}, WORLD),
     "eq": (lambda r: {"eq": r.choice([value for value in WORLD if value is not None and value != [None]])}, WORLD),
-    "one_of": (lambda r: {"one_of": some(r, TEXTS[1:60] + [1, 2, True], 4)}, WORLD),
+    "one_of": (lambda r: {"one_of": some(r, [*TEXTS[1:60], 1, 2, True], 4)}, WORLD),
     "range": (make_range, NUMBERS),
     "prefix": (lambda r: {"prefix": text(r, "ab/@ ", 3)}, TEXTS),
     "suffix": (lambda r: {"suffix": text(r, "ab/@ ", 3)}, TEXTS),
@@ -84,12 +88,18 @@ MAKERS: dict[str, tuple[Make, list[Any]]] = {
     "under": (lambda r: {"under": r.choice(["/", "/a", "/a/b", "/ab", "/a/b/c"])}, PATHS),
     "url": (make_url, URLS),
     "email": (lambda r: {"email": {"domain": some(r, ["a.x", "*.a.x", "b.a.x", "x.y"], 3)}}, EMAILS),
-    "cidr": (lambda r: {"cidr": some(r, ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "fd00::/8", "::ffff:10.0.0.0/104", "0.0.0.0/0"], 2)}, ADDRESSES),
+    "cidr": (
+        lambda r: {"cidr": some(r, ["10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "fd00::/8", "::ffff:10.0.0.0/104", "0.0.0.0/0"], 2)},
+        ADDRESSES,
+    ),
     "command": (make_command, COMMANDS),
     "len": (make_len, ["x" * n for n in range(9)] + [["x"] * n for n in range(9)]),
     "subset": (lambda r: {"subset": some(r, ["a", "b", "c", 1], 3)}, LISTS),
     "each": (lambda r: {"each": make(r, r.choice(["one_of", "prefix", "range"]))}, [[value] for value in [*TEXTS, *NUMBERS]]),
-    "any_of": (lambda r: {"any_of": [make(r, r.choice(["eq", "range", "prefix", "glob", "under"])) for _ in range(r.randint(1, 3))]}, WORLD),
+    "any_of": (
+        lambda r: {"any_of": [make(r, r.choice(["eq", "range", "prefix", "glob", "under"])) for _ in range(r.randint(1, 3))]},
+        WORLD,
+    ),
 }
 
 

@@ -95,7 +95,12 @@ def test_refused(row: dict[str, Any]) -> None:
     ("raw", "kind", "text", "fact"),
     [
         ({"eq": "$order"}, "id", "must equal $order", "equals $order"),
-        ({"range": {"min": "0.01", "max": "$order"}}, "decimal", "must be at least 0.01 and at most $order", "is at least 0.01 and at most $order"),
+        (
+            {"range": {"min": "0.01", "max": "$order"}},
+            "decimal",
+            "must be at least 0.01 and at most $order",
+            "is at least 0.01 and at most $order",
+        ),
         ({"url": {"under": "$order"}}, "url", "must be under $order", "is under $order"),
         ({"email": {"domain": "acme.example"}}, "email", "must be an address at acme.example", "is an address at acme.example"),
         ({"one_of": ["a", "b"]}, "id", "must be one of a, b", "is one of a, b"),
@@ -156,7 +161,14 @@ def test_lower_bound(raw: dict[str, object], low: str | None) -> None:
 def test_canonical_is_rfc_8785() -> None:
     import rfc8785
 
-    for value in ({"b": 1, "a": "\u20ac\n\"\\\x7f"}, {"\u20ac": 1, "\U0001f600": 2, "\ufb33": 3}, [1e21, 1.5, -0.0, 1e-7], {"a": [None, True, {}]}, "x", []):
+    for value in (
+        {"b": 1, "a": '\u20ac\n"\\\x7f'},
+        {"\u20ac": 1, "\U0001f600": 2, "\ufb33": 3},
+        [1e21, 1.5, -0.0, 1e-7],
+        {"a": [None, True, {}]},
+        "x",
+        [],
+    ):
         assert canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
     for bad in ({"a": 2**53}, {"a": float("nan")}, {"a": object()}):
         with pytest.raises(ValueError):

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "F66": "tests/adapters/test_mcp.py::test_a_ready_made_accept_authorizes_nothing",
     "F68": "tests/runtime/test_calls.py::test_resumed_call_gets_its_outcome_and_runs_once",
     "F71": "tests/record/test_verify.py::test_a_cut_tail_is_incomplete",
-    "F72": "tests/record/test_spans.py::test_one_decision_is_one_span",
+    "F72": "tests/record/test_spans.py::test_an_allowed_call",
 }
 
 # Rows of parts that are not built yet.
@@ -50,7 +50,9 @@ LATER = {
     **dict.fromkeys(["F05", "F06", "F08"], "CEL in `check` comes with the workflow rules"),
     **dict.fromkeys(["F36"], "the MCP gateway and server side come with the adapters"),
     **dict.fromkeys(["F40", "F41", "F42", "F43", "F44", "F45"], "proofs, chains of tokens and introspection come with delegated identity"),
-    **dict.fromkeys(["F49", "F50", "F51", "F52", "F53", "F54", "F55", "F56", "F58", "F59", "F60", "F61"], "frameworks' own hooks come with the adapters"),
+    **dict.fromkeys(
+        ["F49", "F50", "F51", "F52", "F53", "F54", "F55", "F56", "F58", "F59", "F60", "F61"], "frameworks' own hooks come with the adapters"
+    ),
     **dict.fromkeys(["F67", "F69", "F70"], "approvals come with the workflow rules and delegated identity"),
 }
 
@@ -64,7 +66,11 @@ def policy(rules: list[dict[str, Any]] | None = None) -> str:
             "name": "peers",
             "owner": "o@acme.example",
             "tools": {
-                "pay": {"effect": "write", "control": {"to[]": "email", "name": "name"}, "data": {"amount": "decimal", "path": "path", "action": "name"}},
+                "pay": {
+                    "effect": "write",
+                    "control": {"to[]": "email", "name": "name"},
+                    "data": {"amount": "decimal", "path": "path", "action": "name"},
+                },
                 "send_email": {"effect": "send", "control": {"name": "name"}},
             },
             "intents": {"work": {"description": "d", "allow": {"pay": {}, "send_email": {"args": {"name": {"any": True}}}}}},
@@ -124,7 +130,9 @@ def test_f15_no_policy_no_guard(given: Any) -> None:
         Guard(given, trust=LocalIssuer("acme-dev"), sinks=[ListSink()])
 
 
-@pytest.mark.parametrize("rule", ["deny when not amount > 5", "deny when (amount > 1000)", {"deny": "amount > 1000"}, {"when": "amount > 1000"}])
+@pytest.mark.parametrize(
+    "rule", ["deny when not amount > 5", "deny when (amount > 1000)", {"deny": "amount > 1000"}, {"when": "amount > 1000"}]
+)
 def test_f16_f17_a_rule_that_cannot_be_read_does_not_load(rule: Any) -> None:
     with pytest.raises(PolicyError):
         Policy.from_text(policy([rule if isinstance(rule, str) else {"id": "r", **rule}]))  # type: ignore[list-item]
@@ -204,5 +212,9 @@ def test_every_row_has_its_place(corpora: Path) -> None:
 @pytest.mark.parametrize("place", sorted(set(ELSEWHERE.values())))
 def test_the_tests_named_here_exist(place: str) -> None:
     file, _, name = place.partition("::")
-    functions = {node.name for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    functions = {
+        node.name
+        for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
     assert name in functions

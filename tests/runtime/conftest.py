@@ -52,7 +52,13 @@ class World:
     ran: list[str] = field(default_factory=list)
 
     def mint(self, **over: Any) -> str:
-        given: dict[str, Any] = {"origin": "alice", "actor": "support", "intent": "refund-order", "params": {"order": "A-17", "ceiling": "50"}, "ttl": "10m"}
+        given: dict[str, Any] = {
+            "origin": "alice",
+            "actor": "support",
+            "intent": "refund-order",
+            "params": {"order": "A-17", "ceiling": "50"},
+            "ttl": "10m",
+        }
         return self.iam.mint(**(given | over))
 
     def body(self, **args: Any) -> str:

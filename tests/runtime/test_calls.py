@@ -398,7 +398,11 @@ def test_positional_and_keyword_are_one_call(world: World) -> None:
         return "ran"
 
     with world.guard.task(world.mint()):
-        for bad in (lambda: refund("B-99", Decimal(1)), lambda: refund(order="B-99", amount=Decimal(1)), lambda: refund("B-99", amount=Decimal(1))):
+        for bad in (
+            lambda: refund("B-99", Decimal(1)),
+            lambda: refund(order="B-99", amount=Decimal(1)),
+            lambda: refund("B-99", amount=Decimal(1)),
+        ):
             with pytest.raises(Denied, match="args.constraint"):
                 bad()
 
@@ -496,7 +500,7 @@ def test_a_body_that_returns_a_generator(world: World) -> None:
 )
 def test_misuse_is_told_at_decoration(world: World, name: str, source: str, text: str) -> None:
     scope: dict[str, Any] = {}
-    exec(source, scope)  # noqa: S102 - the table's own text
+    exec(source, scope)
     with pytest.raises(ConfigError, match=text.replace("?", r"\?")):
         world.guard.tool(scope[name])
 
