@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import ContextVar, copy_context
 from time import monotonic
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from guard.model import Outcome, quick
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
 
@@ -93,6 +94,8 @@ def _helpers() -> ThreadPoolExecutor:
     global _pool
     with _pool_lock:
         if _pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             _pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="guardtrail-port")
         return _pool
 
@@ -142,7 +145,7 @@ def _wait(need: Need, deadline: float) -> object:
     future = _helpers().submit(copy_context().run, _call, need)
     try:
         answer = future.result(timeout=max(0.0, deadline - monotonic()))
-    except FutureTimeout as error:
+    except TimeoutError as error:
         if future.done():
             return Failure(error)  # the port itself raised a time-out
         future.cancel()

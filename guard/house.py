@@ -11,16 +11,18 @@ from functools import partial
 from itertools import count
 from os import urandom
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guard.constraints import Binder
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Absent
-from guard.policy import Policy
 from guard.ports import Blinds, Clock, Revocations, Sink, StateStore, Verifier
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from guard.policy import Policy
 
 __all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket"]
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
 
 from guard.constraints import Binder, Shape
 from guard.drive import adrive, drive
@@ -17,7 +17,6 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
-from guard.policy import Policy, check_layers
 from guard.ports import Clock, Revocations, Sink, StateStore
 from guard.reasons import ReasonCode
 from guard.record import Blinds, Spans, default_sinks, directory
@@ -26,12 +25,15 @@ from guard.suggest import did_you_mean
 from guard.taskflow import end_flow, open_flow
 from guard.wrap import GuardedTool, guarded
 
+if TYPE_CHECKING:
+    from guard.policy import Policy
+
 __all__ = ["Guard", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-PolicySource = str | Path | Policy
+PolicySource: TypeAlias = "str | Path | Policy"
 TrustSource = Issuer | LocalIssuer
 _Bind = Callable[[House], Bound]
 
@@ -323,6 +325,8 @@ _STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream
 
 
 def _load(policy: PolicySource | Sequence[PolicySource]) -> tuple[Policy, ...]:
+    from guard.policy import Policy, check_layers
+
     sources: Sequence[PolicySource] = [policy] if isinstance(policy, str | Path | Policy) else list(policy)
     if not sources:
         raise ConfigError('a guard needs a policy: `Guard("policy.yaml", trust=...)`')
@@ -338,6 +342,8 @@ def _read(path: Path) -> Policy:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"policy {path} is not UTF-8", code="policy.unavailable") from None
+    from guard.policy import Policy
+
     return Policy.from_text(text, file=str(path))
 
 

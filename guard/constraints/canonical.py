@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import rfc8785
-
 __all__ = ["canonical", "canonical_flat"]
 
 _MAX_INT = 2**53 - 1
@@ -36,6 +34,8 @@ def canonical(value: object) -> bytes:
     """RFC 8785 bytes of JSON data. Raises ValueError for what JSON cannot carry (NaN, 2^53 and beyond, other types)."""
     if _simple(value):
         return _encode(value).encode("utf-8")
+    import rfc8785  # numbers with a fraction, keys beyond ASCII: seldom
+
     return rfc8785.dumps(value)  # type: ignore[arg-type]
 
 

@@ -17,8 +17,6 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import NamedTuple
 
-import idna
-
 __all__ = ["Refused", "Url", "email", "host", "split_email", "split_url", "url"]
 
 MAX_URL = 8192
@@ -50,6 +48,8 @@ def host(text: str) -> str:
         return _ipv6(text)
     name = text.removesuffix(".")
     if not name.isascii():
+        import idna  # tables of all scripts: loaded for the first such name
+
         try:
             name = idna.encode(name, uts46=True, transitional=False).decode("ascii")
         except (idna.IDNAError, UnicodeError, IndexError):
@@ -65,6 +65,8 @@ def host(text: str) -> str:
             raise Refused from None
     for label in labels:
         if label.startswith("xn--"):
+            import idna
+
             try:
                 idna.decode(label)
             except (idna.IDNAError, UnicodeError, IndexError):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from guard.constraints import Constraint, ValueRefused, compile_args, normalise
 from guard.model import Delegation, Finding, Grant, Judge
-from guard.policy.data import Intent, PolicyData
 from guard.reasons import ReasonCode
+
+if TYPE_CHECKING:
+    from guard.policy.data import Intent, PolicyData
 
 __all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "intent_check", "judge"]
 

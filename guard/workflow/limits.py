@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from guard.constraints import canonical
 from guard.model import Finding, Judge, Mode
 from guard.ops import Add, Refused, units
-from guard.policy.data import Limit
 from guard.reasons import ReasonCode
 from guard.workflow.reach import reach
+
+if TYPE_CHECKING:
+    from guard.policy.data import Limit
 
 __all__ = ["Claim", "Context", "LimitSource", "describe"]
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from guard.model import Delegation, Finding, Judge
 from guard.ops import AMOUNT_MAX, Absent, Mark, Op
-from guard.policy.data import Intent, Limit, PolicyData, Tool
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
 from guard.reasons import ReasonCode
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.rules import CompiledRule, compile_rule
+
+if TYPE_CHECKING:
+    from guard.policy.data import Intent, PolicyData, Tool
 
 __all__ = ["Fixed", "Plan", "Weighed", "make_plan", "weigh"]
 
@@ -94,6 +96,8 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
         for i, check in enumerate(granted):
             if check.calls is not None:
                 # Keyed by task, not by token: two children of one grant share one count (attack A095).
+                from guard.policy.data import Limit  # loaded long since, by whoever read the policy
+
                 of = Limit(Decimal(check.calls))
                 limits[id(check)] = LimitSource(of, f"g|{tool}|{i}", "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
     required: tuple[Judge, ...] = ("token", "grants")

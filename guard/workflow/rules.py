@@ -17,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from typing import TYPE_CHECKING
 
 from guard.constraints import compile_args, compile_when
 from guard.model import Finding, Mode
-from guard.policy.data import Rule, Tool
 from guard.policy.judge import ArgsCheck
 from guard.reasons import ReasonCode
 from guard.workflow.limits import LimitSource
+
+if TYPE_CHECKING:
+    from guard.policy.data import Rule, Tool
 
 __all__ = ["CompiledRule", "compile_rule"]
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -140,15 +141,16 @@ def test_two_processes_at_once(folder: Path) -> None:
         "for i in range(500):\n    made = decision(); sink.decision(made); sink.outcome(outcome(made))\n"
         "print('written', flush=True); sys.stdin.read()"
     )
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    assert [each.stdout.readline() for each in running if each.stdout is not None] == [b"written\n"] * 2
-    found = verify_log(folder)
-    assert (found.ok, found.incomplete, found.running) == (True, False, True), found.text
-    for each in running:
-        each.communicate()
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            for _ in range(2)
+        ]
+        assert [each.stdout.readline() for each in running if each.stdout is not None] == [b"written\n"] * 2
+        found = verify_log(folder)
+        assert (found.ok, found.incomplete, found.running) == (True, False, True), found.text
     found = verify_log(folder)
     assert (found.ok, found.incomplete, found.records, found.writers) == (True, False, 2000, 2), found.text
     assert len(list(folder.glob("audit-*.jsonl"))) == 1

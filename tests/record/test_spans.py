@@ -357,7 +357,7 @@ def test_the_embedded_default_is_a_file_of_otlp_json_lines(tmp_path: Path) -> No
 
 def test_otlp_is_what_the_protocol_reads(desk: Desk) -> None:
     """The protocol's own JSON reader takes every line. (It writes ids in base64, OTLP in hex: the one difference in the mapping.)"""
-    from google.protobuf import json_format
+    from google.protobuf import json_format  # type: ignore[import-untyped]
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
     desk.call(decided(id="W1"), state())

@@ -421,7 +421,7 @@ def test_many_problems_are_counted_not_held(tmp_path: Path) -> None:
     assert f"(+{999 + found.more} more)" in found.text
 
 
-def test_a_log_in_use(tmp_path: Path) -> None:
+def test_a_log_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By this process it gets a checkpoint first; in another's hands (here: a copy of the files, the lock held) it is ok so far."""
     sink = AuditFile(tmp_path / "log")
     sink.decision(decision())
@@ -429,13 +429,8 @@ def test_a_log_in_use(tmp_path: Path) -> None:
     assert found.text == "whole log ok (1 record, 1 checkpoint)"
     sink.decision(decision())
     before = (tmp_path / "log" / "checkpoints.jsonl").read_bytes()
-    from guard.record import verify
-
-    live, verify.writing = verify.writing, lambda folder: None
-    try:
-        found = verify_log(tmp_path / "log")
-    finally:
-        verify.writing = live
+    monkeypatch.setattr("guard.record.verify.writing", lambda folder: None)
+    found = verify_log(tmp_path / "log")
     assert (found.ok, found.incomplete, found.running) == (True, False, True)
     assert found.text == "log ok so far (2 records, 1 checkpoint); the last 1 wait for a checkpoint of the running writer"
     assert before == (tmp_path / "log" / "checkpoints.jsonl").read_bytes()
