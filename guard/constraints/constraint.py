@@ -19,6 +19,7 @@ from guard.constraints import words
 from guard.constraints.kinds import Range, Test, build, listed, never, number, same
 from guard.constraints.specs import spec_error
 from guard.constraints.types import ValueRefused, normalise
+from guard.model import quick
 from guard.suggest import did_you_mean
 
 __all__ = ["KINDS", "WHOLE", "Constraint", "ConstraintError", "Part", "made", "parse"]
@@ -114,11 +115,34 @@ class Constraint:
     optional: bool = False
     params: frozenset[str] = frozenset()
     kind: str | None = None
-    whole: Test = field(default=never, compare=False, repr=False)
-    """What holds of the value as a list, on a path that ends in `[]`."""
-    item: Test = field(default=never, compare=False, repr=False)
-    """What holds of each item there."""
-    test: Test = field(default=never, compare=False, repr=False)
+    _tests: list[Test] = field(default_factory=list, compare=False, repr=False)
+    """Compiled when first asked for: most grants of a token are never used."""
+
+    @property
+    def test(self) -> Test:
+        """What holds of a value."""
+        return (self._tests or self._compiled())[0]
+
+    @property
+    def whole(self) -> Test:
+        """What holds of the value as a list, on a path that ends in `[]`."""
+        return (self._tests or self._compiled())[1]
+
+    @property
+    def item(self) -> Test:
+        """What holds of each item there."""
+        return (self._tests or self._compiled())[2]
+
+    def _compiled(self) -> list[Test]:
+        if self.params:  # with parameters that are not bound it admits nothing
+            return [never, never, never]
+        tests = [(part.kind in WHOLE, _test(part, self.optional)) for part in self.parts]
+        self._tests[:] = [
+            _all([test for _, test in tests]),
+            _all([test for whole, test in tests if whole]),
+            _all([test for whole, test in tests if not whole]),
+        ]
+        return self._tests
 
     def matches(self, value: object) -> bool:
         """Whether `value` meets every kind. Never raises; with parameters that are not bound, never true. None counts as absent."""
@@ -260,7 +284,10 @@ def _parse(raw: object, origin: Origin, known: frozenset[str], at: tuple[object,
             used.update(name for one in inner for name in one.params)
             parts.append(Part(kind, None, inner))
             continue
-        marked = _marked(spec, origin, known, (*at, kind), used)
+        marked = spec if type(spec) is str and spec[:1] != "$" else _marked(spec, origin, known, (*at, kind), used)
+        if kind == "eq" and type(marked) is str:  # the ordinary constraint of a token
+            parts.append(Part("eq", marked, ()))
+            continue
         wrong = None if type(marked) is _Parameter else spec_error(kind, _without(marked))
         if wrong is not None and not (_has_parameter(marked) and not _without(marked)):
             raise ConstraintError(f"`{kind}` {wrong[1]}", (*at, kind, *wrong[0]), wrong[2])
@@ -293,7 +320,7 @@ def _unknown(kind: object, origin: Origin, at: tuple[object, ...]) -> Constraint
 def _marked(spec: object, origin: Origin, known: frozenset[str], at: tuple[object, ...], used: set[str]) -> Any:
     """`spec` with its `$names` marked. Raises ConstraintError for one that is not known here."""
     if isinstance(spec, str):
-        if not _PARAMETER.fullmatch(spec):
+        if spec[:1] != "$" or not _PARAMETER.fullmatch(spec):
             return spec
         if origin == "token" or spec[1:] not in known:
             raise ConstraintError(f"`{spec}` is not a declared parameter" if origin == "policy" else "a token has no parameters", at)
@@ -366,12 +393,12 @@ def _quoted(value: object) -> str:
 
 
 def made(raw: Any, origin: Origin, parts: tuple[Part, ...], optional: bool, params: frozenset[str], kind: str | None) -> Constraint:
-    """Put together and compiled; with unbound parameters it has no test yet."""
-    if params:
-        return Constraint(raw, origin, parts, optional, params, kind)
-    whole = _all([_test(part, optional) for part in parts if part.kind in WHOLE])
-    item = _all([_test(part, optional) for part in parts if part.kind not in WHOLE])
-    return Constraint(raw, origin, parts, optional, params, kind, whole, item, _all([_test(part, optional) for part in parts]))
+    """Put together."""
+    one: Constraint = _constraint(raw, origin, parts, optional, params, kind)
+    return one
+
+
+_constraint = quick(Constraint)
 
 
 def _all(tests: list[Test]) -> Test:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Literal, NoReturn
 
 from guard.errors import TokenRefused
-from guard.model import Credential, Delegation
+from guard.model import Credential, Delegation, quick
 from guard.reasons import ReasonCode
 from guard.tokens.details import read_details
 from guard.tokens.rules import IssuerRules
@@ -29,6 +29,8 @@ MAX_SCOPES = 128
 _SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*")
 
 Claims = Mapping[str, object]
+_delegation = quick(Delegation)
+_credential = quick(Credential)
 
 
 def read_access_token(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
@@ -62,12 +64,12 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
     details = read_details(claims)
     if details.intent is None and details.grants is None and not scopes:
         raise TokenRefused(ReasonCode.TOKEN_NO_GRANT)
-    return Delegation(
+    found: Delegation = _delegation(
         kind=kind,
         tenant=rules.tenant,
         issuer=rules.url,
         txn=txn,
-        credential=Credential(rules.url, jti, kid),
+        credential=_credential(rules.url, jti, kid),
         origin=origin,
         origin_kind=origin_kind,
         actors=actors,
@@ -83,6 +85,7 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
         session=session,
         local=rules.local,
     )
+    return found
 
 
 def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:

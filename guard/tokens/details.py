@@ -16,11 +16,13 @@ from typing import NamedTuple, NoReturn
 
 from guard.constraints import Constraint, ConstraintError, parse
 from guard.errors import TokenRefused
-from guard.model import Grant
+from guard.model import Grant, quick
 from guard.reasons import ReasonCode
 from guard.tokens.text import is_name
 
 __all__ = ["MAX_CALLS", "MAX_ENTRIES", "Details", "read_details"]
+
+_grant_of = quick(Grant)
 
 MAX_ENTRIES = 64
 MAX_ARGS = 64
@@ -85,7 +87,8 @@ def _grant(entry: Mapping[str, object], at: int) -> Grant:
     if not is_name(tool) or not isinstance(tool, str):
         _refuse(f"[{at}] has no valid `tool`")
     args = _args(entry["args"], at) if "args" in entry else None
-    return Grant(tool, args, _calls(entry["limit"], at) if "limit" in entry else None)
+    grant: Grant = _grant_of(tool, args, _calls(entry["limit"], at) if "limit" in entry else None)
+    return grant
 
 
 def _args(raw: object, at: int) -> Mapping[str, Constraint]:
