@@ -22,11 +22,14 @@ __all__ = ["Ruling", "decide"]
 
 
 class Ruling(NamedTuple):
-    """A verdict and the finding it rests on (None: default deny)."""
+    """A verdict and the finding it rests on (None: all that permit, or default deny)."""
 
     verdict: Verdict
     code: ReasonCode
     finding: Finding | None
+
+
+_ALLOW = Ruling("allow", ReasonCode.PERMIT, None)
 
 
 def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
@@ -38,11 +41,12 @@ def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
     ask: Finding | None = None
     permits: list[Judge] = []
     for finding in findings:
+        says = finding.says
         if finding.mode == "monitor":  # recorded, never a vote
             continue
-        if finding.says == "permit":
+        if says == "permit":
             permits.append(finding.judge)
-        elif finding.says == "ask":
+        elif says == "ask":
             ask = ask or finding
         else:  # "forbid", and anything that is not one of the three words
             return Ruling("deny", finding.code, finding)
@@ -51,4 +55,4 @@ def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
     for judge in required or (None,):
         if judge not in permits:
             return Ruling("deny", ReasonCode.DEFAULT_DENY, None)  # nothing speaks for the call
-    return Ruling("allow", ReasonCode.PERMIT, findings[-1])  # every required judge has said yes
+    return _ALLOW  # every required judge has said yes

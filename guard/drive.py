@@ -117,11 +117,11 @@ def _inline(need: Need, deadline: float) -> object:
 
 def drive(flow: Flow[T], seconds: float) -> T:
     """Run `flow` to its end without an event loop; every decision within `seconds`."""
-    deadline = monotonic() + seconds
     interrupt: BaseException | None = None
     answer: object = None
     try:
         step = next(flow)
+        deadline = monotonic() + seconds
         while True:
             if type(step) is Need:
                 if getattr(step.port, "inline", False) is True:

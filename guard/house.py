@@ -46,10 +46,18 @@ class SystemClock:
     def monotonic(self) -> float:
         return _steady()
 
+    def __init__(self) -> None:
+        self._second = (-1, datetime.fromtimestamp(0, UTC))
+
     def read(self) -> tuple[datetime, float, float]:
-        """Both at once, and the wall time in seconds."""
+        """Wall time as the state keeps it, in whole seconds; steady time; wall time as it is. One datetime serves a whole second."""
         at = time()
-        return datetime.fromtimestamp(at, UTC), _steady(), at
+        second, wall = self._second
+        if second != int(at):
+            second = int(at)
+            wall = datetime.fromtimestamp(second, UTC)
+            self._second = (second, wall)
+        return wall, _steady(), at
 
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford base 32, as in ULID: sorts by time, no I L O U

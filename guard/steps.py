@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
+from typing import NamedTuple
 
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import TokenRefused
@@ -30,15 +31,12 @@ def forbid(judge: str, code: ReasonCode, text: str = "", fix: str | None = None)
     return Finding(judge, "forbid", code, text=text or REASONS[code].meaning, fix=fix)  # type: ignore[arg-type]
 
 
-class Taken:
+class Taken(NamedTuple):
     """What a call took from the shared state: the operations, from `first` on those that count, and the second of it."""
 
-    __slots__ = ("at", "first", "ops")
-
-    def __init__(self, ops: list[Op], first: int, at: int) -> None:
-        self.ops = ops
-        self.first = first
-        self.at = at
+    ops: list[Op]
+    first: int
+    at: int
 
 
 def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:

@@ -191,12 +191,11 @@ class Binder:
         out: dict[str, object] = {}
         values: dict[str, object] = {}
         budget: _Budget | None = None
-        chars, flat = 0, True
+        flat = True
         for name, value in given.items():
             kind = type(value)
             if kind is str:  # the ordinary argument, without a walk
-                chars += len(value)  # type: ignore[arg-type]
-                if chars > MAX_CHARS:
+                if len(value) > MAX_CHARS:  # type: ignore[arg-type]
                     raise BindError(ReasonCode.ARGS_SIZE, _shown(name), f"the arguments are longer than {MAX_CHARS:,} characters")
             elif value is not None and kind is not bool:
                 budget = budget or _Budget()
@@ -219,7 +218,11 @@ class Binder:
         for name in self._required:
             if out.get(name) is None:
                 raise BindError(ReasonCode.ARGS_MISSING, name, f"argument {name} is missing")
-        return _bound(self._tool, out, values, canonical_flat(values) if flat else self._canonical(values))
+        told = canonical_flat(values) if flat else self._canonical(values)
+        if len(told) > 2 * MAX_CHARS:
+            raise BindError(ReasonCode.ARGS_SIZE, "", f"the arguments are longer than {MAX_CHARS:,} characters")
+        made: Bound = _bound(self._tool, out, values, told)
+        return made
 
     def bind_call(self, args: Sequence[object], kwargs: Mapping[str, object], resolve: Resolve | None = None) -> Bound:
         """The same for a call as Python writes it. An argument by position is the argument of that name (fail-open row F27)."""

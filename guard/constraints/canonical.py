@@ -41,7 +41,19 @@ def canonical(value: object) -> bytes:
 
 def canonical_flat(values: dict[str, object]) -> bytes:
     """The same for a mapping of ASCII names to text, booleans and bounded whole numbers: what the binder's ordinary arguments are."""
-    return _encode(values).encode("utf-8")
+    try:
+        return f"{{{','.join([f'{_quote(name)}:{_quote(values[name])}' for name in sorted(values)])}}}".encode()
+    except TypeError:  # not text only
+        return _encode(values).encode("utf-8")
+
+
+try:
+    from json.encoder import c_encode_basestring as _quote  # type: ignore[attr-defined]
+
+    if _quote('\u20ac"\n') != '"\u20ac\\"\\n"':
+        raise ImportError
+except ImportError:  # another interpreter
+    from json.encoder import py_encode_basestring as _quote
 
 
 def _simple(value: object) -> bool:

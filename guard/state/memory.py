@@ -22,6 +22,9 @@ _Undo = list[tuple[dict[Any, Any], Any, Any]]
 """What stood where before: put back in reverse order by a refusal and by a trial."""
 
 
+_new: Any = tuple.__new__
+
+
 class _Dues:
     """When to look at what expires: at most one entry a key, whatever happens to the key meanwhile."""
 
@@ -69,6 +72,7 @@ class MemoryState:
         self._mark_dues = _Dues()
         self._window_dues = _Dues()
         self._high = 0
+        self._now: tuple[datetime | None, int] = (None, 0)
         _stores.add(self)
 
     def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
@@ -81,7 +85,10 @@ class MemoryState:
             try:
                 if now.tzinfo is None:
                     raise TypeError("now")
-                at = int(now.timestamp())
+                known, at = self._now
+                if known is not now:  # a guard hands the same object over for a whole second
+                    at = int(now.timestamp())
+                    self._now = (now, at)
                 if at < self._high:
                     at = self._high
                 for op in ops:
@@ -147,7 +154,7 @@ class MemoryState:
                 self._high = at
                 if self._dues:
                     self._sweep(at, len(undo))
-        return Applied(tuple(values), at) if refused is None else Refused(len(values), refused[0], refused[1], at)
+        return _new(Applied, (tuple(values), at)) if refused is None else Refused(len(values), refused[0], refused[1], at)
 
     def _sweep(self, at: int, wrote: int) -> None:
         """Forget what has expired: a little on every call, more than the call can have added."""
