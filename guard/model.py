@@ -205,7 +205,7 @@ class Decision:
 
     def for_model(self) -> str:
         """One sentence that is safe to put into a conversation; it names the fix where there is one."""
-        return self.text() + (f" Instead: {self.fix}." if self.fix else "")
+        return self.text() + (f" Instead: {self.fix}." if self.fix and not self.fix.startswith("none") else "")
 
     def request(self) -> dict[str, object]:
         """What an approver would sign for this decision."""

@@ -68,9 +68,10 @@ class Issuer:
 
         Raises `TokenRefused` `keys.unavailable`.
         """
-        if self._file.changed(now=refresh):
-            self._read()
-        current = self._current
+        with self._lock:  # who comes while another thread reads the file waits for what it says
+            if self._file.changed(now=refresh):
+                self._read()
+            current = self._current
         if current is None:
             raise TokenRefused(ReasonCode.KEYS_UNAVAILABLE)
         return current
@@ -85,14 +86,13 @@ class Issuer:
         return self._generation
 
     def _read(self) -> None:
-        with self._lock:
-            try:
-                found: IssuerRules | None = self._rules(KeySet.from_jwks(self._file.read()))
-            except (OSError, ValueError, KeysRefused):
-                found = None
-                self._file.forget()
-            self._current = found
-            self._generation += 1
+        try:
+            found: IssuerRules | None = self._rules(KeySet.from_jwks(self._file.read()))
+        except (OSError, ValueError, KeysRefused):
+            found = None
+            self._file.forget()
+        self._current = found
+        self._generation += 1
 
     def _rules(self, keys: KeySet) -> IssuerRules:
         return IssuerRules(
