@@ -6,20 +6,29 @@ import os
 import stat
 from pathlib import Path
 from threading import Lock
-from time import monotonic
+from time import monotonic, time
 from typing import NamedTuple
 
 __all__ = ["WatchedFile"]
 
 
+_TICK = 2.0
+"""Seconds within which two changes may bear the same time: some milliseconds on a disk of our own, up to two seconds on others."""
+
+
 class Stamp(NamedTuple):
-    """What changes when a file does. `ctime` too: a same-size rewrite within the clock's tick leaves `mtime` alone."""
+    """What changes when a file does. `ctime` too: `mtime` can be set to anything."""
 
     mtime: int
     ctime: int
     size: int
     inode: int
     device: int
+
+    @property
+    def settled(self) -> bool:
+        """A change from now on will show. While the last one is this fresh, a rewrite of the same size might not."""
+        return abs(time() - max(self.mtime, self.ctime) / 1e9) > _TICK
 
 
 class WatchedFile:
@@ -34,7 +43,8 @@ class WatchedFile:
         self._lock = Lock()
 
     def changed(self, *, now: bool = False) -> bool:
-        """True once after every change, and the first time. A file that cannot be looked at counts as changed each time."""
+        """True at least once after every change, and the first time. A file that cannot be looked at, or was changed a moment ago,
+        counts as changed each time: whoever reads compares."""
         with self._lock:
             at = monotonic()
             if at < self._next and not now:
@@ -43,7 +53,7 @@ class WatchedFile:
             stamp = self._look()
             if stamp is not None and stamp == self._stamp:
                 return False
-            self._stamp = stamp
+            self._stamp = stamp if stamp is not None and stamp.settled else None
             return True
 
     def forget(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Lock
@@ -57,6 +58,7 @@ class Issuer:
         self._rules(KeySet({}))  # a wrong `task_claim` is an error of today, not of the first token
         self._file = WatchedFile(path, most=_MOST)
         self._current: IssuerRules | None = None
+        self._digest: bytes | None = None  # of the file `_current` was made of
         self._generation = 0
         self._lock = Lock()
 
@@ -86,13 +88,20 @@ class Issuer:
         return self._generation
 
     def _read(self) -> None:
+        found: IssuerRules | None = None
+        digest: bytes | None = None
         try:
-            found: IssuerRules | None = self._rules(KeySet.from_jwks(self._file.read()))
+            raw = self._file.read()
+            digest = sha256(raw).digest()
+            if digest == self._digest:
+                return
+            found = self._rules(KeySet.from_jwks(raw))
         except (OSError, ValueError, KeysRefused):
-            found = None
+            digest = None
             self._file.forget()
-        self._current = found
-        self._generation += 1
+        if found is not None or self._current is not None:
+            self._generation += 1
+        self._current, self._digest = found, digest
 
     def _rules(self, keys: KeySet) -> IssuerRules:
         return IssuerRules(

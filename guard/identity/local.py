@@ -20,7 +20,7 @@ from jwt.algorithms import ECAlgorithm
 from guard.constraints import ConstraintError, parse
 from guard.errors import ConfigError
 from guard.tokens import IssuerRules, KeySet, thumbprint
-from guard.tokens.claims import MAX_ACTORS
+from guard.tokens.claims import MAX_ACTORS, MAX_SCOPES, MAX_TIME
 from guard.tokens.details import MAX_ARGS, MAX_CALLS, MAX_ENTRIES
 from guard.tokens.jose import MAX_DEPTH, MAX_INT, MAX_MEMBERS, MAX_TOKEN, NotStrict, b64url_encode, strict_json
 from guard.tokens.text import is_name
@@ -102,9 +102,9 @@ class LocalIssuer:
             raise ConfigError("mint: a token needs an `intent`, `tools` or a `scope`; this one would grant nothing")
         if txn is not None and not is_name(txn):
             raise ConfigError("mint: `txn` must be a visible name of at most 256 characters")
-        if scope is not None and not re.fullmatch(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", scope):
-            raise ConfigError("mint: `scope` is one text of words separated by single spaces (RFC 6749 section 3.3)")
-        issued_at = int(self.clock() if now is None else now)
+        if scope is not None and not _is_scope(scope):
+            raise ConfigError(f"mint: `scope` is one text of at most {MAX_SCOPES} words separated by single spaces (RFC 6749 section 3.3)")
+        issued_at = _issued_at(self.clock() if now is None else now)
         claims: dict[str, object] = {
             "iss": self.name,
             "aud": self.audience,
@@ -205,7 +205,7 @@ def _nested(actors: Sequence[str]) -> dict[str, object]:
 def _details(intent: object, params: object, tools: object, limits: object) -> list[dict[str, object]]:
     details: list[dict[str, object]] = []
     if not isinstance(params, Mapping) or len(params) > MAX_ARGS or not all(map(is_name, params)):
-        raise ConfigError("mint: `params` maps names to values")
+        raise ConfigError(f"mint: `params` maps names to values, {MAX_ARGS} at most")
     if intent is not None:
         if not is_name(intent):
             raise ConfigError("mint: `intent` is the name of an intent of the policy")
@@ -233,8 +233,8 @@ def _tools(tools: object, limits: object) -> list[dict[str, object]]:
     entries: list[dict[str, object]] = []
     for tool in tools:
         args = tools[tool] if isinstance(tools, Mapping) else None
-        if not (args is None or isinstance(args, Mapping)):
-            raise ConfigError(f"mint: tools[{tool}] maps argument names to constraints")
+        if not (args is None or (isinstance(args, Mapping) and len(args) <= MAX_ARGS and all(map(is_name, args)))):
+            raise ConfigError(f"mint: tools[{tool}] maps argument names to constraints, {MAX_ARGS} at most")
         entry: dict[str, object] = {"type": "agent_tool", "tool": tool}
         if args is not None:
             entry["args"] = {path: _constraint(raw, f"tools[{tool}].{path}") for path, raw in args.items()}
@@ -249,13 +249,19 @@ def _constraint(raw: object, where: str) -> object:
     try:
         parse(plain, origin="token")
     except ConstraintError as error:
-        raise ConfigError(f"mint: {where}: {error}") from None
+        raise ConfigError(f"mint: {where}: {error}{f'; {error.suggestion}' if error.suggestion else ''}") from None
     return plain
 
 
 def _plain(value: object, name: str, depth: int = 0) -> object:
     """JSON data. Decimals become text, as amounts are written."""
-    if value is None or isinstance(value, (str, bool)):
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ConfigError(f"mint: `{name}` holds half of a surrogate pair, which is not a character") from None
+        return str(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Decimal) and value.is_finite():
         return format(value, "f")
@@ -269,6 +275,18 @@ def _plain(value: object, name: str, depth: int = 0) -> object:
         if isinstance(value, (list, tuple)):
             return [_plain(inner, name, depth + 1) for inner in value]
     raise ConfigError(f"mint: `{name}` holds a {type(value).__name__} that has no place in a token; amounts and dates are written as text")
+
+
+def _is_scope(scope: object) -> bool:
+    if not isinstance(scope, str) or not re.fullmatch(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", scope):
+        return False
+    return len(set(scope.split(" "))) <= MAX_SCOPES
+
+
+def _issued_at(now: object) -> int:
+    if not (type(now) is int or type(now) is float) or not 0 <= now <= MAX_TIME - _MAX_TTL:  # NaN is neither
+        raise ConfigError("mint: the time of issue (`now`, or what `clock` says) is in epoch seconds, as time.time() gives it")
+    return int(now)
 
 
 def _ttl(ttl: object) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from threading import Lock
@@ -15,6 +16,7 @@ from guard.errors import ConfigError, GuardError
 from guard.identity._files import WatchedFile
 from guard.model import Delegation
 from guard.reasons import ReasonCode
+from guard.suggest import did_you_mean
 from guard.tokens.jose import NotStrict, strict_json
 from guard.tokens.text import is_name
 
@@ -49,7 +51,8 @@ class RevocationList:
     | task       | `txn`                                   | every token of that task                               |
 
     The file holds one JSON object a line, as `revoke` writes it; it is looked at once a second. A file that is missing, unreadable or
-    has a line that cannot be understood makes `find` raise, and the guard denies with `revocation.unavailable`.
+    has a line that cannot be understood makes `find` raise, and the guard denies with `revocation.unavailable`. An empty file is an
+    empty list; `revoke` never makes the file: a list that was lost would come back with one entry, and give life to all the others.
     """
 
     inline = True  # no I/O but one `stat` a second, and reading the file when it changed
@@ -61,6 +64,7 @@ class RevocationList:
         self._own: _Index = {}
         self._index: _Index = {}
         self._broken = False
+        self._digest: bytes | None = None  # of the file `_index` was made of
         self._generation = 0
         self._lock = Lock()
         if self._file is not None:
@@ -70,7 +74,8 @@ class RevocationList:
         return f"RevocationList({str(self._path) if self._path else 'in memory'}, {len(self)} entries)"
 
     def __len__(self) -> int:
-        return sum(len(issuers) for issuers in self._index.values())
+        with self._lock:
+            return sum(len(issuers) for issuers in self._index.values())
 
     @property
     def generation(self) -> int:
@@ -82,10 +87,10 @@ class RevocationList:
         """Take back `value`. `issuer` None: of any issuer. `at`: only tokens issued before that time (epoch seconds).
 
         Without `at` an origin is revoked up to now (who logs in again gets a token that counts), everything else for good. With a file
-        the entry is on the disk when this returns.
+        the entry is on the disk when this returns; the file must be there, be it empty.
         """
         if kind not in _KINDS:
-            raise ConfigError(f"revoke: `kind` is one of {', '.join(_KINDS)}")
+            raise ConfigError(f"revoke: `kind` is one of {', '.join(_KINDS)}{did_you_mean(str(kind), _KINDS)}")
         if not is_name(value) or not (issuer is None or is_name(issuer)):
             raise ConfigError("revoke: `value` and `issuer` are names as they stand in tokens")
         if at is None:
@@ -97,9 +102,7 @@ class RevocationList:
             _append(self._path, entry)
         with self._lock:
             _put(self._own, entry)
-            index = {key: dict(issuers) for key, issuers in self._index.items()}
-            _put(index, entry)
-            self._index = index
+            _put(self._index, entry)
             self._generation += 1
 
     def find(self, delegation: Delegation, *, now: int) -> str | None:
@@ -121,11 +124,17 @@ class RevocationList:
         if self._file is None or not self._file.changed(now=now):
             return
         with self._lock:
-            index = _read(self._file)
+            raw = _content(self._file)
+            digest = None if raw is None else sha256(raw).digest()
+            if digest is not None and digest == self._digest:
+                return
+            index = None if raw is None else _read(raw)
             self._broken = index is None
             if index is None:
+                self._digest = None
                 self._file.forget()
             else:
+                self._digest = digest
                 for key, issuers in self._own.items():  # written by us, and gone from the file: somebody shortened it
                     for issuer, at in issuers.items():
                         _put(index, Entry(*key, issuer, at))
@@ -154,8 +163,9 @@ def _is_time(at: object) -> bool:
 
 
 def _put(index: _Index, entry: Entry) -> None:
-    issuers = index.setdefault((entry.kind, entry.value), {})
-    issuers[entry.issuer] = max(entry.at, issuers.get(entry.issuer, 0))
+    """One assignment: whoever looks at the same time sees the entry or does not, and a dictionary he holds never changes."""
+    issuers = index.get((entry.kind, entry.value), {})
+    index[entry.kind, entry.value] = {**issuers, entry.issuer: max(entry.at, issuers.get(entry.issuer, 0))}
 
 
 def _append(path: Path, entry: Entry) -> None:
@@ -165,32 +175,51 @@ def _append(path: Path, entry: Entry) -> None:
     if entry.at != _ALWAYS:
         line["at"] = entry.at
     data = (json.dumps(line) + "\n").encode("ascii")
+    why = "a part of a line was written"
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         try:
-            whole = os.write(handle, data) == len(data)
-            os.fsync(handle)
+            if not _ends_a_line(handle):  # somebody's torn line: ours must not become its end, and go when that line is taken out
+                data = b"\n" + data
+            if os.write(handle, data) == len(data):
+                os.fsync(handle)
+                return
         finally:
             os.close(handle)
-    except OSError:
-        whole = False
-    if not whole:
-        raise GuardError(
-            f"the revocation list {path} could not be written; nothing was revoked there", code=ReasonCode.REVOCATION_UNAVAILABLE
-        )
+    except FileNotFoundError:
+        why = f"there is no such file; an empty one is an empty list: touch {path}"
+    except OSError as error:
+        why = error.strerror or "it cannot be opened"
+    raise GuardError(
+        f"the revocation list {path} could not be written, nothing was revoked there: {why}", code=ReasonCode.REVOCATION_UNAVAILABLE
+    )
 
 
-def _read(file: WatchedFile) -> _Index | None:
+def _ends_a_line(handle: int) -> bool:
+    end = os.lseek(handle, 0, os.SEEK_END)
+    if end == 0:
+        return True
+    os.lseek(handle, end - 1, os.SEEK_SET)
+    return os.read(handle, 1) == b"\n"
+
+
+def _content(file: WatchedFile) -> bytes | None:
+    try:
+        return file.read()
+    except (OSError, ValueError):
+        return None
+
+
+def _read(raw: bytes) -> _Index | None:
     """The whole file, or None where any line is not understood: half a list is not a list."""
     index: _Index = {}
+    if raw and not raw.endswith(b"\n"):
+        return None
     try:
-        raw = file.read()
-        if raw and not raw.endswith(b"\n"):
-            return None
         for line in raw.splitlines():
             if line.strip():
                 _put(index, _entry(line))
-    except (OSError, ValueError):
+    except ValueError:
         return None
     return index
 

@@ -14,6 +14,7 @@ from guard.identity.local import LocalIssuer
 from guard.model import Delegation
 from guard.tokens import IssuerRules, verify
 from guard.tokens.claims import SKEW
+from guard.tokens.jose import MAX_TOKEN
 
 __all__ = ["TrustedIssuers"]
 
@@ -69,8 +70,8 @@ class TrustedIssuers:
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `TokenRefused` and nothing else."""
-        if type(token) is not str or not token.isascii():
-            return verify(token, self._rules, now=now)  # refused there
+        if type(token) is not str or len(token) > MAX_TOKEN or not token.isascii():
+            return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
         generation = self.generation
         last = self._last
         if last is not None and last[0] is token:  # the very same text object as before: a task asks for its own token, call after call

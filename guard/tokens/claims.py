@@ -93,9 +93,10 @@ def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:
     issued_at, expires_at = _time(claims, "iat"), _time(claims, "exp")
     if not 0 < expires_at - issued_at <= rules.max_ttl:
         raise TokenRefused(ReasonCode.TOKEN_LIFETIME)
-    if expires_at <= now - SKEW:
+    # Said as what must hold, so that a clock that is no number (NaN is neither before nor after) lets nothing through.
+    if not expires_at > now - SKEW:
         raise TokenRefused(ReasonCode.TOKEN_EXPIRED)
-    if issued_at > now + SKEW or ("nbf" in claims and _time(claims, "nbf") > now + SKEW):
+    if not issued_at <= now + SKEW or ("nbf" in claims and not _time(claims, "nbf") <= now + SKEW):
         raise TokenRefused(ReasonCode.TOKEN_NOT_YET)
     return issued_at, expires_at
 

@@ -7,6 +7,7 @@ A set that cannot be trusted as a whole is refused as a whole; a key that is for
 | `kid` twice, symmetric key, private member                        | the set is refused: it was not made for publication   |
 | RSA under 2048 bits or with a tiny exponent, ROCA-weak modulus    | the set is refused: a forger may hold the private key |
 | point not on its curve, malformed member, `alg` of another `kty`  | the set is refused: it is not what its author meant   |
+| Ed25519 point of small order                                      | the set is refused: anybody can sign under it         |
 | `use` other than `sig`, `key_ops` without `verify`                | the key is left out (IAMs publish encryption keys)    |
 | `kty`, `crv` or `alg` not on our list                             | the key is left out (RFC 7517 section 5)              |
 | nothing left, more than 64 keys, more than 512 KiB                | the set is refused                                    |
@@ -225,7 +226,11 @@ def _load_ec(entry: Mapping[str, object], at: int) -> tuple[Any, int, dict[str, 
 
 
 def _load_okp(entry: Mapping[str, object], at: int) -> tuple[Any, int, dict[str, str]]:
-    public = ed25519.Ed25519PublicKey.from_public_bytes(_bytes(entry, "x"))
+    x = _bytes(entry, "x")
+    public = ed25519.Ed25519PublicKey.from_public_bytes(x)
+    y = int.from_bytes(x, "little") & ((1 << 255) - 1)  # the highest bit is the sign of the other coordinate
+    if y >= _P25519 or y in _SMALL_ORDER:
+        raise NotStrict
     return public, 64, {"crv": "Ed25519", "kty": "OKP", "x": str(entry["x"])}
 
 
@@ -241,6 +246,19 @@ def _load_rsa(entry: Mapping[str, object], at: int) -> tuple[Any, int, dict[str,
     public = rsa.RSAPublicNumbers(e, n).public_key()
     return public, (n.bit_length() + 7) // 8, {"e": str(entry["e"]), "kty": "RSA", "n": str(entry["n"])}
 
+
+# RFC 8032 5.1.3: coordinates below p. And the eight points whose multiples are eight points: under such a "key" a signature for any
+# message is made without a private key, and the library below checks it with success.
+_P25519 = 2**255 - 19
+_SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        _P25519 - 1,
+        int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"),
+        int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"),
+    }
+)
 
 _LOADERS = {"EC": _load_ec, "OKP": _load_okp, "RSA": _load_rsa}
 

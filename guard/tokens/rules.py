@@ -6,12 +6,30 @@ from dataclasses import dataclass
 
 from guard.errors import ConfigError
 from guard.tokens.keys import KeySet
+from guard.tokens.text import is_name
 
 __all__ = ["IssuerRules"]
 
-# Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done.
+# Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
+# is the same in many tasks: they would become one.
 _NEVER_A_TASK = frozenset(
-    {"jti", "iss", "sub", "aud", "exp", "iat", "nbf", "client_id", "req_wl", "scope", "act", "cnf", "authorization_details"}
+    {
+        "jti",
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "iat",
+        "nbf",
+        "client_id",
+        "req_wl",
+        "scope",
+        "act",
+        "cnf",
+        "authorization_details",
+        "person",
+        "owner",
+    }
 )
 
 
@@ -32,6 +50,10 @@ class IssuerRules:
     task_claim: str | None = None
 
     def __post_init__(self) -> None:
+        if self.task_claim is None:
+            return
+        if not is_name(self.task_claim):
+            raise ConfigError("`task_claim` is the name of the claim that names the task, e.g. `task_id`")
         if self.task_claim in _NEVER_A_TASK:
             raise ConfigError(
                 f"`{self.task_claim}` cannot name the task of a token: it must stay the same for all tokens of one task and differ between tasks"

@@ -9,8 +9,8 @@ __all__ = ["MAX_TEXT", "is_name"]
 
 MAX_TEXT = 256
 
-# Invisible although Unicode calls them letters or marks; `str.isprintable` lets them pass.
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+# Invisible although Unicode calls them letters, marks or symbols; `str.isprintable` lets them pass.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def is_name(value: object) -> bool:
