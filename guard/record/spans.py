@@ -81,21 +81,20 @@ class Spans:
     def __init__(self, provider: TracerProvider | None = None) -> None:
         # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
         from opentelemetry import context, trace
-        from opentelemetry.attributes import BoundedAttributes
         from opentelemetry.trace import status
 
         self._trace: Any = trace
         self._context: Any = context
         self._status: Any = status
-        self._bounded = BoundedAttributes
         self._given = provider
         self._tracer: Tracer | None = provider.get_tracer(SCOPE) if provider is not None else None
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
         self._violations: Any = None
-        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes, Attributes]] = {}
+        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
         self._seen: dict[str, SpanContext] = {}
+        self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
 
     # A sink in name: records are not its business.
@@ -117,7 +116,7 @@ class Spans:
             return None
 
     def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
-        name, first, attributes = self._attributes(decision, task)
+        name, attributes = self._attributes(decision, task)
         if call_id:
             attributes[CALL_ID] = call_id[:256]
         if decision.verdict != "allow" or decision.mode == "monitor":
@@ -128,58 +127,46 @@ class Spans:
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
         own = not (current.is_recording() and _executes(current, decision.tool))
         if own:
-            span = tracer.start_span(name, attributes=first, links=links, start_time=ns)
-            self._put(span, attributes)
+            span = tracer.start_span(name, attributes=attributes, links=links, start_time=ns)
         else:
             span = current
-            span.set_attributes({**first, **attributes})
+            span.set_attributes(attributes)
             for link in links or ():
                 span.add_link(link.context, link.attributes)
         where = span.get_span_context()
         self._remember(decision, task, holder, where)
         return CallSpan(self, tracer, span, own, where, ns)
 
-    def _put(self, span: Any, attributes: Attributes) -> None:
-        """More attributes onto a span that was just started. They are plain text, numbers and booleans already, and the SDK's check of
-        each costs as much as half a span: they go in behind it where the SDK is one we know and sets no limit, else through it."""
-        held = getattr(span, "_attributes", None)
-        if type(held) is self._bounded and held.max_value_len is None and (held.maxlen is None or held.maxlen >= 64):
-            inner = held._dict
-            if len(inner) < 16:
-                inner.update(attributes)
-                return
-        span.set_attributes(attributes)
-
     # -- what stands on a span ---------------------------------------------------------------------------------------------------
 
-    def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes, Attributes]:
-        """Of a call that is allowed without remark: name, what is there when the sampler is asked, and the rest."""
+    def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes]:
+        """Name and attributes of a call that is allowed without remark: all there when the sampler is asked."""
         tool = decision.tool
-        fixed: tuple[Any, str, Attributes, Attributes]
         if task is None:
-            fixed = (None, f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}, {})
+            name = f"{SPAN_EXECUTE} {tool[:128]}"
+            fixed: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
         else:
             delegation = task.delegation
             held = self._fixed.get((id(delegation), tool))
             if held is None or held[0] is not delegation:
-                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}, _fixed(task, tool))
+                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", _fixed(task, tool))
                 if len(self._fixed) >= _HELD:
                     self._fixed.clear()
                 self._fixed[id(delegation), tool] = held
-            fixed = held
-        verdict = decision.verdict
-        rest = fixed[3].copy()
-        rest[MODE] = decision.mode
-        rest[EXECUTED] = verdict == "allow"
-        rest[DECISION_ID] = decision.id
-        rest[STEP] = decision.step
-        return fixed[1], {**fixed[2], DECISION: verdict}, rest
+            name, fixed = held[1], held[2]
+        made = fixed.copy()
+        made[DECISION] = decision.verdict
+        made[MODE] = decision.mode
+        made[EXECUTED] = decision.verdict == "allow"
+        made[DECISION_ID] = decision.id
+        made[STEP] = decision.step
+        return name, made
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
         """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
         links: list[Any] | None = None
         for witness in decision.witnesses:
-            seen = self._seen.get(witness)
+            seen = self._seen.get(witness) or self._before.get(witness)
             if seen is not None:
                 links = links or []
                 links.append(self._trace.Link(seen, {LINK: "witness"}))
@@ -189,11 +176,9 @@ class Spans:
         return links
 
     def _remember(self, decision: Decision, task: Any, holder: list[Any] | None, where: SpanContext) -> None:
-        seen = self._seen
-        seen[decision.id] = where
-        if len(seen) > _HELD:
-            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread was faster
-                del seen[next(iter(seen))]
+        self._seen[decision.id] = where
+        if len(self._seen) >= _HELD:  # the older half goes as a whole: taking the oldest one by one costs more with every one taken
+            self._before, self._seen = self._seen, {}
         if task is None:
             return
         if holder is not None:
@@ -328,7 +313,7 @@ def _fixed(task: Any, tool: str) -> Attributes:
     d = task.delegation
     plan = task.plans.get(tool)
     spec = plan.tool if plan is not None else None
-    out: Attributes = {}
+    out: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
     if spec is not None:
         out[EFFECT] = ",".join(spec.effects)
     if d.intent:
