@@ -52,7 +52,7 @@ def made(row: dict[str, Any]) -> str:
         given.pop(name, None)
     text = json.dumps(given)
     for name, literal in row.get("raw", {}).items():
-        text = f'{text[:-1]}, "{name}": {"NaN" if literal != literal else literal}}}'
+        text = f'{text[:-1]}, "{name}": {literal}}}'
     return token(text.encode(), typ=row.get("typ", "at+jwt"))
 
 
