@@ -139,25 +139,30 @@ class LocalIssuer:
         target = Path(path)
         jwk: dict[str, Any] = _ES256.to_jwk(self._private, as_dict=True)
         text = json.dumps({"guardtrail": "local-issuer", "name": self.name, "audience": self.audience, "key": jwk}, indent=2) + "\n"
-        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        draft: Path | None = None
         try:
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            draft = fresh
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             draft.replace(target)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise ConfigError(f"LocalIssuer: cannot write {target}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: no path at all
+            if draft is not None:
+                draft.unlink(missing_ok=True)
+            raise ConfigError(f"LocalIssuer: cannot write {target}: {_why(error)}") from None
 
     @classmethod
     def load(cls, path: str | Path, *, clock: Callable[[], float] = time.time) -> LocalIssuer:
         """The issuer that `save` wrote. A file that others may read is refused."""
         try:
-            with Path(path).open("rb") as file:
+            # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+            with os.fdopen(handle, "rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
-                raw = file.read(64 * 1024)
-        except OSError as error:
-            raise ConfigError(f"LocalIssuer: cannot read {path}: {error.strerror}") from None
+                raw = file.read(64 * 1024) if stat.S_ISREG(mode) else b""
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"LocalIssuer: cannot read {path}: {_why(error)}") from None
         if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(f"LocalIssuer: {path} holds a private key and others may open it; run: chmod 600 {path}")
         found = _saved(raw)
@@ -166,6 +171,10 @@ class LocalIssuer:
         issuer = cls.__new__(cls)
         issuer._setup(found[0], found[1], clock, found[2])
         return issuer
+
+
+def _why(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or "not a path"
 
 
 def _saved(raw: bytes) -> tuple[str, str, ec.EllipticCurvePrivateKey] | None:
@@ -271,7 +280,7 @@ def _plain(value: object, name: str, depth: int = 0) -> object:
         return value
     if depth < MAX_DEPTH:
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            return {key: _plain(inner, name, depth + 1) for key, inner in value.items()}
+            return {str(_plain(key, name)): _plain(inner, name, depth + 1) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [_plain(inner, name, depth + 1) for inner in value]
     raise ConfigError(f"mint: `{name}` holds a {type(value).__name__} that has no place in a token; amounts and dates are written as text")

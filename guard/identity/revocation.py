@@ -26,6 +26,8 @@ RevocationKind = Literal["credential", "session", "origin", "actor", "key", "tas
 _KINDS: tuple[str, ...] = get_args(RevocationKind)
 _MOST = 64 * 1024 * 1024
 _ALWAYS = float("inf")
+_LOOKS = (0.0, 0.0005, 0.005, 0.02)
+"""Seconds to wait for the rest of a line that another process is writing."""
 
 _Index = dict[tuple[str, str], dict[str | None, float]]
 """(kind, value) -> issuer (None: any) -> tokens issued before this second are dead."""
@@ -204,7 +206,13 @@ def _ends_a_line(handle: int) -> bool:
 
 
 def _content(file: WatchedFile) -> bytes | None:
+    """The file as it is between two appends. A line that crosses a page appears in two steps to whoever reads meanwhile: look again."""
     try:
+        for wait in _LOOKS:
+            raw = file.read()
+            if not raw or raw.endswith(b"\n"):
+                return raw
+            time.sleep(wait)
         return file.read()
     except (OSError, ValueError):
         return None
