@@ -94,7 +94,9 @@ def imports(rounds: int) -> Iterator[Row]:
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         for turn in range(max(5, rounds // 4) + 1):
             for name, statement in (("base", base), ("guard", base + "; import guard")):
-                out = subprocess.run([sys.executable, "-c", code.format(statement)], capture_output=True, text=True, check=True, env=environ)
+                out = subprocess.run(
+                    [sys.executable, "-c", code.format(statement)], capture_output=True, text=True, check=True, env=environ
+                )
                 if turn:
                     costs[name].append(float(out.stdout))
     beyond = sorted(g - b for g, b in zip(costs["guard"], costs["base"], strict=True))
