@@ -5,31 +5,30 @@
     search(query="x") ?>
 
 A prefix `@actor`, `#task` or `+5m` sets who acts, on which task, how much later. `expect`: `allow`, `deny`, `ask`, each with an
-optional code prefix or rule id (`deny args.constraint`, `allow few-reads`), or a rule id alone.
+optional code prefix or rule id (`deny args.constraint`, `allow few-reads`), or a rule id alone. There is one for each call, or one for
+each line; lines that are no calls (`happenings`) then come to `allow`, or to `deny` where the approver may not.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from guard.model import Decision
-from guard.policy import supported
 from guard.policy.call import CallError, parse_call
+from guard.policy.codes import CODES, PART_OF_ROOM, ROOMS
 from guard.policy.data import Case, Event, RunAs
-from guard.policy.fields import Word, take
+from guard.policy.fields import Word, check_name, take
+from guard.policy.happenings import happening
 from guard.policy.problems import Mark, Report, suggest
 from guard.policy.times import seconds
 from guard.policy.yamltext import Leaf, Map, Node, Seq, parse, plain
-from guard.reasons import ReasonCode
 
 __all__ = ["Known", "meets", "read_cases"]
 
 _VERDICTS: Final = ("allow", "deny", "ask")
-_CODES: Final = frozenset(str(code) for code in ReasonCode)
-_ROOMS: Final = frozenset(code.partition(".")[0] for code in _CODES)
 _PREFIX: Final = re.compile(r"(?:@(?P<actor>[\x21-\x7e]+)|#(?P<task>[A-Za-z0-9_.\-]+)|\+(?P<after>[0-9]+[smhd]))(?:[ \t]+|$)", re.ASCII)
 _MAX_EVENTS: Final = 500
 _MAX_LINE: Final = 1 << 16
@@ -54,11 +53,12 @@ def read_cases(report: Report, node: Seq, known: Known) -> tuple[Case, ...]:
             if first is not got["name"].at:
                 report.error("duplicate-id", got["name"].at, f"a test of this name is there twice, first in line {first.line}")
         run_as = _run_as(report, got["as"], known) if "as" in got else None
-        trace = _trace(report, got["trace"], below) if "trace" in got else ()
+        trace = _trace(report, got["trace"], below, known) if "trace" in got else ()
+        if run_as is not None:
+            _tasks_of(report, trace, run_as)
         expect = tuple(_expectation(report, word, known) for word in got.get("expect", ()))
-        if trace and "expect" in got and report.errors == before and len(trace) != len(expect):
-            at = below.entries["expect"].key if isinstance(below, Map) else below.at
-            report.error("expect", at, f"the trace has {len(trace)} events and `expect` has {len(expect)}", "one for each event")
+        if trace and "expect" in got and report.errors == before:
+            expect = _one_per_line(report, trace, expect, below.entries["expect"].key if isinstance(below, Map) else below.at)
         end = [_expectation(report, word, known) for word in got.get("end", ())]
         if len(end) > 1:
             report.error("expect", got["end"][1].at, "`end` is one verdict")
@@ -67,21 +67,76 @@ def read_cases(report: Report, node: Seq, known: Known) -> tuple[Case, ...]:
     return tuple(cases)
 
 
+def _one_per_line(report: Report, trace: tuple[Event, ...], expect: tuple[str, ...], at: Mark) -> tuple[str, ...]:
+    """One expectation for each line; "" for one that is no call, where only calls have theirs."""
+    calls = [event for event in trace if event.kind == "call"]
+    if len(expect) == len(trace):
+        return expect
+    if len(expect) != len(calls):
+        events = f"{len(trace)} events" if len(calls) == len(trace) else f"{len(calls)} calls in {len(trace)} lines"
+        hint = "one for each event" if len(calls) == len(trace) else "one for each call, or one for each line"
+        report.error("expect", at, f"the trace has {events} and `expect` has {len(expect)}", hint)
+        return expect
+    rest = iter(expect)
+    return tuple(next(rest) if event.kind == "call" else "" for event in trace)
+
+
+def _tasks_of(report: Report, trace: tuple[Event, ...], run_as: RunAs) -> None:
+    """Where a case says what its other tasks act as, a name that is not there is a slip; where it says nothing, they are as its own."""
+    for event in trace if run_as.tasks else ():
+        if event.task is not None and event.task not in run_as.tasks:
+            at = Mark(event.line, max(1, report.lines[event.line - 1].find(f"#{event.task}") + 1), len(event.task) + 1)
+            report.error("trace", at, f"`tasks` has no `{event.task}`", suggest(event.task, run_as.tasks))
+
+
 def _place(node: Node) -> Mark:
     return next(iter(node.entries.values())).key if isinstance(node, Map) and node.entries else node.at
 
 
 def _run_as(report: Report, node: Map, known: Known) -> RunAs | None:
     got = take(report, node, "as", "`as`")
-    params: Mapping[str, Any] = {}
-    if "params" in got:
-        params = {name: plain(entry.node) for name, entry in got["params"].entries.items()}
     if "intent" in got and known.intents is not None:
         _check_params(report, got, node, known.intents)
     if any(key not in got for key in ("origin", "actor", "intent")):
         return None
-    prompt = got["prompt"].text if "prompt" in got else None
-    return RunAs(got["origin"].text, tuple(word.text for word in got["actor"]), got["intent"].text, params, prompt)
+    own = _over(RunAs("", (), ""), got)
+    tasks = {}
+    for name, entry in got["tasks"].entries.items() if "tasks" in got else ():
+        check_name(report, Word(name, entry.key), "policy", "task")
+        below = take(report, entry.node, "other_task", f"task `{name}` in `as`")
+        if isinstance(entry.node, Map) and not entry.node.entries:
+            report.error("value", entry.node.at, f"task `{name}` in `as` says nothing of its own", "leave it out")
+        tasks[name] = _over(own, below)
+        if known.intents is not None and isinstance(entry.node, Map):
+            _check_other(report, got, below, entry.node, known.intents)
+    return replace(own, tasks=tasks)
+
+
+def _check_other(
+    report: Report, got: Mapping[str, Any], below: Mapping[str, Any], node: Map, intents: Mapping[str, Mapping[str, str]]
+) -> None:
+    """The parameters of another task of the case: its own, else the case's, which must fit its intent."""
+    if "params" in below:
+        _check_params(report, {"intent": got["intent"], **below} if "intent" in got else below, node, intents)
+    elif "intent" in below and below["intent"].text in intents:
+        own = set(got["params"].entries) if "params" in got else set()
+        if own != set(intents[below["intent"].text]):
+            text = f"intent `{below['intent'].text}` takes other parameters than the case's own"
+            report.error("missing", below["intent"].at, text, "write `params` for this task")
+    elif "intent" in below:
+        _check_params(report, below, node, intents)
+
+
+def _over(own: RunAs, got: Mapping[str, Any]) -> RunAs:
+    """`own` with what `got` says over it."""
+    return RunAs(
+        got["origin"].text if "origin" in got else own.origin,
+        tuple(word.text for word in got["actor"]) if "actor" in got else own.actor,
+        got["intent"].text if "intent" in got else own.intent,
+        {name: plain(entry.node) for name, entry in got["params"].entries.items()} if "params" in got else own.params,
+        got["prompt"].text if "prompt" in got else own.prompt,
+        got["person"].text if "person" in got else own.person,
+    )
 
 
 def _check_params(report: Report, got: Mapping[str, Any], node: Map, intents: Mapping[str, Mapping[str, str]]) -> None:
@@ -107,7 +162,7 @@ def _check_params(report: Report, got: Mapping[str, Any], node: Map, intents: Ma
 # --- traces
 
 
-def _trace(report: Report, trace: Word, node: Node) -> tuple[Event, ...]:
+def _trace(report: Report, trace: Word, node: Node, known: Known) -> tuple[Event, ...]:
     leaf = node.entries["trace"].node if isinstance(node, Map) else None
     block = isinstance(leaf, Leaf) and leaf.block
     lines = trace.text.split("\n")
@@ -124,7 +179,7 @@ def _trace(report: Report, trace: Word, node: Node) -> tuple[Event, ...]:
             report.error("too-large", trace.at, f"a trace has at most {_MAX_EVENTS} events")
             break
         at = _line_mark(report, trace.at, offset, text) if block else trace.at
-        event = _event(report, text, at)
+        event = _event(report, text, at, known)
         if event is not None:
             events.append(event)
     if not events and report.errors == before:
@@ -142,7 +197,7 @@ def _along(at: Mark, offset: int, width: int = 1) -> Mark:
     return Mark(at.line, at.column + offset, max(1, width))
 
 
-def _event(report: Report, text: str, at: Mark) -> Event | None:
+def _event(report: Report, text: str, at: Mark, known: Known) -> Event | None:
     """One line. The place of an error is as far along the line as it was read."""
     if len(text) > _MAX_LINE:
         report.error("too-large", at, f"an event is at most {_MAX_LINE} characters")
@@ -160,13 +215,13 @@ def _event(report: Report, text: str, at: Mark) -> Event | None:
                 report.error("trace", _along(at, start, len(value) + 1), "this is not a time", "write `+30s`, `+10m`, `+24h` or `+7d`")
                 return None
         start = prefix.end()
+    happens, event = happening(report, text, start, at, None if known.rules is None else frozenset(known.rules))
+    if happens:
+        return None if event is None else replace(event, **found)
     try:
         call = parse_call(text, start)
     except CallError as error:
-        if error.tool in supported.EVENTS and error.positional:
-            supported.later(report, _along(at, start, len(error.tool)), error.tool, supported.EVENTS[error.tool])
-        else:
-            report.error("trace", _along(at, error.offset), str(error), error.suggestion)
+        report.error("trace", _along(at, error.offset), str(error), error.suggestion)
         return None
     outcome = _outcome(report, text, call.end, at)
     if outcome is None:
@@ -193,7 +248,7 @@ def _outcome(report: Report, text: str, end: int, at: Mark) -> tuple[Any, object
 
 
 def _result(report: Report, text: str, at: Mark) -> Node | None:
-    own = Report("\n" * (at.line - 1) + " " * (at.column - 1) + text, report.file)
+    own = Report("\n" * (at.line - 1) + " " * (at.column - 1) + text, report.file, report.parts)
     node = parse(text, own, line=at.line, column=at.column)
     for problem in own.problems:
         report.error(
@@ -226,17 +281,13 @@ def _expectation(report: Report, word: Word, known: Known) -> str:
 
 def _check_reason(report: Report, reason: str, at: Mark, known: Known) -> None:
     head = reason.partition(".")[0]
-    if head in supported.CODES and "." in reason:
-        supported.later(report, at, reason, supported.CODES[head])
-    elif reason in _CODES or reason in _ROOMS or (known.rules is None or reason in known.rules):
+    part = PART_OF_ROOM.get(head)
+    if part is not None and reason in CODES and report.lacks(part, at, reason):
         return
-    else:
-        report.error(
-            "expect",
-            at,
-            f"`{reason[:60]}` is neither a reason code nor a rule of this policy",
-            suggest(reason, {*_CODES, *(known.rules or ())}),
-        )
+    if reason in CODES or reason in ROOMS or (known.rules is None or reason in known.rules):
+        return
+    hint = suggest(reason, {*CODES, *(known.rules or ())})
+    report.error("expect", at, f"`{reason[:60]}` is neither a reason code nor a rule of this policy", hint)
 
 
 def meets(expected: str, decision: Decision) -> bool:

@@ -10,11 +10,78 @@ from typing import Literal
 
 from guard.constraints import Constraint
 from guard.errors import Problem
+from guard.model import Verdict
 
-__all__ = ["EFFECTS", "IRREVERSIBLE", "Case", "Event", "Intent", "Limit", "Permission", "PolicyData", "Rule", "RunAs", "Tool", "When"]
+__all__ = [
+    "EFFECTS", "IRREVERSIBLE", "LEAVES", "SOURCES", "After", "Age", "AskRule", "Asked", "Before", "Case", "Event", "Exclusive", "FactTest",
+    "FlowRow", "From", "Intent", "Item", "Leaf", "Limit", "Once", "Permission", "PolicyData", "Remember", "Returns", "Rule", "RunAs",
+    "Tool", "Unless", "Variant", "When", "Who",
+]  # fmt: skip
 
 EFFECTS = ("read", "fetch", "write", "send", "share", "pay", "buy", "delete", "execute", "admin", "approve")
 IRREVERSIBLE = frozenset({"send", "share", "pay", "buy", "delete", "execute", "admin"})
+SOURCES = ("prompt", "params", "endorsed", "directory", "structured", "made_here", "author", "text", "unknown")
+"""Where a value may come from, best first."""
+LEAVES = ("directory", "structured", "author", "text", "id", "name")
+"""What a shape may say a leaf is. `id` and `name` are structured at any length."""
+
+
+# --- results of tools
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What a leaf of a result is: `source`, one of LEAVES. With `when` (path of the same result -> constraint, `[]` means the same
+    record) it is that only where all of them hold, else `otherwise`. `$me` in `when` is the parameter `me`.
+    """
+
+    source: str
+    when: Mapping[str, Constraint] = field(default_factory=dict)
+    otherwise: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What holds instead where every constraint of `when` (argument path of the call -> constraint) holds.
+
+    The first variant that holds counts; both members are complete (what the file leaves out is the result's own). Where `when` cannot be
+    evaluated, since an argument is absent, its labels latch as well.
+    """
+
+    when: Mapping[str, Constraint]
+    labels: tuple[str, ...]
+    shape: Mapping[str, Leaf]
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """What a result is. `none`: nothing comes back. `shape`: path in the result (`iban`, `[].iban`, `items[].id`) -> leaf.
+
+    A tool without one returns text, labelled `untrusted`.
+    """
+
+    none: bool = False
+    format: Literal["json", "yaml", "keyvalue", "text"] = "json"
+    labels: tuple[str, ...] = ()
+    shape: Mapping[str, Leaf] = field(default_factory=dict)
+    variants: tuple[Variant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """The tool runs once per values of `key` (argument paths), within `within` seconds, None: ever."""
+
+    key: tuple[str, ...]
+    within: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """What is kept of a result under the name `fact`. `key`: argument path. `fields`: field -> path in the result."""
+
+    fact: str
+    key: str
+    fields: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +98,17 @@ class Tool:
     reversible: bool
     errors_have_no_effect: bool = False
     where: str = ""
+    returns: Returns | None = None
+    carries: frozenset[str] = frozenset()
+    once: Once | None = None
+    remember: tuple[Remember, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
     """`calls` or `sum` (an argument path) up to `max`. `window` seconds, None: for ever. `per`: key parts besides the task.
+
+    `denied`: enforced denials of the task are counted, not calls; the rule fires when `max` of them were made.
 
     `per` entries: `origin`, `actor`, `tool`, `args.<path>`. Without `per` the limit counts in its task; with it, in the tenant.
     """
@@ -44,17 +117,35 @@ class Limit:
     sum: str | None = None
     window: int | None = None
     per: tuple[str, ...] = ()
+    denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """The value must be one that `tool` returned at `path`, in a record whose siblings are as `where` says: leaf -> literal or `$param`.
+
+    A sibling stands in the same record, so `where: {name: ...}` of `[].iban` speaks of `[].name`; the keys here are whole paths.
+    """
+
+    tool: str
+    path: str
+    where: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One tool of an intent. `args`: argument path -> constraint (may use `$parameters`). `at`: argument path -> `policy.yaml:12:31`."""
+    """One tool of an intent. `args`: argument path -> constraint (may use `$parameters`). `at`: argument path -> `policy.yaml:12:31`.
+
+    `origins`: argument path -> where its value must come from. `check`: a CEL expression over the arguments.
+    """
 
     tool: str
     args: Mapping[str, Constraint]
     limit: Limit | None
     where: str
     at: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, From] = field(default_factory=dict)
+    check: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +172,96 @@ class When:
     end: bool = False
 
 
+# --- rules
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Earlier events: calls of one of these tools, of one of these effects, with these arguments (`args`); or a label of the task.
+
+    Members hold together; an empty one holds always; a label stands alone. `match`: argument of the event -> argument of this call, equal
+    by type (both written without the prefix `args.`).
+    """
+
+    tool: frozenset[str] = frozenset()
+    effect: frozenset[str] = frozenset()
+    label: str | None = None
+    args: Mapping[str, Constraint] = field(default_factory=dict)
+    match: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """`forbid_after`: fires once all items happened, `in_order` in this order."""
+
+    items: tuple[Item, ...]
+    in_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """`require_before`: fires unless the item happened and ended well, within `within` seconds. `consume`: each event serves once."""
+
+    item: Item
+    outcome: Literal["ok"] = "ok"
+    distinct: Literal["person", "actor"] | None = None
+    within: int | None = None
+    consume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusive:
+    """`exclusive`: one `by` does only one of the items, for the same values of `per` (argument paths, without `args.`)."""
+
+    items: tuple[Item, ...]
+    by: Literal["person", "actor", "origin"]
+    per: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unless:
+    """What excuses a call the rule would fire on; all members that are set must hold. `flow`: sources every control value must have one of."""
+
+    flow: frozenset[str] | None = None
+    args: Mapping[str, Constraint] = field(default_factory=dict)
+    intents: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How long ago a remembered date is, in seconds."""
+
+    min: int | None = None
+    max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FactTest:
+    """One alternative of `require_any`: fact `fact`, remembered under the value of this call's argument `key` (None at `task.end`
+    with a literal in `const`), whose fields meet `where`.
+
+    `bounds`: argument path of this call -> range word (`min`, `max`, `above`, `below`) -> field of the fact that bounds it.
+    """
+
+    fact: str
+    key: str | None
+    where: Mapping[str, Constraint | Age] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    const: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One workflow rule. Exactly one of `limit`, `require` is set, or none (the rule fires on every call it matches).
+    """One workflow rule. It has one verb: `limit`, `after`, `before`, `exclusive`, `any_facts`, `check`, or `require` with `signals`;
+    or none (the rule fires on every call it matches).
 
-    `require`: `args.<path>` (written without the prefix here) -> constraint. `until`: monitor ends on this day; from then on it enforces.
+    `require`: argument path -> constraint; `signals`: signal name -> constraint, not older than `within` seconds (None: the usual time).
+    `until`: monitor ends on this day; from then on it enforces.
     """
 
     id: str
     when: When
-    then: Literal["deny", "ask", "alert"]
+    then: Literal["deny", "ask", "alert", "suspend"]
     limit: Limit | None = None
     require: Mapping[str, Constraint] | None = None
     monitor: bool = False
@@ -100,22 +271,85 @@ class Rule:
     severity: str = "medium"
     controls: tuple[str, ...] = ()
     where: str = ""
+    unless: Unless | None = None
+    after: After | None = None
+    before: Before | None = None
+    exclusive: Exclusive | None = None
+    signals: Mapping[str, Constraint] = field(default_factory=dict)
+    any_facts: tuple[FactTest, ...] = ()
+    check: str | None = None
+    within: int | None = None
+
+
+# --- sources, the prompt's words, approvals
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """One effect class: source -> verdict, for control values and for what data text carries; not there: deny. `any` of the file is
+    written out: every source without a cell of its own has one here.
+
+    `match: host`: a URL without query has its host's sources too.
+    """
+
+    cells: Mapping[str, Verdict]
+    carries: Mapping[str, Verdict] = field(default_factory=dict)
+    match: Literal["exact", "host"] = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The trusted prompt's words as a second vote. `not_asked`: effect class -> verdict. `words`: class -> more words for it."""
+
+    not_asked: Mapping[str, Verdict]
+    delegated: Verdict | None = None
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who may answer: somebody of `group`, or one of `persons`; none of `excluded` (`origin`, `actors`)."""
+
+    group: str | None = None
+    persons: tuple[str, ...] = ()
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AskRule:
+    """How an ask is answered: by whom, by how many, and for how many seconds the answer holds."""
+
+    by: Literal["origin"] | Who = "origin"
+    count: int = 1
+    within: int = 900
+
+
+# --- tests
 
 
 @dataclass(frozen=True, slots=True)
 class RunAs:
-    """Whom a test case acts as."""
+    """Whom a test case acts as. `person`: the proven person behind the origin. `tasks`: what `#name` lines act as, complete."""
 
     origin: str
     actor: tuple[str, ...]
     intent: str
     params: Mapping[str, object] = field(default_factory=dict)
     prompt: str | None = None
+    person: str | None = None
+    tasks: Mapping[str, RunAs] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a trace: a call with its outcome, at `after` seconds past the line before."""
+    """One line of a trace: a call with its outcome, at `after` seconds past the line before. Or, by `kind`, something else that happens:
+
+    | kind      | tool      | args                                                          |
+    |-----------|-----------|---------------------------------------------------------------|
+    | approve   | approve   | `ask` (a rule id or code), `by` (a person), `groups` (a list) |
+    | signal    | signal    | `name`, `value`                                               |
+    | user_says | user_says | `text`, `quoted` ("" where nothing is)                        |
+    """
 
     tool: str
     args: Mapping[str, object]
@@ -127,11 +361,14 @@ class Event:
     after: int = 0
     line: int = 0
     text: str = ""
+    kind: Literal["call", "approve", "signal", "user_says"] = "call"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One entry of `tests:`. `expect`: one per event, a verdict with an optional code prefix, or a rule id."""
+    """One entry of `tests:`. `expect`: one per event, a verdict with an optional code prefix, or a rule id; "" for an event that is no
+    call and of which nothing was said.
+    """
 
     name: str
     run_as: RunAs
@@ -155,3 +392,8 @@ class PolicyData:
     scopes: Mapping[str, tuple[str, ...]]
     tests: tuple[Case, ...]
     warnings: tuple[Problem, ...] = ()
+    flow: Mapping[str, FlowRow] | None = None
+    asked: Asked | None = None
+    asks: Mapping[str, AskRule] = field(default_factory=dict)
+    most_asks: int = 10
+    """So many asks a task may make; the next one denies."""

@@ -10,9 +10,9 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from guard.ops import AMOUNT_MAX, UNIT, units
-from guard.policy import supported
 from guard.policy.problems import Mark, Report, one_of, suggest
-from guard.policy.table import NAMES, SECTIONS, WORDS, Key
+from guard.policy.supported import PARTS
+from guard.policy.table import NAMES, PART_OF_WORD, SECTIONS, WORDS, Key
 from guard.policy.times import seconds
 from guard.policy.yamltext import Leaf, Map, Node, Seq
 
@@ -22,6 +22,18 @@ _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _AMOUNT = re.compile(r"[0-9]{1,40}(\.[0-9]{1,40})?", re.ASCII)
 _PATTERNS: Final = {name: re.compile(pattern, re.ASCII) for name, pattern in NAMES.items()}
 _MEANT: Final = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+_ARGUMENTS: Final = {"per": "`origin`, `actor`, `tool` or `args.<path>`", "summed": "`args.<path>`", "argument": "`args.<path>`"}
+_CODES: Final = {
+    "effect": "unknown-effect",
+    "type": "unknown-type",
+    "source": "unknown-source",
+    "cell": "unknown-source",
+    "leaf": "unknown-source",
+}
+_KINDS: Final = {
+    "effect": "an effect class", "type": "a type", "source": "a source of values", "cell": "a source of values", "leaf": "a source of values in a result",
+    "entity": "a kind of value", "answer": "an answer", "bound": "a bound",
+}  # fmt: skip
 _NO_DEFAULT: Final = "there is none: what nothing allows is denied"
 
 
@@ -40,27 +52,26 @@ def take(report: Report, node: Node, section: str, what: str) -> dict[str, Any]:
     table, found, parked = SECTIONS[section], dict[str, Any](), False
     for name, entry in node.entries.items():
         key = table.get(name)
-        if key is not None:
+        if key is None or (key.beside and key.beside not in node.entries):
+            _unknown_key(report, entry.key, what, name, key, table)
+        elif key.part and report.lacks(key.part, entry.key, name):
+            parked = True
+        else:
             value = _READERS[key.kind](report, entry.node, key, name)
             if value is not None:
                 found[name] = value
-        elif comes_with := _later(section, name, node):
-            supported.later(report, entry.key, name, comes_with)
-            parked = True
-        else:
-            hint = _NO_DEFAULT if name in ("default", "defaults") else suggest(name, table)
-            report.error("unknown-key", entry.key, f"{what} has no key `{name}`", hint)
     for name, key in table.items():
         if key.needed and name not in node.entries and not parked:
             report.error("missing", node.at, f"{what} needs `{name}`")
     return found
 
 
-def _later(section: str, name: str, node: Map) -> str | None:
-    partner = supported.TOGETHER.get(section, {}).get(name)
-    if partner is not None and partner in node.entries:
-        return supported.KEYS[section][partner]
-    return supported.KEYS.get(section, {}).get(name)
+def _unknown_key(report: Report, at: Mark, what: str, name: str, key: Key | None, table: Mapping[str, Key]) -> None:
+    if key is not None:
+        hint: str | None = f"it belongs to `{key.beside}`"
+    else:
+        hint = _NO_DEFAULT if name in ("default", "defaults") else suggest(name, table)
+    report.error("unknown-key", at, f"{what} has no key `{name}`", hint)
 
 
 def entries(report: Report, node: Map, pattern: str, what: str) -> list[tuple[Word, Node]]:
@@ -84,9 +95,8 @@ def check_name(report: Report, word: Word, pattern: str, what: str) -> bool:
         why = f"has U+{ord(odd):04X} {unicodedata.name(odd, 'unnamed')}, which is not an ASCII character"
     elif word.text != word.text.strip():
         why = "has a blank at its edge"
-    elif pattern in ("per", "summed"):
-        expected = "`origin`, `actor`, `tool` or `args.<path>`" if pattern == "per" else "`args.<path>`"
-        why = f"is not {expected}"
+    elif pattern in _ARGUMENTS:
+        why = f"is not {_ARGUMENTS[pattern]}"
     else:
         why = "is too long" if len(word.text) > 64 else "is not a plain name"
     report.error("name", word.at, f"{what} `{_shown(word.text)}` {why}", _near(word.text, pattern))
@@ -94,7 +104,7 @@ def check_name(report: Report, word: Word, pattern: str, what: str) -> bool:
 
 
 def _near(text: str, pattern: str) -> str | None:
-    if pattern in ("per", "summed") and _PATTERNS["path"].fullmatch(text):
+    if pattern in _ARGUMENTS and _PATTERNS["path"].fullmatch(text):
         return f"did you mean `args.{text}`?"
     return None
 
@@ -105,19 +115,13 @@ def _shown(text: str) -> str:
 
 def word_of(report: Report, word: Word, of: str, what: str) -> bool:
     """Whether `word` is one of the closed set `of`."""
-    if word.text in WORDS[of]:
-        return True
-    if word.text in supported.WORDS.get(of, {}):
-        supported.later(report, word.at, f"{what}: {word.text}", supported.WORDS[of][word.text])
-    else:
-        code = {"effect": "unknown-effect", "type": "unknown-type"}.get(of, "value")
+    if word.text not in WORDS[of]:
         hint = suggest(word.text, WORDS[of]) or one_of(WORDS[of])
-        report.error(code, word.at, f"{what}: `{_shown(word.text)}` is not {_kind(of)}", hint)
-    return False
-
-
-def _kind(of: str) -> str:
-    return {"effect": "an effect class", "type": "a type"}.get(of, f"a value of `{of}`")
+        kind = _KINDS.get(of, f"a value of `{of}`")
+        report.error(_CODES.get(of, "value"), word.at, f"{what}: `{_shown(word.text)}` is not {kind}", hint)
+        return False
+    part = PART_OF_WORD.get((of, word.text))
+    return part is None or not report.lacks(part, word.at, f"{what}: {word.text}")
 
 
 def _empty(node: Node) -> bool:
@@ -169,6 +173,10 @@ def _several(report: Report, node: Node, key: Key, name: str, good: Callable[[Wo
     return None if bad else tuple(words)
 
 
+def _some_names(report: Report, node: Node, key: Key, name: str) -> tuple[Word, ...] | None:
+    return () if isinstance(node, Seq) and not node.items else _list_of_names(report, node, key, name)
+
+
 def _list_of_names(report: Report, node: Node, key: Key, name: str) -> tuple[Word, ...] | None:
     if not isinstance(node, Seq):
         report.error("type", node.at, f"`{name}` must be a list")
@@ -213,7 +221,7 @@ def _count(report: Report, node: Node, key: Key, name: str) -> int | None:
         return node.value
     hint = (
         "a limit of 0 is no limit: do not allow the tool, or write a rule without a verb"
-        if isinstance(node, Leaf) and node.value == 0
+        if isinstance(node, Leaf) and node.value == 0 and name == "calls"
         else None
     )
     report.error("value", node.at, f"`{name}` must be a whole number above 0", hint)
@@ -246,11 +254,15 @@ def _map(report: Report, node: Node, key: Key, name: str) -> Map | None:
     return None
 
 
-def _when_or_map(report: Report, node: Node, key: Key, name: str) -> Map | None:
-    if name == "when" and isinstance(node, Leaf) and node.value == "task.end":
-        supported.later(report, node.at, "when: task.end", supported.TASK_END)
-        return None
-    return _map(report, node, key, name)
+def _map_or_word(report: Report, node: Node, key: Key, name: str) -> Map | Word | None:
+    if isinstance(node, Leaf) and node.value == key.word:
+        if key.word in PARTS and report.lacks(key.word, node.at, f"{name}: {key.word}"):
+            return None
+        return Word(key.word, node.at)
+    if isinstance(node, Map):
+        return node
+    report.error("type", node.at, f"`{name}` must be a mapping, or `{key.word}`")
+    return None
 
 
 def _list(report: Report, node: Node, key: Key, name: str) -> Seq | None:
@@ -281,9 +293,16 @@ _READERS: Final[Mapping[str, Callable[[Report, Node, Key, str], Any]]] = {
     "amount": _amount,
     "types": _map,
     "constraints": _map,
-    "one": _when_or_map,
+    "one": _map,
+    "one or word": _map_or_word,
     "map": _map,
     "map of names": _map,
+    "map of paths": _map,
+    "map of words": _map,
+    "map of texts": _map,
+    "shape": _map,
+    "bounds": _map,
+    "some names": _some_names,
     "list": _list,
     "data": _map,
     "expect": _expect,

@@ -16,7 +16,7 @@ from guard.reasons import ReasonCode
 if TYPE_CHECKING:
     from guard.policy.data import Intent, PolicyData
 
-__all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "intent_check", "judge"]
+__all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "identifiers", "intent_check", "judge"]
 
 ArgsCheck = Callable[[Mapping[str, object]], tuple[str, Constraint | None] | None]
 
@@ -124,13 +124,32 @@ def bind_params(intent: Intent, given: Mapping[str, object]) -> dict[str, object
     return bound
 
 
+def identifiers(delegation: Delegation) -> tuple[str, ...]:
+    """What `$me` stands for: the origin's own identifiers."""
+    return tuple(sorted({delegation.origin, *([delegation.person] if delegation.person else [])}))
+
+
+def _bind(constraint: Constraint, params: Mapping[str, object], me: tuple[str, ...]) -> Constraint:
+    """With the task's parameters; `$me` in the normal form of the argument's type, without identifiers that are none of that type."""
+    if "me" not in constraint.params:
+        return constraint.bind(params)
+    own: list[object] = []
+    for identifier in me:
+        try:
+            own.append(normalise(constraint.kind, identifier) if constraint.kind is not None else identifier)
+        except ValueRefused:
+            continue
+    return constraint.bind({**params, "me": own})
+
+
 def intent_check(policy: PolicyData, delegation: Delegation, intent: Intent, params: Mapping[str, object], tool: str) -> Check | Finding:
     """What the intent says of `tool`: compiled with this task's parameters."""
     permission = intent.allow.get(tool)
     if permission is None:
         text = f"{intent.name} does not use {tool}"
         return Finding("intent", "forbid", ReasonCode.INTENT_TOOL, where=intent.where, text=text, fix="none: not part of this task")
-    bound = {path: constraint.bind(params) for path, constraint in permission.args.items()}
+    me = identifiers(delegation)
+    bound = {path: _bind(constraint, params, me) for path, constraint in permission.args.items()}
     facts = "; ".join(f"{path} {constraint.fact}" for path, constraint in permission.args.items())
     permit = Finding("intent", "permit", ReasonCode.PERMIT, where=permission.where, text=facts or f"intent {intent.name}")
     test = compile_args(bound, closed=False) if bound else None
@@ -144,4 +163,5 @@ _INSIDE = "arguments inside what the intent allows"
 
 def _fix(constraint: Constraint) -> str:
     """What the smallest change is: another task where parameters decide, else other arguments."""
-    return "a task for the other " + " and ".join(sorted(constraint.params)) if constraint.params else _INSIDE
+    params = sorted(constraint.params - {"me"})
+    return "a task for the other " + " and ".join(params) if params else _INSIDE

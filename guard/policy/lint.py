@@ -1,42 +1,41 @@
 """What a policy that reads well may still say wrong: rules that never fire, sums without a floor, tools left wide open.
 
 Errors are what cannot be decided or cannot be meant; warnings are what an author should look at. Names, types and positions were
-checked while reading; here things are looked at together.
+checked while reading; here things are looked at together: rules in this file, intents and sources in the two beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from guard.constraints import Constraint
-from guard.policy.data import Intent, Rule, Tool
+from guard.policy.data import Item, Rule, When
+from guard.policy.draft import Draft
+from guard.policy.lint_intents import lint_intents
+from guard.policy.lint_sources import lint_checks, lint_sources
 from guard.policy.problems import Mark
-from guard.policy.read import Draft
 
 __all__ = ["lint"]
 
-_START = Mark(1, 1)
+_EVERYTHING = ""
+_MOST_COMPARED = 2_000_000  # pairs of rules; a file of ten thousand rules must not take minutes
 
 
 def lint(draft: Draft) -> None:
     present = {effect for tool in draft.tools.values() for effect in tool.effects}
+    allowed = {name for intent in draft.intents.values() for name in intent.allow}
     for rule in draft.rules:
         _reaches(draft, rule, present)
         _satisfiable(draft, rule)
+        _events_happen(draft, rule, allowed)
         _sum_has_floor(draft, rule)
     _shadowing(draft)
+    lint_sources(draft)
     if not draft.pack:
-        for intent in draft.intents.values():
-            _intent(draft, intent)
-
-
-def _at(draft: Draft, *path: str) -> Mark:
-    return draft.places.get(path, _START)
-
-
-# --- rules
+        lint_intents(draft)
+    lint_checks(draft)
 
 
 def _reaches(draft: Draft, rule: Rule, present: set[str]) -> None:
@@ -47,30 +46,59 @@ def _reaches(draft: Draft, rule: Rule, present: set[str]) -> None:
     tools = draft.about(rule.when)
     for effect in sorted(when.effects - present) if not draft.pack else ():
         draft.report.error(
-            "never-matches", _at(draft, "rules", rule.id, "effect", effect), f"{what}: no tool of this policy has effect `{effect}`"
+            "never-matches", draft.at("rules", rule.id, "effect", effect), f"{what}: no tool of this policy has effect `{effect}`"
         )
     for name in sorted(when.tools - {tool.name for tool in tools}) if when.effects & present else ():
         if name in draft.tools:
             text = f"{what}: tool `{name}` has none of the effects it names"
-            draft.report.error("never-matches", _at(draft, "rules", rule.id, "tool", name), text)
-    if when.intents and tools and all(name in draft.intents for name in when.intents):
+            draft.report.error("never-matches", draft.at("rules", rule.id, "tool", name), text)
+    if when.intents and tools and not when.end and all(name in draft.intents for name in when.intents):
         allowed = {name for intent in when.intents for name in draft.intents[intent].allow}
         if not allowed.intersection(tool.name for tool in tools):
-            draft.report.error("never-matches", _at(draft, "rules", rule.id), f"{what}: none of its intents allows any of its tools")
+            draft.report.error("never-matches", draft.at("rules", rule.id), f"{what}: none of its intents allows any of its tools")
 
 
 def _satisfiable(draft: Draft, rule: Rule) -> None:
-    for path, predicate in rule.when.args.items():
-        if why := _impossible(predicate):
-            draft.report.error("never-matches", _at(draft, "rules", rule.id, "when", path), f"rule `{rule.id}`: {why}")
-    for path, predicate in (rule.require or {}).items():
-        if why := _impossible(predicate):
-            draft.report.error("never-matches", _at(draft, "rules", rule.id, "require", path), f"rule `{rule.id}` can never be kept: {why}")
+    for part, args in (("when", rule.when.args), ("unless", rule.unless.args if rule.unless is not None else {})):
+        for path, predicate in args.items():
+            if why := predicate.never_matches:
+                draft.report.error("never-matches", draft.at("rules", rule.id, part, path), f"rule `{rule.id}`: {why}")
+    kept = {**(rule.require or {}), **{f"signals.{name}": one for name, one in rule.signals.items()}}
+    for path, predicate in kept.items():
+        if why := predicate.never_matches:
+            draft.report.error("never-matches", draft.at("rules", rule.id, "require", path), f"rule `{rule.id}` can never be kept: {why}")
 
 
-def _impossible(constraint: Constraint) -> str | None:
-    """Why no value can meet the constraint, None where one may."""
-    return constraint.never_matches
+def events_of(draft: Draft, rule: Rule) -> list[tuple[str, Mark, Item]]:
+    """The earlier events a rule speaks of: (the verb, where the event stands, the event)."""
+    found = []
+    if rule.before is not None:
+        found.append(("require_before", draft.at("rules", rule.id, "require_before"), rule.before.item))
+    several: Sequence[tuple[str, Sequence[Item]]] = (
+        ("forbid_after", rule.after.items if rule.after is not None else ()),
+        ("exclusive", rule.exclusive.items if rule.exclusive is not None else ()),
+    )
+    for verb, items in several:
+        found += [(verb, draft.at("rules", rule.id, verb, str(number)), item) for number, item in enumerate(items)]
+    return found
+
+
+def _events_happen(draft: Draft, rule: Rule, allowed: set[str]) -> None:
+    """Some intent must be able to make each event happen that a rule looks back for."""
+    for verb, at, item in events_of(draft, rule):
+        what = f"rule `{rule.id}`: `{verb}`"
+        for path, constraint in item.args.items():
+            if why := constraint.never_matches:
+                draft.report.error("never-matches", at, f"{what}: `{path}`: {why}")
+        if item.label is not None or draft.blind or draft.vague or (draft.pack and not item.tool):
+            continue  # a pack speaks of effects whether or not this desk has them
+        tools = {tool.name for tool in draft.about(When(item.tool, item.effect))}
+        if not tools:
+            effects = ", ".join(f"`{effect}`" for effect in sorted(item.effect))
+            draft.report.error("never-matches", at, f"{what} speaks of calls that cannot be: no such tool has effect {effects}")
+        elif draft.intents and not tools & allowed:
+            names = ", ".join(f"`{name}`" for name in sorted(tools))
+            draft.report.error("never-matches", at, f"{what} speaks of {names}, which no intent allows")
 
 
 def _sum_has_floor(draft: Draft, rule: Rule) -> None:
@@ -87,7 +115,7 @@ def _sum_has_floor(draft: Draft, rule: Rule) -> None:
                 continue
             text = f"rule `{rule.id}` sums `{path}` of `{tool.name}`, but intent `{intent.name}` does not keep it at or above 0"
             hint = f'write `{path}: {{range: {{min: "0"}}}}` there'
-            draft.report.error("unproven-sum", _at(draft, "rules", rule.id, "sum"), text, hint)
+            draft.report.error("unproven-sum", draft.at("rules", rule.id, "sum"), text, hint)
 
 
 def _floor(constraint: Constraint | None) -> bool:
@@ -95,6 +123,9 @@ def _floor(constraint: Constraint | None) -> bool:
         return False
     low = constraint.lower_bound()
     return low is not None and low >= Decimal(0)
+
+
+# --- rules that another makes pointless
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +144,10 @@ class _Reach:
         mine, theirs = self.rule.when, other.rule.when
         reach = self.everything or (bool(other.tools) and not other.everything and other.tools <= self.tools)
         intents = not mine.intents or (bool(theirs.intents) and theirs.intents <= mine.intents)
-        return reach and intents and all(other.args.get(path) == raw for path, raw in self.args.items())
+        excused = self.rule.unless is None or _excuse(self.rule) == _excuse(other.rule)
+        return (
+            mine.end == theirs.end and reach and intents and excused and all(other.args.get(path) == raw for path, raw in self.args.items())
+        )
 
 
 def _reach(draft: Draft, rule: Rule, number: int) -> _Reach:
@@ -123,35 +157,85 @@ def _reach(draft: Draft, rule: Rule, number: int) -> _Reach:
         parts = {f"{tool}&{effect}" for tool in when.tools or {""} for effect in when.effects or {""}}
     else:
         parts = {tool.name for tool in draft.about(rule.when)}
-    limit = rule.limit
-    verb = ("limit", limit.sum, limit.per) if limit else ("require", repr(_raw(rule.require))) if rule.require is not None else "none"
-    return _Reach(rule, number, frozenset(parts), everything, _raw(when.args), verb)
+    return _Reach(rule, number, frozenset(parts), everything, _raw(when.args), _verb(rule))
+
+
+def _verb(rule: Rule) -> object:
+    """What two rules must have in common to be compared; equal where they ask for the same."""
+    if rule.limit is not None:
+        return "limit", rule.limit.sum, rule.limit.per, rule.limit.denied
+    if rule.require is not None or rule.signals:
+        return "require", repr(_raw(rule.require or {})), repr(_raw(rule.signals)), rule.within
+    if rule.after is not None:
+        return (
+            "after",
+            rule.after.in_order,
+            tuple(sorted(map(_said, rule.after.items))) if not rule.after.in_order else tuple(map(_said, rule.after.items)),
+        )
+    if rule.before is not None:
+        before = rule.before
+        return "before", _said(before.item), before.distinct, before.within, before.consume
+    if rule.exclusive is not None:
+        return "exclusive", tuple(sorted(map(_said, rule.exclusive.items))), rule.exclusive.by, rule.exclusive.per
+    if rule.any_facts:
+        return "facts", repr(rule.any_facts)
+    return ("check", rule.check) if rule.check is not None else "none"
+
+
+def _said(item: Item) -> str:
+    return repr((sorted(item.tool), sorted(item.effect), item.label, _raw(item.args), sorted(item.match.items())))
+
+
+def _excuse(rule: Rule) -> object:
+    one = rule.unless
+    return None if one is None else (one.flow, repr(_raw(one.args)), one.intents)
 
 
 def _shadowing(draft: Draft) -> None:
     """Rules that say what another says, or that another always speaks before. Only rules with the same verb, or none, can do that."""
     reaches = [_reach(draft, rule, number) for number, rule in enumerate(draft.rules)]
-    by_verb: dict[object, list[_Reach]] = {}
+    known = _Known(reaches)
+    compared = 0
     for one in reaches:
-        if not one.rule.monitor and one.rule.then != "alert":
-            by_verb.setdefault(one.verb, []).append(one)
-    for one in reaches:
-        bare = by_verb.get("none", []) if one.verb != "none" else []
-        for other in (*bare, *by_verb.get(one.verb, [])):
+        for other in known.candidates(one):
+            compared += 1
             if other is not one and other.covers(one) and (how := _how(other, one)):
                 text = f"rule `{one.rule.id}` {how.format(other.rule.id)}"
-                draft.report.error("shadowed", _at(draft, "rules", one.rule.id), text, "remove one of them")
+                draft.report.error("shadowed", draft.at("rules", one.rule.id), text, "remove one of them")
                 break
+        if compared > _MOST_COMPARED:
+            draft.report.warn(
+                "shadowed", draft.at("rules", one.rule.id), "too many rules on the same tools: those from here on were not compared"
+            )
+            return
+
+
+class _Known:
+    """Rules by verb and tool: what covers a rule is about everything, or about each of its tools, so about its first one."""
+
+    def __init__(self, reaches: Sequence[_Reach]) -> None:
+        self.by: dict[tuple[object, str], list[_Reach]] = {}
+        for one in reaches:
+            if not one.rule.monitor and one.rule.then != "alert":
+                for tool in {_EVERYTHING} if one.everything else one.tools:
+                    self.by.setdefault((one.verb, tool), []).append(one)
+
+    def candidates(self, one: _Reach) -> Iterator[_Reach]:
+        tools = [_EVERYTHING] if one.everything or not one.tools else [_EVERYTHING, min(one.tools)]
+        for verb in dict.fromkeys(("none", one.verb)):
+            for tool in tools:
+                yield from self.by.get((verb, tool), ())
 
 
 def _how(other: _Reach, one: _Reach) -> str | None:
     first, rule = other.rule, one.rule
-    alike = one.covers(other) and first.then == rule.then and not rule.monitor
-    if alike and first.limit == rule.limit and (first.require is None) == (rule.require is None):
+    alike = one.covers(other) and first.then == rule.then and not rule.monitor and other.verb == one.verb
+    if alike and first.limit == rule.limit:
         return "says the same as rule `{}`, which stands before it" if other.number < one.number else None
-    if first.then not in ("deny", rule.then):
+    stronger = first.then in ("deny", "suspend") and rule.then != "suspend"
+    if first.then != rule.then and not stronger:
         return None
-    if first.limit is None and first.require is None:
+    if other.verb == "none":
         return "is shadowed by rule `{}`, which always speaks first"
     mine, theirs = rule.limit, first.limit
     if mine is None or theirs is None:
@@ -162,60 +246,3 @@ def _how(other: _Reach, one: _Reach) -> str | None:
 
 def _raw(args: Mapping[str, Constraint]) -> dict[str, object]:
     return {path: constraint.raw for path, constraint in args.items()}
-
-
-# --- intents
-
-
-def _intent(draft: Draft, intent: Intent) -> None:
-    used: set[str] = set()
-    for name, permission in intent.allow.items():
-        tool = draft.tools.get(name)
-        for path, constraint in permission.args.items():
-            used |= set(constraint.params)
-            at = _at(draft, "intents", intent.name, "allow", name, path)
-            if why := _impossible(constraint):
-                draft.report.error("never-matches", at, f"intent `{intent.name}`, tool `{name}`, argument `{path}`: {why}")
-            if tool is not None and tool.types.get(path) == "decimal" and _open_below(constraint):
-                text = f"intent `{intent.name}`: the range of `{path}` of `{name}` has no lower bound; a negative amount fits"
-                draft.report.warn("no-lower-bound", at, text, 'add `min: "0"`')
-        if tool is not None:
-            _unconstrained(draft, intent, tool)
-    for param in sorted(set(intent.params) - used) if not draft.report.failed else ():
-        text = f"intent `{intent.name}`: no constraint uses parameter `${param}`"
-        draft.report.warn("unused", _at(draft, "intents", intent.name, "params", param), text)
-
-
-def _open_below(constraint: Constraint) -> bool:
-    raw = constraint.raw
-    bounded = raw.get("range") if isinstance(raw, dict) else None
-    return isinstance(bounded, dict) and constraint.lower_bound() is None and not {"min", "above"} & set(bounded)
-
-
-def _unconstrained(draft: Draft, intent: Intent, tool: Tool) -> None:
-    """A tool that does more than read, with a control argument the intent says nothing about."""
-    effects = [effect for effect in tool.effects if effect != "read"]
-    if not effects:
-        return
-    written = draft.written.get((intent.name, tool.name), ())
-    free = [path for path in sorted(tool.control) if not any(_speaks_of(one, path) for one in written)]
-    if free:
-        names = ", ".join(f"`{path}`" for path in free)
-        text = f"intent `{intent.name}` allows `{tool.name}` ({', '.join(effects)}) with no constraint on {names}"
-        draft.report.warn("unconstrained", _at(draft, "intents", intent.name, "allow", tool.name), text)
-
-
-def _speaks_of(written: str, path: str) -> bool:
-    return written == path or path in _above(written) or written in _above(path)
-
-
-def _above(path: str) -> Iterator[str]:
-    """`to[].email` -> `to[]`, `to`"""
-    while path:
-        if path.endswith("[]"):
-            path = path[:-2]
-        elif "." in path:
-            path = path.rpartition(".")[0]
-        else:
-            return
-        yield path

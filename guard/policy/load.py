@@ -8,30 +8,33 @@ from hashlib import sha256
 from typing import Any
 
 from guard.errors import ConfigError, PolicyError, Problem
+from guard.policy.asks import read_asks
 from guard.policy.cases import Known, read_cases
 from guard.policy.data import Case, Intent, PolicyData
+from guard.policy.draft import START, Draft
 from guard.policy.fields import take
+from guard.policy.flowtext import read_asked, read_flow
 from guard.policy.lint import lint
-from guard.policy.problems import Enough, Mark, Report
-from guard.policy.read import Draft, read_intents, read_scopes, read_tools
+from guard.policy.problems import Enough, Report
+from guard.policy.read import read_intents, read_scopes, read_tools
 from guard.policy.rules import read_rules
+from guard.policy.supported import BUILT
 from guard.policy.yamltext import Map, Node, parse
 
-__all__ = ["CasesFile", "Policy", "cases_from_text", "check_layers"]
-
-_START = Mark(1, 1)
+__all__ = ["CasesFile", "Policy", "cases_from_text", "check_layers", "read_cases_file", "read_policy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Policy(PolicyData):
-    """A policy that loaded and linted clean. `text`: what it was read from."""
+    """A policy that loaded and linted clean. `text`: what it was read from. `parts`: of the language, that it may use."""
 
     text: str = field(default="", repr=False, compare=False)
+    parts: frozenset[str] = field(default=BUILT, repr=False, compare=False)
 
     @classmethod
     def from_text(cls, text: str, *, file: str = "policy.yaml") -> Policy:
         """Read and lint `text`; raise PolicyError with every problem found. `file`: what the problems call it."""
-        return _load(text, file, None)
+        return read_policy(text, file=file)
 
     @property
     def pack(self) -> bool:
@@ -58,13 +61,13 @@ def check_layers(policies: Sequence[Policy]) -> tuple[Policy, ...]:
     for other in full[1:]:
         if _meaning(other) != _meaning(full[0]):
             raise ConfigError(
-                f"{full[0].file} and {other.file} differ in their tools, intents or scopes; one layer has them, or all the same"
+                f"{full[0].file} and {other.file} differ in their tools, intents, scopes or `asked`; one layer has them, or all the same"
             )
     problems: list[Problem] = []
     layers: list[Policy] = []
     for policy in policies:
         try:
-            layers.append(_load(policy.text, policy.file, full[0]) if policy.pack else policy)
+            layers.append(read_policy(policy.text, file=policy.file, base=full[0], parts=policy.parts) if policy.pack else policy)
         except PolicyError as error:
             problems.extend(error.problems)
     if problems:
@@ -77,13 +80,20 @@ def _meaning(policy: PolicyData) -> object:
     tools = {name: replace(tool, where="") for name, tool in policy.tools.items()}
     intents = {}
     for name, intent in policy.intents.items():
-        allow = {tool: ({path: one.raw for path, one in given.args.items()}, given.limit) for tool, given in intent.allow.items()}
+        allow = {
+            tool: ({path: one.raw for path, one in given.args.items()}, given.limit, given.origins, given.check)
+            for tool, given in intent.allow.items()
+        }
         intents[name] = (intent.params, intent.ttl, allow, intent.order)
-    return tools, intents, policy.scopes
+    return tools, intents, policy.scopes, policy.asked
 
 
-def _load(text: str, file: str, base: PolicyData | None) -> Policy:
-    report = Report(text, file)
+def read_policy(text: str, *, file: str = "policy.yaml", base: PolicyData | None = None, parts: frozenset[str] = BUILT) -> Policy:
+    """`Policy.from_text`, for a pack over `base`, and for judges being built: with `parts=ALL` the whole language is read.
+
+    A guard must never be given a policy whose parts it does not judge.
+    """
+    report = Report(text, file, parts)
     try:
         policy = _read(report, text, base)
     except Enough:
@@ -96,7 +106,7 @@ def _load(text: str, file: str, base: PolicyData | None) -> Policy:
 def _tree(report: Report, text: str, hint: str) -> Node:
     tree = parse(text, report)
     if tree is None and not report.failed:
-        report.error("empty", _START, "the file is empty", hint)
+        report.error("empty", START, "the file is empty", hint)
     report.check()
     assert tree is not None, "no tree and no error"
     return tree
@@ -113,7 +123,10 @@ def _read(report: Report, text: str, base: PolicyData | None) -> Policy | None:
         return None
     tools, intents = ({}, {}) if draft.pack else (draft.tools, draft.intents)
     name, digest = got["name"].text, sha256(text.encode("utf-8")).hexdigest()
-    return Policy(name, draft.owner, digest, report.file, tools, intents, tuple(draft.rules), draft.scopes, tests, report.warnings, text)
+    return Policy(
+        name, draft.owner, digest, report.file, tools, intents, tuple(draft.rules), draft.scopes, tests, report.warnings,
+        draft.flow, draft.asked, draft.asks, draft.most_asks, text, report.parts,
+    )  # fmt: skip
 
 
 def _draft(report: Report, tree: Node, got: Mapping[str, Any], base: PolicyData | None) -> Draft:
@@ -137,8 +150,18 @@ def _draft(report: Report, tree: Node, got: Mapping[str, Any], base: PolicyData 
         read_rules(draft, got["rules"])
     if "scopes" in got:
         read_scopes(draft, got["scopes"])
-    if draft.pack and has and not {"rules"} & has:
-        report.error("empty", _START, "the policy has no tools, no intents and no rules: it says nothing")
+    if "flow" in got:
+        read_flow(draft, got["flow"])
+    if "asked" in got:
+        read_asked(draft, got["asked"])
+    if "asks" in got:
+        read_asks(draft, got["asks"])
+    if draft.pack and "asked" in got and isinstance(tree, Map):
+        report.error(
+            "unenforceable", tree.entries["asked"].key, "`asked` stands where the tools are; a task has one prompt", "move it there"
+        )
+    if draft.pack and has and not {"rules", "flow"} & has:
+        report.error("empty", START, "the policy has no tools, no intents and no rules: it says nothing")
     return draft
 
 
@@ -163,7 +186,12 @@ class CasesFile:
 
 def cases_from_text(text: str, file: str = "cases.yaml") -> CasesFile:
     """Read a case file; raise PolicyError with every problem. Rule ids are not checked here: the policy is another file."""
-    report = Report(text, file)
+    return read_cases_file(text, file)
+
+
+def read_cases_file(text: str, file: str = "cases.yaml", parts: frozenset[str] = BUILT) -> CasesFile:
+    """`cases_from_text`, for judges being built (see `read_policy`)."""
+    report = Report(text, file, parts)
     try:
         cases = _read_cases(report, text)
     except Enough:
@@ -181,8 +209,17 @@ def _read_cases(report: Report, text: str) -> CasesFile:
         read_tools(draft, desk["tools"])
     if "intents" in desk:
         read_intents(draft, desk["intents"])
+    if "flow" in desk:
+        read_flow(draft, desk["flow"])
+    if "asked" in desk:
+        read_asked(draft, desk["asked"])
+    if "asks" in desk:
+        read_asks(draft, desk["asks"])
     known = Known(_params(draft.intents) if "over" in got else None, None)
     tests = read_cases(report, got["tests"], known) if "tests" in got else ()
     digest = sha256(text.encode("utf-8")).hexdigest() if not report.failed else ""
-    over = Policy("cases", "", digest, report.file, draft.tools, draft.intents, (), {}, (), (), text) if "over" in got else None
+    over = Policy(
+        "cases", "", digest, report.file, draft.tools, draft.intents, (), {}, (), (),
+        draft.flow, draft.asked, draft.asks, draft.most_asks, text, report.parts,
+    ) if "over" in got else None  # fmt: skip
     return CasesFile(tuple(word.text for word in got.get("policy", ())), over, tests)

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 from guard.errors import PolicyError, Problem
+from guard.policy.supported import BUILT, PARTS
 
 __all__ = ["Enough", "Mark", "Report", "one_of", "suggest"]
 
@@ -28,10 +29,10 @@ class Enough(Exception):
 
 
 class Report:
-    """Collects the problems of one text."""
+    """Collects the problems of one text. `parts`: the parts of the language it may use."""
 
-    def __init__(self, text: str, file: str) -> None:
-        self.file = file
+    def __init__(self, text: str, file: str, parts: frozenset[str] = BUILT) -> None:
+        self.file, self.parts = file, parts
         self.lines = [line.removesuffix("\r") for line in text.split("\n")]
         self._found: list[Problem] = []
         self._seen: set[tuple[int, int, str, str]] = set()
@@ -45,6 +46,13 @@ class Report:
 
     def warn(self, code: str, at: Mark, text: str, suggestion: str | None = None) -> None:
         self._add("warning", code, at, text, suggestion)
+
+    def lacks(self, part: str, at: Mark, name: str) -> bool:
+        """Report `name` and be true where the part of the language it belongs to is not judged yet."""
+        if part in self.parts:
+            return False
+        self.error("not-supported-yet", at, f"`{name}` is not supported yet: it comes with {PARTS[part].comes_with}")
+        return True
 
     @property
     def failed(self) -> bool:

@@ -1,87 +1,62 @@
-"""Parts of the policy language that are not built yet. A policy that uses one does not load; nothing of it is ignored.
+"""Which parts of the policy language are judged. A policy that uses one that is not does not load; nothing of it is ignored.
 
-When a part is built, its line here goes, its key enters `table.py`, and the tests that pin this table say so.
+Each part is read, linted and turned into data all the same: a reader that is given `parts=ALL` does it, which is how the judges are
+built and tested. When a judge lands, the line of its part is switched here, `make generate` renews the editors' schema, and the tests
+that pin this table say so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
-from guard.policy.problems import Mark, Report
-from guard.policy.yamltext import Leaf, Map, Node, Seq
-
-__all__ = ["CODES", "EVENTS", "KEYS", "REQUIRED", "WORDS", "later", "later_constraints"]
+__all__ = ["ALL", "BUILT", "PARTS", "Part"]
 
 _SOURCES: Final = "sources of values"
 _LABELS: Final = "labels"
 _ASK: Final = "approvals"
 _RULES: Final = "the workflow rules"
 _CEL: Final = "CEL checks"
-_SIGNALS: Final = "signals and facts"
+_FACTS: Final = "signals and facts"
 
-KEYS: Final[Mapping[str, Mapping[str, str]]] = {
-    "policy": {"flow": _RULES, "asked": _SOURCES, "asks": _ASK},
-    "tool": {"returns": _SOURCES, "carries": _SOURCES, "once": _RULES, "remember": _SIGNALS, "variants": _LABELS, "labels": _LABELS},
-    "permission": {"check": _CEL, "flow": _SOURCES},
-    "rule": {
-        "forbid_after": _RULES,
-        "in_order": _RULES,
-        "require_before": _RULES,
-        "require_any": _SIGNALS,
-        "exclusive": _RULES,
-        "by": _RULES,
-        "same": _RULES,
-        "unless": _SOURCES,
-        "check": _CEL,
-    },
-    "when": {"label": _LABELS, "fact": _SIGNALS, "signal": _SIGNALS, "check": _CEL},
-    "limit": {"denied": _RULES},
-    "desk": {},
+
+class Part(NamedTuple):
+    """`built`: some judge judges it. `comes_with`: what a policy that is refused is told."""
+
+    built: bool
+    comes_with: str
+
+
+PARTS: Final[Mapping[str, Part]] = {
+    # rules
+    "forbid_after": Part(True, _RULES),
+    "in_order": Part(True, _RULES),
+    "require_before": Part(True, _RULES),
+    "exclusive": Part(True, _RULES),
+    "denied": Part(True, _RULES),
+    "suspend": Part(True, _RULES),
+    "task.end": Part(True, _RULES),
+    "once": Part(True, _RULES),
+    "signals": Part(True, _FACTS),
+    "require_any": Part(True, _FACTS),
+    "remember": Part(True, _FACTS),
+    "check": Part(False, _CEL),
+    "unless": Part(True, _SOURCES),
+    # results, labels, sources
+    "returns": Part(True, _SOURCES),
+    "variants": Part(True, _LABELS),
+    "carries": Part(False, _SOURCES),
+    "flow": Part(False, _SOURCES),
+    "asked": Part(False, _SOURCES),
+    "from": Part(False, _SOURCES),
+    "$me": Part(False, _SOURCES),
+    # approvals; what happens in tests
+    "asks": Part(False, _ASK),
+    "approve": Part(False, _ASK),
+    "signal": Part(True, _FACTS),
+    "user_says": Part(False, _SOURCES),
+    "tasks": Part(True, _RULES),
 }
-"""Section -> key -> what it comes with."""
 
-TOGETHER: Final[Mapping[str, Mapping[str, str]]] = {"rule": {"per": "exclusive"}}
-"""Keys that belong to another key which is not supported yet."""
-
-WORDS: Final[Mapping[str, Mapping[str, str]]] = {"then": {"suspend": _RULES}}
-"""Closed set -> word -> what it comes with."""
-
-CONSTRAINTS: Final[Mapping[str, str]] = {"from": _SOURCES, "age": _SIGNALS}
-CONSTRAINTS_WITH: Final = frozenset({"where"})
-REQUIRED: Final[Mapping[str, str]] = {"signals": _SIGNALS, "facts": _SIGNALS, "fact": _SIGNALS, "labels": _LABELS}
-EVENTS: Final[Mapping[str, str]] = {"approve": _ASK, "signal": _SIGNALS, "user_says": _SOURCES}
-CODES: Final[Mapping[str, str]] = {"flow": _RULES, "asked": _SOURCES}
-TASK_END: Final = _RULES
-
-
-def later(report: Report, at: Mark, name: str, comes_with: str) -> None:
-    report.error("not-supported-yet", at, f"`{name}` is not supported yet: it comes with {comes_with}")
-
-
-def later_constraints(report: Report, node: Node) -> bool:
-    """Report each part of a constraint that is not built yet, in its own place; True if there was one."""
-    found = False
-    for name, at in _later_in(node):
-        later(report, at, name, "sources of values" if name == "$me" else CONSTRAINTS[name])
-        found = True
-    return found
-
-
-def _later_in(node: Node) -> Iterator[tuple[str, Mark]]:
-    if isinstance(node, Leaf):
-        if node.value == "$me" or (isinstance(node.value, str) and node.value.startswith("$me.")):
-            yield "$me", node.at
-    elif isinstance(node, Seq):
-        for item in node.items:
-            yield from _later_in(item)
-    else:
-        yield from _later_in_map(node)
-
-
-def _later_in_map(node: Map) -> Iterator[tuple[str, Mark]]:
-    for key, entry in node.entries.items():
-        if key in CONSTRAINTS:
-            yield key, entry.key
-        elif not (key in CONSTRAINTS_WITH and "from" in node.entries):
-            yield from _later_in(entry.node)
+BUILT: Final = frozenset(name for name, part in PARTS.items() if part.built)
+ALL: Final = frozenset(PARTS)

@@ -17,8 +17,15 @@
 | types         | argument path or parameter -> type word; `of` names the pattern  | Map, read on                |
 | constraints   | argument path -> constraint                                      | Map, read on                |
 | one           | a mapping; `of` names its section                                | Map, read on                |
+| one or word   | the same, or the one word `word`                                 | Map, read on; Word          |
 | map           | name -> mapping of section `of`                                  | Map, read on                |
 | map of names  | text -> list of names                                            | Map, read on                |
+| map of paths  | path -> path; `of` names their patterns                          | Map, read on                |
+| map of words  | word of a closed set -> word of another; `of` names both         | Map, read on                |
+| map of texts  | word of a closed set -> list of texts                            | Map, read on                |
+| shape         | path in a result -> a word for the leaf, or a mapping            | Map, read on                |
+| bounds        | `args.<path>` -> `min`, `max`, `above`, `below` -> field         | Map, read on                |
+| some names    | a list of names that may be empty                                | tuple of Word               |
 | list          | list of mappings of section `of`                                 | Seq, read on                |
 | data          | a mapping of anything                                            | Map, read on                |
 | expect        | list of expectations                                             | tuple of Word               |
@@ -30,23 +37,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from guard.policy.data import EFFECTS
+from guard.policy.data import EFFECTS, LEAVES, SOURCES
 
-__all__ = ["CONSTRAINTS", "NAMES", "SECTIONS", "WORDS", "Key"]
+__all__ = ["CONSTRAINTS", "CONSTRAINTS_WITH", "NAMES", "PART_OF_WORD", "SECTIONS", "WORDS", "Key"]
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a section. `about` is shown by editors."""
+    """One key of a section. `about` is shown by editors. `part`: the part of the language it belongs to, "" for what was always there
+    (guard/policy/supported.py). `beside`: it means something only where this other key stands too. `word`: of `one or word`.
+    """
 
     kind: str
     about: str
     of: str = ""
     needed: bool = False
+    part: str = ""
+    beside: str = ""
+    word: str = ""
 
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}"
 _STEP = r"[A-Za-z0-9_$][A-Za-z0-9_$\-]{0,63}(\[\])?"
+_ARGS = rf"args\.{_STEP}(\.{_STEP}){{0,7}}"
+_FIELD = r"([A-Za-z0-9_$@]([A-Za-z0-9_$@ \-]{0,62}[A-Za-z0-9_$@\-])?(\[\])?|\[\])"
 
 NAMES: Final[Mapping[str, str]] = {
     "tool": rf"^{_WORD}(/{_WORD})?$",
@@ -54,8 +68,13 @@ NAMES: Final[Mapping[str, str]] = {
     "policy": r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$",
     "param": r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
     "path": rf"^{_STEP}(\.{_STEP}){{0,7}}$",
-    "per": rf"^(origin|actor|tool|args\.{_STEP}(\.{_STEP}){{0,7}})$",
-    "summed": rf"^args\.{_STEP}(\.{_STEP}){{0,7}}$",
+    "per": rf"^(origin|actor|tool|{_ARGS})$",
+    "summed": rf"^{_ARGS}$",
+    "argument": rf"^{_ARGS}$",
+    "result": rf"^(\.|{_FIELD}(\.{_FIELD}){{0,7}})$",
+    "label": r"^[A-Za-z0-9_][A-Za-z0-9_:.\-]{0,63}$",
+    "signal": rf"^{_WORD}$",
+    "person": r"^[\x21-\x7E]{1,256}$",
     "control": r"^[A-Za-z0-9][A-Za-z0-9_.:\-]{0,63}$",
     "actor": r"^[\x21-\x7E]{1,256}$",
     "file": r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}\.ya?ml$",
@@ -65,15 +84,32 @@ NAMES: Final[Mapping[str, str]] = {
 WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "effect": EFFECTS,
     "type": ("id", "name", "text", "int", "decimal", "bool", "date", "email", "url", "host", "iban", "path", "command", "secret", "any"),
-    "then": ("deny", "ask", "alert"),
+    "then": ("deny", "ask", "alert", "suspend"),
     "mode": ("enforce", "monitor"),
     "severity": ("info", "low", "medium", "high", "critical"),
+    "format": ("json", "yaml", "keyvalue", "text"),
+    "leaf": LEAVES,
+    "source": SOURCES,
+    "cell": ("any", *SOURCES),
+    "entity": ("email", "url", "host", "iban", "account", "path", "phone", "amount", "date", "handle", "repo", "id"),
+    "match": ("exact", "host"),
+    "answer": ("deny", "ask"),
+    "by": ("person", "actor", "origin"),
+    "distinct": ("person", "actor"),
+    "outcome": ("ok",),
+    "not": ("origin", "actors"),
+    "bound": ("min", "max", "above", "below"),
 }
+
+PART_OF_WORD: Final[Mapping[tuple[str, str], str]] = {("then", "suspend"): "suspend"}
+"""(closed set, word) -> the part of the language it belongs to."""
 
 # For editors only: `guard.constraints` reads them.
 CONSTRAINTS: Final[tuple[str, ...]] = (
     "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "each", "len", "subset", "any_of", "optional",
 )  # fmt: skip
+CONSTRAINTS_WITH: Final[Mapping[str, str]] = {"from": "from", "where": "from", "age": "require_any"}
+"""What else may stand beside them in places, and the part of the language it belongs to."""
 
 SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     "policy": {
@@ -85,6 +121,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "intents": Key("map", "Kinds of task; a token names one and its parameters.", "intent"),
         "rules": Key("list", "What no chain of calls may do.", "rule"),
         "scopes": Key("map of names", "OAuth scope -> tools. An unmapped scope grants nothing.", "tool"),
+        "flow": Key("map", "Effect class -> sources of control values -> verdict. A cell not written is deny.", "flow_row", part="flow"),
+        "asked": Key("one", "The trusted prompt's own words as a second vote on effect classes.", "asked", part="asked"),
+        "asks": Key("map", "Rule, code or `default` -> who may answer an ask.", "ask", part="asks"),
         "tests": Key("list", "Traces and what must come of them.", "test"),
     },
     "tool": {
@@ -96,6 +135,68 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
             "flag", "Whether its effect can be taken back. send, share, pay, buy, delete, execute and admin cannot, unless this says so."
         ),
         "errors_have_no_effect": Key("flag", "An error of this tool means that nothing happened: limits are given back."),
+        "returns": Key("one or word", "What comes back; without it, text that is `untrusted`.", "returns", part="returns", word="none"),
+        "carries": Key(
+            "words",
+            "Kinds of value that are looked for in its data text and judged by `carries` of the flow row.",
+            "entity",
+            part="carries",
+        ),
+        "once": Key("one", "It runs once per value of these arguments.", "once", part="once"),
+        "remember": Key("map", "Facts that are kept of its result, for `require_any`.", "remember", part="remember"),
+    },
+    "returns": {
+        "format": Key("word", "How text is read; JSON and structured content need none.", "format"),
+        "labels": Key("some names", "Labels the task has once this tool was called.", "label"),
+        "shape": Key("shape", "Path in the result -> where such a value comes from. What is not named is `text`.", "leaf"),
+        "variants": Key("list", "What holds instead for some calls: the first whose `if` holds.", "variant", part="variants"),
+    },
+    "variant": {
+        "if": Key("constraints", "Argument path of the call -> constraint.", needed=True),
+        "labels": Key("some names", "Labels instead.", "label"),
+        "shape": Key("shape", "A shape instead.", "leaf"),
+    },
+    "leaf": {
+        "is": Key("word", "Where such a value comes from.", "leaf", needed=True),
+        "if": Key("constraints", "Path in the same record -> constraint.", needed=True),
+        "otherwise": Key("word", "What it is where that does not hold: `text`, unless this says something else.", "leaf"),
+    },
+    "once": {
+        "key": Key("list of names", "Arguments that make a repetition.", "path", needed=True),
+        "within": Key("time", "Within this time; without it, for ever."),
+    },
+    "remember": {
+        "key": Key("name", "`args.<path>`: under which value.", "argument", needed=True),
+        "fields": Key("map of paths", "Field -> path in the result.", "id result", needed=True),
+    },
+    "flow_row": {
+        "allow": Key("words", "Sources from which a control value is allowed.", "cell"),
+        "ask": Key("words", "Sources from which it asks.", "cell"),
+        "deny": Key("words", "Sources from which it is denied, as it is from those not named.", "cell"),
+        "carries": Key("one", "The same for values in the data text of tools that say `carries`.", "cells"),
+        "match": Key("word", "host: a URL without query has its host's sources too.", "match"),
+    },
+    "cells": {
+        "allow": Key("words", "Sources from which such a value is allowed.", "cell"),
+        "ask": Key("words", "Sources from which it asks.", "cell"),
+        "deny": Key("words", "Sources from which it is denied, as it is from those not named.", "cell"),
+    },
+    "asked": {
+        "not_asked": Key(
+            "map of words", "Effect class -> what a call says that the prompt does not ask for.", "effect answer", needed=True
+        ),
+        "delegated": Key("word", "The same where the prompt hands over its orders.", "answer"),
+        "words": Key("map of texts", "Effect class -> words, beside its own name and the built-in ones.", "effect"),
+    },
+    "ask": {
+        "by": Key("one or word", "Who may answer.", "who", needed=True, word="origin"),
+        "count": Key("count", "So many different persons."),
+        "within": Key("time", "How long the answer holds."),
+    },
+    "who": {
+        "group": Key("text", "Somebody of this group."),
+        "persons": Key("names", "One of these persons.", "person"),
+        "not": Key("words", "None of these.", "not"),
     },
     "intent": {
         "description": Key("text", "What this kind of task is."),
@@ -107,6 +208,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     "permission": {
         "args": Key("constraints", "Argument path -> what its value must be."),
         "limit": Key("one", "How often, in one task.", "calls"),
+        "check": Key("text", "A CEL expression over `args`, true or denied.", part="check"),
     },
     "calls": {"calls": Key("count", "This many calls in one task.", needed=True)},
     "rule": {
@@ -115,9 +217,19 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "owner": Key("text", "Who answers for this rule."),
         "severity": Key("word", "How bad a violation is.", "severity"),
         "controls": Key("names", "Published risks and controls this rule serves.", "control"),
-        "when": Key("one", "Which calls the rule is about; all members must hold.", "when"),
+        "when": Key("one or word", "Which calls the rule is about; all members must hold. Or `task.end`.", "when", word="task.end"),
         "limit": Key("one", "How often or how much.", "limit"),
-        "require": Key("constraints", "`args.<path>` -> what its value must be."),
+        "require": Key("constraints", "`args.<path>` or `signals.<name>` -> what its value must be."),
+        "require_any": Key("list", "Facts of which one must hold.", "fact", part="require_any"),
+        "check": Key("text", "A CEL expression over `args` that must be true.", part="check"),
+        "forbid_after": Key("list", "It fires once all of these happened in the task.", "item", part="forbid_after"),
+        "in_order": Key("flag", "They happened in this order.", part="in_order", beside="forbid_after"),
+        "require_before": Key("one", "It fires unless this happened and ended well.", "before", part="require_before"),
+        "exclusive": Key("list", "One `by` does only one of these.", "item", part="exclusive"),
+        "by": Key("word", "Who does only one of them.", "by", part="exclusive", beside="exclusive"),
+        "per": Key("names", "For the same values of these arguments.", "argument", part="exclusive", beside="exclusive"),
+        "within": Key("time", "How old a signal may be.", part="signals", beside="require"),
+        "unless": Key("one", "What excuses a call.", "unless", part="unless"),
         "then": Key("word", "What the rule says when it fires.", "then"),
         "mode": Key("word", "monitor: recorded, not enforced, until the day of `until`.", "mode"),
         "until": Key("day", "The day from which a monitored rule enforces."),
@@ -127,8 +239,38 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "effect": Key("words", "A tool with one of these effects.", "effect"),
         "intent": Key("names", "A task of one of these kinds.", "id"),
         "args": Key("constraints", "Argument path -> predicate; one that cannot be evaluated matches."),
+        "end": Key("flag", "The end of a task, as `when: task.end` says.", part="task.end"),
+    },
+    "item": {
+        "tool": Key("names", "A call of one of these tools.", "tool"),
+        "effect": Key("words", "A call of a tool with one of these effects.", "effect"),
+        "label": Key("name", "A label of the task.", "label"),
+        "args": Key("constraints", "Argument path of that call -> constraint."),
+        "match": Key("map of paths", "Argument of that call -> `args.<path>` of this one, equal.", "path argument"),
+    },
+    "before": {
+        "tool": Key("names", "A call of one of these tools.", "tool"),
+        "effect": Key("words", "A call of a tool with one of these effects.", "effect"),
+        "args": Key("constraints", "Argument path of that call -> constraint."),
+        "match": Key("map of paths", "Argument of that call -> `args.<path>` of this one, equal.", "path argument"),
+        "outcome": Key("word", "How it ended.", "outcome"),
+        "distinct": Key("word", "It was done by another one.", "distinct"),
+        "within": Key("time", "So long ago at most."),
+        "consume": Key("flag", "Each serves one call."),
+    },
+    "unless": {
+        "flow": Key("words", "Every control value has one of these sources.", "source"),
+        "args": Key("constraints", "Argument path -> predicate; all hold, and all are there."),
+        "intent": Key("names", "A task of one of these kinds.", "id"),
+    },
+    "fact": {
+        "fact": Key("name", "A fact some tool remembers.", "id", needed=True),
+        "key": Key("text", "`args.<path>`, or the value itself: under which value it was remembered.", needed=True),
+        "where": Key("constraints", "Field -> constraint, or `age` for a date."),
+        "bounds": Key("bounds", "`args.<path>` -> `min`, `max`, `above`, `below` -> the field that bounds it."),
     },
     "limit": {
+        "denied": Key("count", "So many enforced denials in this task.", part="denied"),
         "calls": Key("count", "This many calls."),
         "sum": Key("name", "`args.<path>`: the amount that is summed.", "summed"),
         "max": Key("amount", "The largest sum, in quotes."),
@@ -138,8 +280,12 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     "test": {
         "name": Key("text", "What the case shows.", needed=True),
         "as": Key("one", "Who acts, on what task.", "as", needed=True),
-        "trace": Key("text", "One event per line: a call in Python syntax, then optionally `-> result`, `!> error` or `?>`.", needed=True),
-        "expect": Key("expect", "One per event: a verdict with an optional code prefix or rule id, or a rule id.", needed=True),
+        "trace": Key(
+            "text",
+            "One event per line: a call in Python syntax, then optionally `-> result`, `!> error` or `?>`; or approve, signal, user_says.",
+            needed=True,
+        ),
+        "expect": Key("expect", "One per call, or per line: a verdict with an optional code prefix or rule id, or a rule id.", needed=True),
         "end": Key("expect", "What ending the task must come to."),
     },
     "as": {
@@ -148,6 +294,16 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "intent": Key("name", "The kind of task.", "id", needed=True),
         "params": Key("data", "Its parameters."),
         "prompt": Key("text", "The user's own words."),
+        "person": Key("text", "The proven person behind the origin.", part="tasks"),
+        "tasks": Key("map", "What `#name` lines act as, over the case's own values.", "other_task", part="tasks"),
+    },
+    "other_task": {
+        "origin": Key("text", "Whom the work is for."),
+        "actor": Key("names", "Who acts: one name, or the chain from the opener on.", "actor"),
+        "intent": Key("name", "The kind of task.", "id"),
+        "params": Key("data", "Its parameters."),
+        "prompt": Key("text", "The user's own words."),
+        "person": Key("text", "The proven person behind the origin."),
     },
     "cases": {
         "policy": Key("names", "The policy under test; several are layers.", "file"),
@@ -157,5 +313,8 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
     "desk": {
         "tools": Key("map", "What each tool is.", "tool", needed=True),
         "intents": Key("map", "Kinds of task.", "intent", needed=True),
+        "flow": Key("map", "Effect class -> sources of control values -> verdict.", "flow_row", part="flow"),
+        "asked": Key("one", "The trusted prompt's own words as a second vote.", "asked", part="asked"),
+        "asks": Key("map", "Rule, code or `default` -> who may answer an ask.", "ask", part="asks"),
     },
 }

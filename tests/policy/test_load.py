@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import date
 from decimal import Decimal
 from hashlib import sha256
@@ -15,12 +14,12 @@ from hypothesis import strategies as st
 from guard.errors import ConfigError, PolicyError
 from guard.policy import Policy, cases_from_text, check_layers
 from guard.policy.data import Limit
-from guard.policy.supported import KEYS
-from guard.policy.table import SECTIONS
+from guard.policy.load import read_policy
+from guard.policy.supported import ALL, BUILT, PARTS
+from guard.policy.table import CONSTRAINTS_WITH, PART_OF_WORD, SECTIONS
+from tests.policy.reading import DESK, HAS_CEL, NOTHING, block_of, needs_cel, problems
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared"
-DESK = (Path(__file__).parent / "lint" / "_desk.yaml").read_text("utf-8")
 HEAD = "guardtrail: 1\nname: desk\nowner: o\n"
 
 SIXTY_SECONDS = """\
@@ -41,15 +40,6 @@ intents:
 
 def load(rest: str, name: str = "desk") -> Policy:
     return Policy.from_text(f"guardtrail: 1\nname: {name}\nowner: o\n{rest}", file=f"{name}.yaml")
-
-
-def block_of(page: str) -> str:
-    path = SHARED / page
-    if not path.is_file():
-        pytest.skip(f"{page} of the design is not beside this checkout")
-    found = re.search(r"```yaml\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
-    assert found is not None
-    return found[1]
 
 
 def test_the_sixty_seconds_policy() -> None:
@@ -77,41 +67,53 @@ def test_the_page_has_the_same_policy() -> None:
     assert block_of("UX.md") == SIXTY_SECONDS
 
 
-def test_what_the_language_will_say_is_refused_part_by_part() -> None:
-    """POLICY.md's block: each part not built yet is refused in its own place, and nothing else is wrong."""
+def test_what_is_not_judged_is_refused_part_by_part() -> None:
+    """POLICY.md's block, as it was before any of its parts were built: each is refused in its own place, and nothing else is wrong."""
     text = block_of("POLICY.md")
-    with pytest.raises(PolicyError) as caught:
-        Policy.from_text(text)
-    problems = caught.value.problems
-    assert {p.code for p in problems} == {"lint.not-supported-yet"}
+    found = problems(text, NOTHING)
+    assert {p.code for p in found} == {"lint.not-supported-yet"}
     lines = text.split("\n")
-    named = [lines[p.line - 1][p.column - 1 :][: p.width] for p in problems]
-    assert sorted(set(named)) == sorted(
-        {
-            "flow",
-            "asked",
-            "asks",
-            "returns",
-            "carries",
-            "once",
-            "from",
-            "check",
-            "forbid_after",
-            "unless",
-            "require_before",
-            "exclusive",
-            "by",
-            "per",
-        }
-        | {"task.end", "signals.device.compliant", "denied", "suspend", "flow.text"}
+    named = [lines[p.line - 1][p.column - 1 :][: p.width] for p in found]
+    assert set(named) == (
+        {"flow", "asked", "asks", "returns", "carries", "once", "from", "check", "forbid_after", "unless", "require_before", "exclusive"}
+        | {"by", "per", "task.end", "signals.device.compliant", "denied", "suspend", "flow.text"}
     )
     assert (named.count("returns"), named.count("from"), named.count("require_before")) == (6, 2, 2)
 
 
-def test_what_is_not_built_is_not_in_the_table() -> None:
-    """A part is either read or refused as not supported yet, never both."""
-    for section, keys in KEYS.items():
-        assert not set(keys) & set(SECTIONS[section]), section
+def test_one_switch_turns_each_part_on() -> None:
+    """With all parts but one, the block is refused for that one alone."""
+    text = block_of("POLICY.md")
+    for part in sorted(ALL):
+        found = [p for p in problems(text, ALL - {part}) if not p.text.startswith("`check` needs CEL")]
+        assert {p.code for p in found if p.code != "lint.unknown-label"} <= {"lint.not-supported-yet"}, part
+        assert all(PARTS[part].comes_with in p.text for p in found if p.code == "lint.not-supported-yet"), part
+
+
+@pytest.mark.skipif(HAS_CEL, reason="CEL is installed")
+def test_without_the_extra_only_the_check_is_refused_and_says_how_to_install_it() -> None:
+    (problem,) = problems(block_of("POLICY.md"))
+    assert (problem.code, problem.suggestion) == ("lint.check", 'pip install "guardtrail[cel]"')
+
+
+@needs_cel
+def test_the_block_of_the_page_loads_and_lints_clean() -> None:
+    assert problems(block_of("POLICY.md")) == ()
+
+
+def test_every_part_in_the_table_is_known_to_the_switch() -> None:
+    named = {key.part for keys in SECTIONS.values() for key in keys.values()} | set(PART_OF_WORD.values()) | set(CONSTRAINTS_WITH.values())
+    assert named - {""} <= ALL
+    assert BUILT == {name for name, part in PARTS.items() if part.built} <= ALL
+
+
+def test_the_public_reader_reads_what_is_built_and_nothing_else() -> None:
+    text = "guardtrail: 1\nname: t\ntools: {look: {effect: read, returns: none}}\n"
+    if "returns" in BUILT:
+        assert Policy.from_text(text).tools["look"].returns is not None
+    else:
+        with pytest.raises(PolicyError, match="not supported yet"):
+            Policy.from_text(text)
 
 
 def test_rules_become_data() -> None:
@@ -218,7 +220,25 @@ def test_a_thousand_rules_load() -> None:
 
 _PIECES = sorted(
     {key for section in SECTIONS.values() for key in section}
-    | {"forbid_after", "eq", "range", "min", "$x", "args.a", "10m", "pay", "allow"}
+    | {
+        "eq",
+        "range",
+        "min",
+        "$x",
+        "$me",
+        "args.a",
+        "args.iban",
+        "10m",
+        "pay",
+        "allow",
+        "from",
+        "where",
+        "age",
+        "any",
+        "prompt",
+        "task.end",
+        "look.[].iban",
+    }
 )
 _SCALARS = st.one_of(st.sampled_from(_PIECES), st.integers(-3, 3), st.booleans(), st.none(), st.text(max_size=4))
 _TREES = st.recursive(
@@ -239,9 +259,9 @@ def _flow(tree: object) -> str:
     )
 
 
-def _load_or_problems(text: str) -> object:
+def _load_or_problems(text: str, parts: frozenset[str] = ALL) -> object:
     try:
-        return Policy.from_text(text)
+        return read_policy(text, parts=parts)
     except PolicyError as error:
         lines = text.split("\n")
         assert any(p.level == "error" for p in error.problems)
@@ -275,10 +295,68 @@ _GOOD = (ROOT / "policies" / "git-maintainer.yaml").read_text("utf-8")
     )
 )
 def test_damaged_policies_are_policies_or_policy_errors(edits: list[tuple[int, int, str]]) -> None:
-    text = _GOOD
+    _load_or_problems(_damaged(_GOOD, edits))
+
+
+def _damaged(text: str, edits: list[tuple[int, int, str]]) -> str:
     for at, gone, new in edits:
         text = text[:at] + new + text[at + gone :]
-    _load_or_problems(text)
+    return text
+
+
+_WHOLE = (
+    "guardtrail: 1\nname: t\nowner: o\n"
+    + (Path(__file__).parent / "lint" / "_counter.yaml").read_text("utf-8")
+    + """\
+asked: {not_asked: {pay: deny}, delegated: ask, words: {pay: [settle]}}
+asks: {default: {by: origin, within: 15m}, a: {by: {group: g, persons: [p], not: [origin]}, count: 1}, most: 3}
+rules:
+  - {id: a, when: {effect: [send, fetch]}, forbid_after: [{label: untrusted}, {tool: look, args: {name: {eq: x}}}], unless: {flow: [prompt], args: {body: {len: {max: 3}}}}, then: ask}
+  - {id: b, when: {tool: pay, args: {amount: {range: {above: "5"}}}}, require_before: {tool: approve, match: {iban: args.iban}, distinct: person, within: 1h, consume: true}}
+  - {id: c, exclusive: [{tool: pay}, {tool: approve}], by: person, per: [args.iban]}
+  - {id: d, when: task.end, require_before: {tool: close}}
+  - {id: e, when: {tool: pay}, require: {signals.x: {eq: true}, args.amount: {range: {min: "0"}}}, within: 5m}
+  - {id: f, when: {tool: pay}, require_any: [{fact: f, key: args.iban, where: {a: {age: {max: 1h}}}, bounds: {args.amount: {max: b}}}]}
+  - {id: g, limit: {denied: 3}, then: suspend}
+  - {id: h, when: {tool: pay}, check: "args.amount < 3.0"}
+tests:
+  - name: t
+    as: {origin: a, actor: b, intent: settle, params: {vendor: x, ceiling: "9"}, tasks: {t2: {origin: c, intent: clear, params: {}}}}
+    trace: |
+      user_says("a, b")
+      #t2 +5m pay(iban="x") -> [{a: 1}]
+      approve(a, by=bob, groups=[x])
+      signal(x, true)
+    expect: [allow]
+"""
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(_WHOLE)), st.integers(0, 12), st.text(max_size=6) | st.sampled_from(_PIECES)), min_size=1, max_size=3
+    ),
+    st.sets(st.sampled_from(sorted(ALL)), max_size=2),
+)
+def test_damaged_policies_of_the_whole_language_too(edits: list[tuple[int, int, str]], without: set[str]) -> None:
+    _load_or_problems(_damaged(_WHOLE, edits), ALL - without)
+
+
+_LINES = _WHOLE.split("\n")
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sets(st.integers(3, len(_LINES) - 1), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(3, len(_LINES) - 1), _TREES), max_size=2),
+)
+def test_lines_gone_and_values_replaced(gone: set[int], replaced: list[tuple[int, object]]) -> None:
+    lines = list(_LINES)
+    for at, tree in replaced:
+        head, colon, _ = lines[at].rpartition(": {")
+        lines[at] = f"{head}: {_flow(tree)}" if colon and head else lines[at]
+    _load_or_problems("\n".join(line for number, line in enumerate(lines) if number not in gone))
 
 
 @settings(deadline=None, max_examples=200)

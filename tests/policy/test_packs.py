@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 
 from guard.policy import Policy, cases_from_text, check_layers
 from guard.policy.schema import json_schema
+from tests.policy.reading import data_of
 
 ROOT = Path(__file__).parents[2]
 POLICIES = ROOT / "policies"
 PACKS = sorted(path.name for path in POLICIES.glob("*.yaml") if not path.name.endswith(".cases.yaml"))
-
-
-class _Core(yaml.BaseLoader):
-    """For the schema only: numbers and booleans as JSON has them."""
-
-
-for _pattern, _tag in ((r"^-?[0-9]+$", "int"), (r"^(true|false)$", "bool")):
-    _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list("-0123456789tf"))
-_Core.add_constructor("tag:yaml.org,2002:int", yaml.SafeLoader.construct_yaml_int)
-_Core.add_constructor("tag:yaml.org,2002:bool", yaml.SafeLoader.construct_yaml_bool)
 
 
 def policy(name: str) -> Policy:
@@ -87,7 +76,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 @pytest.mark.parametrize("name", PACKS)
 def test_packs_hold_under_the_schema(name: str) -> None:
-    validator().validate(yaml.load((POLICIES / name).read_text("utf-8"), _Core))  # noqa: S506 - a safe loader that reads YAML 1.2
+    validator().validate(data_of((POLICIES / name).read_text("utf-8")))
 
 
 @pytest.mark.parametrize(
