@@ -6,12 +6,13 @@ writer are added by the audit file; they are not part of the thing itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from guard.model import Finding, finding_dict
 
-__all__ = ["FORMAT", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord"]
+__all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord", "filled"]
 
 FORMAT = 1
 
@@ -23,6 +24,10 @@ class DecisionRecord:
     `at`: epoch microseconds of the guard's clock. `origin`: keyed pseudonym of the person. `issuer`: "local" for a `LocalIssuer`,
     else the issuer's URL. `sync`: how durable the record must be before the body runs: `os` (handed to the operating system),
     `group` (fsync shared with others), `each`. `count`: more than 1 where equal refusals before authentication are aggregated.
+
+    For replay, left out where empty: `atoms`: what was asked of argument values, site -> answer, never a value. `labels`: those that
+    latched with this call. `order`: its commit number in the tenant. `judged`: step and settles of the task at which its past was read.
+    `tools`: digest of the tools section. `generation`: the policies that judged it.
     """
 
     id: str
@@ -53,6 +58,12 @@ class DecisionRecord:
     trace: str = ""
     span: str = ""
     count: int = 1
+    atoms: Mapping[str, object] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    order: int = 0
+    judged: tuple[int, int] | None = None
+    tools: str = ""
+    generation: str = ""
     kind: str = field(default="decision", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -87,12 +98,19 @@ class DecisionRecord:
             "trace": self.trace,
             "span": self.span,
             "count": self.count,
+            **filled(
+                atoms=self.atoms, labels=self.labels, order=self.order, judged=self.judged, tools=self.tools, generation=self.generation
+            ),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRecord:
-    """What the body did. `error`: the exception's type name only. `micros`: wall time of the body."""
+    """What the body did. `error`: the exception's type name only. `micros`: wall time of the body.
+
+    For replay, left out where empty: `settled`: number of this settle in the task. `order`: the tenant's commit number then. `facts`:
+    answers of tests on remembered facts, per key hash. `learnt`: values the ledger took from the result.
+    """
 
     decision: str
     at: int
@@ -102,6 +120,10 @@ class OutcomeRecord:
     status: Literal["not_executed", "ok", "error", "unknown"]
     error: str | None = None
     micros: int = 0
+    settled: int = 0
+    order: int = 0
+    facts: Mapping[str, object] = field(default_factory=dict)
+    learnt: int = 0
     kind: str = field(default="outcome", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -116,6 +138,7 @@ class OutcomeRecord:
             "status": self.status,
             "error": self.error,
             "micros": self.micros,
+            **filled(settled=self.settled, order=self.order, facts=self.facts, learnt=self.learnt),
         }
 
 
@@ -150,13 +173,14 @@ class PivotRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task was ended: the verdict on `task.end` with its code."""
+    """The verdict on `task.end` with its code. `rules`: those that do not let it end, left out where there are none."""
 
     at: int
     task: str
     verdict: str
     code: str
     steps: int
+    rules: tuple[str, ...] = ()
     kind: str = field(default="task", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -168,7 +192,44 @@ class TaskRecord:
             "verdict": self.verdict,
             "code": self.code,
             "steps": self.steps,
+            **filled(rules=self.rules),
         }
 
 
-Record = DecisionRecord | OutcomeRecord | PivotRecord | TaskRecord
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A person's word that changed what a task may do. `what`: `endorse` (one value of `argument` of `tool`) or `declassify` (`label`).
+
+    `by`: keyed pseudonym of the person. `value`: keyed hash of what was endorsed, never the value. `approval`: its id.
+    """
+
+    at: int
+    task: str
+    what: Literal["endorse", "declassify"]
+    by: str
+    approval: str
+    tool: str = ""
+    argument: str = ""
+    value: str = ""
+    label: str = ""
+    kind: str = field(default="approval", init=False)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "v": FORMAT,
+            "kind": "approval",
+            "at": self.at,
+            "task": self.task,
+            "what": self.what,
+            "by": self.by,
+            "approval": self.approval,
+            **filled(tool=self.tool, argument=self.argument, value=self.value, label=self.label),
+        }
+
+
+def filled(**members: object) -> dict[str, object]:
+    """Those that say something: a record pays for what it holds, in size and in hashing."""
+    return {name: value for name, value in members.items() if value}
+
+
+Record = ApprovalRecord | DecisionRecord | OutcomeRecord | PivotRecord | TaskRecord

@@ -6,7 +6,9 @@
 | identity  | no task, bad, expired or revoked token, no answer   | deny `task.*`, `token.*`, `keys.*`, `revocation.*`|
 | bind      | unknown, missing, ill-typed, oversized arguments    | deny `args.*`                                     |
 | judges    | a forbid, an ask, no permit                         | deny, ask, deny                                   |
+| read      | only where a rule looks back; the store fails       | deny `state.*`                                    |
 | reserve   | limit used up; store fails, late, garbage           | deny `limit.*`, `rule.*`; deny `state.*`          |
+|           | what was read has changed                           | read and judged again; at last `call.contended`   |
 | record    | a required sink fails or is late                    | the reservation is taken back; deny `record.*`    |
 | execute   | the body raises; is interrupted                     | outcome error; outcome unknown                    |
 | settle    | the store or a sink fails                           | the count stays (too high is the safe side)       |
@@ -17,7 +19,7 @@ permit is a required judge of its own: no path that skips the reservation can al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from time import monotonic, perf_counter
@@ -29,11 +31,14 @@ from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
 from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
-from guard.ops import Absent, Add, Applied, Mark, Op, Refused, Tally
+from guard.ops import Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
 from guard.reasons import ReasonCode
-from guard.steps import Draft, Taken, both, clock_said, failed, forbid, refunds, revocation_said, token_said
+from guard.steps import NO_SIGNALS as _NO_SIGNALS
+from guard.steps import Draft, Taken, both, clock_said, failed, forbid, life_said, refunds, revocation_said, token_said
+from guard.workflow.atoms import Live
 from guard.workflow.limits import Claim
-from guard.workflow.plan import Plan, weigh
+from guard.workflow.plan import Plan, Weighed, reads, weigh, weigh_plain
+from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
 
 __all__ = ["call_flow", "decide_flow", "finish_flow", "judge_flow"]
@@ -79,14 +84,19 @@ def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
     return None
 
 
-def _wanted(draft: Draft, task: TaskState, plan: Plan, order: Sequence[Op]) -> tuple[list[Op], int]:
-    """Everything the call takes from shared state, and where what counts begins in it."""
+def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tuple[list[Op], int]:
+    """Everything the call takes from shared state, and where what counts begins in it.
+
+    In this order: the life of the task, its step, the call's id, what must still be so, what is left behind, what is counted.
+    """
     by, call_key = draft.id, draft.call_key
-    ops: list[Op] = [task.ended]
+    ops: list[Op] = [task.life]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
-    if order:
-        ops += order
+    if weighed.holds:
+        ops += [hold.op for hold in weighed.holds]
+    if weighed.marks:
+        ops += weighed.marks
     first = len(ops)
     keys, most = plan.tally
     ops.append(_new(Tally, (keys, most, by)))
@@ -99,35 +109,24 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, order: Sequence[Op]) -> t
 
 def _granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op], first: int) -> bool:
     """What the store's answer means, except a refusal: False where it is one."""
+    weighed = draft.weighed
     if type(answer) is Applied and len(answer.values) == len(ops) and type(tallied := answer.values[first]) is tuple:
         draft.step = tallied[0]
         draft.findings.append(_STATE_OK)
         if plan.tells or draft.claims:
             _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]])
-        draft.taken = _new(Taken, (ops, first, answer.now))
+        left = weighed if weighed is not None and (weighed.marks or weighed.holds) else None
+        draft.taken = _new(Taken, (ops, first, answer.now, left))
+        if plan.events.skippable and not draft.dry and draft.task is not None:
+            tool = draft.call.tool
+            draft.task.ran[tool] = 0 if draft.adds else draft.task.ran.get(tool, 0) + 1
         return True
     if type(answer) is Refused:
         return False
     draft.findings.append(failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
     if type(answer) is Failure:
-        _take_back(house, answer, ops, first)
+        _take_back(house, answer, ops, first, weighed)
     return True
-
-
-def _refused(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op], first: int) -> Flow[None]:
-    """The finding of what refused, then, by a trial of each claim alone, of everything else that would. A race lost is judged again."""
-    for _ in range(_TRIES):
-        if type(answer) is Refused:
-            refused = yield from _refusals(house, draft, answer, first)
-            if refused:
-                draft.findings += refused
-                return
-        answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": not draft.dry})
-        if type(answer) is Need:
-            answer = yield answer
-        if _granted(house, draft, plan, answer, ops, first):
-            return
-    draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
 
 
 def _reserved(draft: Draft, plan: Plan, counted: list[object]) -> None:
@@ -142,12 +141,12 @@ def _reserved(draft: Draft, plan: Plan, counted: list[object]) -> None:
             draft.findings.append(said)
 
 
-def _take_back(house: House, failure: Failure, ops: list[Op], first: int) -> None:
+def _take_back(house: House, failure: Failure, ops: list[Op], first: int, weighed: Weighed | None) -> None:
     """The store answered too late or to a cancelled caller: what it applied is taken back when it is known."""
 
     def undo(answer: object, now: datetime) -> None:
         if type(answer) is Applied:
-            house.store.apply(refunds(Taken(ops, first, answer.now)), now=now)
+            house.store.apply(refunds(Taken(ops, first, answer.now, weighed)), now=now)
 
     if type(failure.answer) is Applied:
         try:
@@ -157,53 +156,53 @@ def _take_back(house: House, failure: Failure, ops: list[Op], first: int) -> Non
     house.orphan(failure, undo)
 
 
-def _refusals(house: House, draft: Draft, answer: Refused, first: int) -> Flow[list[Finding]]:
-    index = answer.index
+def _refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> Flow[list[Finding] | None]:
+    """The findings of what the store refused; None: what was read has changed, and the call is to be judged again."""
+    index, weighed = answer.index, draft.weighed
     if index == 0:
-        return [forbid("task", ReasonCode.TASK_ENDED)]
-    if draft.call_key is not None and index == 1:
-        text = "a call with this id and these arguments was decided before"
-        return [Finding("state", "forbid", ReasonCode.CALL_REPLAYED, text=text, witnesses=(answer.by,) if answer.by else ())]
-    if index < first:
-        text = "a later step of the intent's order has already run"
-        return [
-            Finding(
-                "intent",
-                "forbid",
-                ReasonCode.INTENT_ORDER,
-                where=_place(draft),
-                text=text,
-                fix="a new task",
-                witnesses=(str(answer.value),),
-            )
-        ]
+        dead = yield from life_said(house, draft, task.life, answer.value)
+        return [dead] if dead is not None else None
+    begin = 1
+    if draft.call_key is not None:
+        if index == 1:
+            text = "a call with this id and these arguments was decided before"
+            return [Finding("state", "forbid", ReasonCode.CALL_REPLAYED, text=text, witnesses=(answer.by,) if answer.by else ())]
+        begin = 3
+    holds = weighed.holds if weighed is not None else ()
+    if index - begin < len(holds) and holds[index - begin].said is None:
+        return None
     return (yield from _trial(house, draft))
 
 
-def _place(draft: Draft) -> str | None:
-    """Where the intent's permission for this tool stands."""
-    plan = draft.plan
-    found = [check.where for checks in plan.choices for check in checks if check.judge == "intent"] if plan is not None else []
-    return found[0] if found else None
-
-
 def _trial(house: House, draft: Draft) -> Flow[list[Finding]]:
-    """Which claims would refuse right now, each asked alone; nothing is taken."""
+    """Which claims and holds would refuse right now, each asked alone; nothing is taken."""
     found: list[Finding] = []
     fixed = draft.plan.fixed if draft.plan is not None else ()
+    asked: list[tuple[Op, Callable[[Refused], Finding]]] = []
+    if draft.weighed is not None:
+        asked += [(hold.op, hold.said) for hold in draft.weighed.holds if hold.said is not None]
     claims = [Claim(Add(each.key, 1, each.max, each.window, draft.id), each.source, "enforce", False) for each in fixed]
-    for claim in (*claims, *draft.claims):
-        if claim.soft:
-            continue
-        answer = draft.ask(house.store, house.store.apply, ((claim.op,),), {"now": draft.now, "commit": False})
+    asked += [(claim.op, claim.refused) for claim in (*claims, *draft.claims) if not claim.soft]
+    for op, said in asked:
+        answer = draft.ask(house.store, house.store.apply, ((op,),), {"now": draft.now, "commit": False})
         if type(answer) is Need:
             answer = yield answer
         if type(answer) is Refused:
-            found.append(claim.refused(answer))
+            found.append(said(answer))
         elif type(answer) is not Applied:
             found.append(failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
             break
     return found
+
+
+def _alive(house: House, draft: Draft, task: TaskState) -> Flow[Finding | None]:
+    """Is the task at its end? Asked where nothing is reserved, so that an ended or suspended task denies and does not ask."""
+    answer = draft.ask(house.store, house.store.apply, ((task.life,),), {"now": draft.now, "commit": False})
+    if type(answer) is Need:
+        answer = yield answer
+    if type(answer) is Refused:
+        return (yield from life_said(house, draft, task.life, answer.value, renew=False))
+    return None if type(answer) is Applied else failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
 
 
 # -- the decision --------------------------------------------------------------------------------------------------------------
@@ -282,30 +281,41 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
-    order: Sequence[Op] = ()
-    clear = False
-    if bound is not None:
-        draft.findings, draft.claims, order, clear = weigh(plan, bound.values, task.context, draft.id, now)
-        if call.id:
-            draft.call_key = _call_key(task, call, bound)
-            draft.replay = None if draft.dry else house.outcomes.get(draft.call_key)
-            if draft.replay is not None:
-                # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
-                return Ruling("allow", ReasonCode.PERMIT, None)
-    else:
+    if bound is None:
         draft.findings += plan.always
-    if task.incomplete:
-        text = "the store is younger than the token and does not know this task's past"
-        draft.findings.append(Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, text=text, fix="a new task"))
-        clear = False
-    if plan.ends is not None and now >= task.opened + plan.ends:
-        draft.findings.append(forbid("task", ReasonCode.TASK_EXPIRED, fix="a new task"))
-        clear = False
-    if stop is not None:
-        draft.findings.append(stop)
-    # Later: external decision points stand here, before the reservation, and may only narrow.
-    if clear:  # nobody objects so far; without the reservation's own permit nothing is allowed
-        ops, first = _wanted(draft, task, plan, order)
+        _besides(draft, task, plan, now, stop)
+        return decide(_in_order(draft), plan.all_required)
+    if call.id:
+        draft.call_key = _call_key(task, call, bound)
+        draft.replay = None if draft.dry else house.outcomes.get(draft.call_key)
+        if draft.replay is not None:
+            # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
+            return Ruling("allow", ReasonCode.PERMIT, None)
+    for _ in range(_TRIES):
+        draft.adds = adds = call.tool not in task.ran
+        weighed = weigh_plain(plan, bound.values) if plan.plain and not adds else None
+        if weighed is not None and weighed.clear:
+            draft.weighed = weighed
+        else:
+            stop = yield from _weigh(house, draft, task, plan, bound, now)
+            if stop is not None or draft.weighed is None:
+                draft.findings += plan.always
+                return _stopped(draft, stop)
+            weighed = draft.weighed
+        draft.findings, draft.claims = weighed.findings, weighed.claims
+        clear = weighed.clear
+        if task.incomplete or plan.incomplete is not None or (plan.ends is not None and now >= task.opened + plan.ends):
+            clear = _besides(draft, task, plan, now, None) and clear
+        # Later: external decision points stand here, before the reservation, and may only narrow.
+        if not clear:
+            dead = (yield from _alive(house, draft, task)) if plan.watched or _asks(draft) else None
+            if dead is not None:
+                draft.findings.append(dead)
+            if plan.fixed or draft.claims or weighed.holds:
+                draft.findings += yield from _trial(house, draft)
+            break
+        # Nobody objects so far; without the reservation's own permit nothing is allowed.
+        ops, first = _wanted(draft, task, plan, weighed)
         if getattr(store, "inline", False) is True:
             try:
                 answer = store.apply(ops, now=cast("datetime", draft.now), commit=not dry)
@@ -315,14 +325,81 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
                 answer = Failure(None, late=True, answer=answer)
         else:
             answer = yield Need(store, store.apply, (ops,), {"now": draft.now, "commit": not dry})
-        if not _granted(house, draft, plan, answer, ops, first):
-            yield from _refused(house, draft, plan, answer, ops, first)
-    elif bound is not None and (plan.fixed or draft.claims):
-        draft.findings += yield from _trial(house, draft)
+        if _granted(house, draft, plan, answer, ops, first):
+            break
+        refused = (yield from _refusals(house, draft, task, answer)) if type(answer) is Refused else None
+        if refused:
+            draft.findings += refused
+            break
+        # A race was lost: read and judge again. A refused trial that finds nothing is one too.
+    else:
+        draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
     ruling = decide(draft.findings, plan.all_required)
     if ruling.verdict == "allow" and not draft.claims:
         return ruling
     return decide(_in_order(draft), plan.all_required)
+
+
+def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Flow[Finding | None]:
+    """Read what looks back, and ask every pure judge, into the draft."""
+    live = draft.live
+    if live is None:
+        live = draft.live = Live(bound.values)
+    wanted = reads(plan, live, task.context)
+    if wanted or plan.signals:
+        stop = yield from _read(house, draft, task, plan, wanted)
+        if stop is not None:
+            return stop
+    at = max(now, draft.read_at)
+    draft.weighed = weigh(plan, live, task.context, draft.id, at, draft.answers, draft.signals, seen=not draft.adds)
+    return None
+
+
+def _besides(draft: Draft, task: TaskState, plan: Plan, now: int, stop: Finding | None) -> bool:
+    """What stands beside the judges; True where none of it is there."""
+    clear = stop is None
+    if task.incomplete:
+        text = "the store is younger than the token and does not know this task's past"
+        draft.findings.append(Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, text=text, fix="a new task"))
+        clear = False
+    if plan.incomplete is not None:
+        draft.findings.append(plan.incomplete)
+        clear = False
+    if plan.ends is not None and now >= task.opened + plan.ends:
+        draft.findings.append(forbid("task", ReasonCode.TASK_EXPIRED, fix="a new task"))
+        clear = False
+    if stop is not None:
+        draft.findings.append(stop)
+    return clear
+
+
+def _asks(draft: Draft) -> bool:
+    return not any(found.says == "forbid" and found.mode == "enforce" for found in draft.findings)
+
+
+def _read(house: House, draft: Draft, task: TaskState, plan: Plan, wanted: Sequence[Op]) -> Flow[Finding | None]:
+    """Signals, then the past, into the draft. A part of it that fails denies: nothing is judged on half of the past."""
+    if plan.signals and draft.signals is _NO_SIGNALS:
+        port = house.signals
+        if port is not None:
+            got = draft.ask(port, port.get, (task.delegation, plan.signals), {"now": draft.at // 1_000_000})
+            if type(got) is Need:
+                got = yield got
+            # A port that fails has said nothing: what is missing does not satisfy.
+            draft.signals = dict(got) if isinstance(got, Mapping) else _NO_SIGNALS
+    if not wanted:
+        return None
+    ops = (*wanted, Sum(task.step_key), Sum(f"{task.key}|c"))
+    answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": False})
+    if type(answer) is Need:
+        answer = yield answer
+    if type(answer) is not Applied or len(answer.values) != len(ops):
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    draft.answers, draft.read_at = answer.values[:-2], answer.now
+    step, settled = answer.values[-2:]
+    if isinstance(step, tuple) and isinstance(settled, tuple):
+        draft.judged = (step[0], settled[0])
+    return None
 
 
 def _stopped(draft: Draft, finding: Finding | None) -> Ruling:
@@ -369,6 +446,20 @@ def call_flow(
     return ticket, outcome
 
 
+def _settle(ticket: Ticket, task: TaskState, plan: Plan, outcome: Outcome, now: int) -> list[Op]:
+    """What the outcome leaves behind; of an error that means that nothing happened, what is taken back."""
+    if outcome.status == "ok" and plan.plain and not plan.events.every and ticket.decision.tool in task.settled:
+        return []
+    if outcome.status == "error" and plan.tool is not None and plan.tool.errors_have_no_effect and ticket.taken is not None:
+        # A limit unit comes back; the mark of the call id stays: it was decided, and its outcome is known.
+        return list(refunds(ticket.taken, marks=False))
+    try:
+        values = ticket.live if ticket.live is not None else Live(ticket.bound.values if ticket.bound is not None else {})
+        return settle_ops(plan, values, task.context, ticket.decision.id, outcome, now, seen=ticket.decision.tool in task.settled)
+    except Exception:  # a result of a strange kind: it leaves nothing behind, which is the strict side
+        return []
+
+
 def _streams(value: object) -> bool:
     return type(value).__name__ in ("generator", "async_generator", "coroutine")
 
@@ -378,18 +469,6 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
-    # Later: the result is labelled and indexed here; a result that cannot be observed is withheld.
-    if (
-        outcome.status == "error"
-        and ticket.taken is not None
-        and plan is not None
-        and plan.tool is not None
-        and plan.tool.errors_have_no_effect
-    ):
-        # A limit unit comes back; the mark of the call id stays: it was decided, and its outcome is known.
-        back = refunds(ticket.taken, marks=False)
-        if back:
-            yield Need(house.store, house.store.apply, (back,), {"now": datetime.now(UTC)})
     clock: object
     interrupt: BaseException | None = None
     if getattr(house.clock, "inline", False) is True:
@@ -399,10 +478,21 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
             clock = None
     else:
         clock = yield Need(house.clock, house.clock.now, ())
-    at = int((clock if type(clock) is datetime else datetime.now(UTC)).timestamp() * 1_000_000)
+    wall = clock if type(clock) is datetime else datetime.now(UTC)
+    at = int(wall.timestamp() * 1_000_000)
+    # Later: the result is labelled and indexed here; a result that cannot be observed is withheld.
+    settled = 0
+    if task is not None and plan is not None and not decision.blocks:
+        ops = _settle(ticket, task, plan, outcome, at // 1_000_000)
+        if ops:
+            answer = yield Need(house.store, house.store.apply, ((Add(f"{task.key}|c", 1, None, None, decision.id), *ops),), {"now": wall})
+            if type(answer) is Applied and type(answer.values[0]) is int:
+                settled = answer.values[0]
+                if outcome.status == "ok":
+                    task.settled.add(decision.tool)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
-    record = _outcome_record(decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros)
+    record = _outcome_record(decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, settled)
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from itertools import count
 from os import urandom
 from time import monotonic, time
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from guard.constraints import Binder
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
-from guard.ops import Absent
-from guard.ports import Blinds, Clock, Revocations, Sink, StateStore, Verifier
+from guard.ops import Pin
+from guard.ports import Approvals, Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
 
@@ -104,24 +106,43 @@ class TaskState:
     plans: dict[str, Plan] = field(default_factory=dict)
     tickets: dict[str, Ticket] = field(default_factory=dict)
     closed: bool = False
+    generation: str = ""
+    """The policies that judge it: what its life in the store must say."""
+    since: Mapping[str, int] = field(default_factory=dict)
     step_key: str = ""
     credential: str = ""
-    ended: Absent = field(default=Absent(""))
+    life: Pin = field(init=False)
+    ran: dict[str, int] = field(default_factory=dict)
+    """Tools whose counters stand, and how many calls have relied on it: they added nothing of their own."""
+    settled: set[str] = field(default_factory=set)
+    """Tools whose good end stands."""
 
     def __post_init__(self) -> None:
         self.step_key = f"{self.key}|step"
-        self.ended = Absent(f"{self.key}|ended")
+        self.life = Pin(f"{self.key}|life", self.generation)
         self.credential = str(self.delegation.credential)
+
+    def begin(self, generation: str, since: Mapping[str, int]) -> None:
+        """The policies that judge the task, and from when on their shapes are counted."""
+        self.generation, self.since, self.plans = generation, since, {}
+        self.life = Pin(f"{self.key}|life", generation)
 
     def renew(self, delegation: Delegation) -> None:
         """The same task under a delegation that was verified anew."""
         self.delegation, self.plans = delegation, {}
         self.credential = str(delegation.credential)
 
+    def unsaw(self, tool: str) -> bool:
+        """The call that added them does not run. False: others rested on its counters, so they must stay (too high is the safe side)."""
+        if self.ran.get(tool, 0):
+            return False
+        self.ran.pop(tool, None)
+        return True
+
     def plan(self, layers: Sequence[Policy], tool: str) -> Plan:
         plan = self.plans.get(tool)
         if plan is None:
-            plan = make_plan(layers, self.delegation, tool, self.context)
+            plan = make_plan(layers, self.delegation, tool, self.context, self.since)
             if len(self.plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
                 self.plans[tool] = plan
         return plan
@@ -138,6 +159,8 @@ class Ticket:
     taken: Any = None
     """What it took from the shared state (`guard.steps.Taken`)."""
     call_key: str | None = None
+    live: Live | None = None
+    """Its values with what was asked of them."""
     span: Any = None
     started: float = 0.0
     replay: Outcome | None = None
@@ -196,6 +219,15 @@ class House:
     spans: Any
     resolve: Callable[[str], str] | None
     seconds: float
+    generation: str = ""
+    """`g:` and the digest of all layers."""
+    since: Mapping[str, int] | None = None
+    """Shape of a rule -> the second from which it is counted. None: not asked yet."""
+    windows: tuple[int | None, ...] = (None,)
+    """Over which times denials are counted: ever, and each window a rule names."""
+    signals: Signals | None = None
+    proofs: Proofs | None = None
+    approvals: Approvals | None = None
     ids: Ids = field(default_factory=Ids)
     binders: dict[str, Binder] = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)
@@ -203,6 +235,11 @@ class House:
     wall0: float = 0.0
     steady0: float = 0.0
     high: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.generation = "g:" + sha256("\n".join(layer.digest for layer in self.layers).encode()).hexdigest()[:12]
+        denied = {rule.limit.window for layer in self.layers for rule in layer.rules if rule.limit is not None and rule.limit.denied}
+        self.windows = (None, *sorted(window for window in denied if window is not None))
 
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
         """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""

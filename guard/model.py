@@ -16,7 +16,10 @@ from guard.reasons import REASONS, ReasonCode
 if TYPE_CHECKING:
     from guard.constraints import Constraint
 
-__all__ = ["Bound", "Credential", "Decision", "Delegation", "Finding", "Grant", "Judge", "Outcome", "ToolCall", "Verdict", "quick"]
+__all__ = [
+    "Approval", "Bound", "Credential", "Decision", "Delegation", "Finding", "Grant", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
+    "quick",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -277,3 +280,29 @@ class Outcome:
     status: Literal["not_executed", "ok", "error", "unknown"]
     value: object = None
     error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person answered to a request: this very call (`task`, `tool`, `args_hmac`), these `asks` (rule ids or codes), once.
+
+    `approver`: the person, `groups`: theirs, as the port has verified them. `at`: epoch seconds. `request`: the decision that asked.
+    """
+
+    id: str
+    task: str
+    tool: str
+    args_hmac: str
+    asks: tuple[str, ...]
+    approver: str
+    groups: frozenset[str]
+    at: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What somebody outside said of a device, a person or a session. `at`: epoch seconds; stale after 15 minutes or a rule's `within`."""
+
+    value: object
+    at: int

@@ -7,9 +7,10 @@ Operations are named tuples, not dataclasses, because they are made on every cal
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 __all__ = [
     "AMOUNT_MAX",
@@ -17,6 +18,8 @@ __all__ = [
     "Absent",
     "Add",
     "Applied",
+    "Drop",
+    "Know",
     "Lookup",
     "Mark",
     "Op",
@@ -24,8 +27,12 @@ __all__ = [
     "Put",
     "Refused",
     "Require",
+    "Sum",
     "Take",
     "Tally",
+    "known",
+    "map_text",
+    "parse_map",
     "units",
 ]
 
@@ -112,7 +119,53 @@ class Lookup(NamedTuple):
     key: str
 
 
-Op = Add | Tally | Mark | Absent | Require | Take | Pin | Put | Lookup
+class Sum(NamedTuple):
+    """The counter at `key`, over the last `window` seconds; nothing changes. Answer: (sum, who added last).
+
+    With `most`: refuse if the sum is greater. Refused value: the sum.
+    """
+
+    key: str
+    window: int | None = None
+    most: int | None = None
+
+
+class Know(NamedTuple):
+    """Into the map in the mark `key`, write `word` -> `value`. Answer: whether the map changed.
+
+    | the map has `word` | keep    | then                                      |
+    |--------------------|---------|-------------------------------------------|
+    | no                 | -       | written, as the youngest                  |
+    | yes                | `first` | stays                                     |
+    | yes                | `last`  | replaced, now the youngest                |
+    | the mark `veto` has the word `W` | - | nothing is written, answer False    |
+
+    More than `most` words: the oldest goes, so a caller uses it only where forgetting is the strict side. What is written begins `ttl`
+    anew. Words and values are made of `A-Za-z0-9_:.,-`, neither is empty.
+    """
+
+    key: str
+    word: str
+    value: str = "-"
+    keep: str = "first"
+    by: str = ""
+    veto: str = ""
+    most: int = 16
+    ttl: int | None = None
+
+
+class Drop(NamedTuple):
+    """Remove one word of the map at `key`. With `need`, refuse unless it was there. Answer: its value, None where it was not.
+
+    A map without words is a mark that is not set.
+    """
+
+    key: str
+    word: str
+    need: bool = True
+
+
+Op = Add | Tally | Mark | Absent | Require | Take | Pin | Put | Lookup | Sum | Know | Drop
 
 
 class Applied(NamedTuple):
@@ -129,6 +182,50 @@ class Refused(NamedTuple):
     value: object
     by: str
     now: int
+
+
+def parse_map(text: object) -> dict[str, str]:
+    """The map in a mark, oldest word first; empty where the mark is not set, or holds something that is no map."""
+    if type(text) is not str or not text:
+        return {}
+    found: dict[str, str] = {}
+    for pair in text.split(" "):
+        word, equals, value = pair.partition("=")
+        if equals:
+            found[word] = value
+    return found
+
+
+def map_text(words: dict[str, str]) -> str:
+    """The text of a map, as it stands in a mark."""
+    return " ".join([f"{word}={value}" for word, value in words.items()])
+
+
+_WORD: Final = re.compile(r"[A-Za-z0-9_:.,\-]+")
+
+
+def known(op: Know, text: object, veto: object) -> str | None:
+    """The map `text` after `op`, None where it stays as it is. `veto`: the text of the mark it names. The same in every store.
+
+    Raises TypeError where it is no operation: a blank in a word would forge another one.
+    """
+    if type(op.word) is not str or type(op.value) is not str or type(op.by) is not str or op.keep not in ("first", "last"):
+        raise TypeError("Know")
+    if not _WORD.fullmatch(op.word) or not _WORD.fullmatch(op.value):
+        raise TypeError("Know")
+    if type(op.most) is not int or op.most < 1 or (op.ttl is not None and (type(op.ttl) is not int or op.ttl < 0)):
+        raise TypeError("Know")
+    words = parse_map(text)
+    if op.veto and "W" in parse_map(veto):
+        return None
+    if op.word in words:
+        if op.keep == "first":
+            return None
+        del words[op.word]
+    words[op.word] = op.value
+    while len(words) > op.most:
+        del words[next(iter(words))]
+    return map_text(words)
 
 
 def units(amount: Decimal | int) -> int | None:

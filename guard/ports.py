@@ -6,15 +6,15 @@ helper thread under the guard's deadline, so that a slow part denies instead of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from guard.events import DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Delegation
+from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
+from guard.model import Approval, Delegation, Signal
 from guard.ops import Applied, Op, Refused
 
-__all__ = ["Blinds", "Clock", "Paths", "Revocations", "Sink", "StateStore", "Verifier"]
+__all__ = ["Approvals", "Blinds", "Clock", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
 
 
 @runtime_checkable
@@ -32,7 +32,7 @@ class StateStore(Protocol):
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where records go. A sink may also have `note(record: PivotRecord | TaskRecord)`; without it those are not sent to it."""
+    """Where records go. A sink may also have `note(record)` (see `Notes`); without it records of tasks are not sent to it."""
 
     required: bool
     """True: if it fails, the call is denied with `record.unavailable`."""
@@ -49,7 +49,7 @@ class Sink(Protocol):
 class Notes(Protocol):
     """The optional part of a sink: records that belong to a task, not to a call."""
 
-    def note(self, record: PivotRecord | TaskRecord) -> None: ...
+    def note(self, record: ApprovalRecord | PivotRecord | TaskRecord) -> None: ...
 
 
 class Clock(Protocol):
@@ -92,6 +92,28 @@ class Blinds(Protocol):
     def task_key(self, tenant: str, issuer: str, txn: str) -> bytes:
         """The 32-byte key of one task, under which its argument values are HMACed."""
         ...
+
+
+class Approvals(Protocol):
+    """What persons have answered. Looked at only where the verdict is ask; whether one counts is judged from its content."""
+
+    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval]:
+        """The verified approvals of this very call; a forged or expired one is left out."""
+        ...
+
+
+class Signals(Protocol):
+    """What is said outside of a device, a person or a session. Missing does not satisfy a rule."""
+
+    def get(self, delegation: Delegation, names: Sequence[str], *, now: int) -> Mapping[str, Signal]:
+        """The latest of each name; a name of which nothing is known is left out."""
+        ...
+
+
+class Proofs(Protocol):
+    """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody."""
+
+    def actor(self, delegation: Delegation) -> str | None: ...
 
 
 class Paths(Protocol):

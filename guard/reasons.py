@@ -36,6 +36,7 @@ class ReasonCode(StrEnum):
     TASK_EXPIRED = "task.expired"
     TASK_MISMATCH = "task.mismatch"
     TASK_END = "task.end"
+    TASK_SUSPENDED = "task.suspended"
 
     TOKEN_MISSING = "token.missing"
     TOKEN_TOO_LARGE = "token.too_large"
@@ -74,6 +75,20 @@ class ReasonCode(StrEnum):
     INTENT_TOOL = "intent.tool"
     INTENT_ORDER = "intent.order"
 
+    FLOW_PROMPT = "flow.prompt"
+    FLOW_PARAMS = "flow.params"
+    FLOW_ENDORSED = "flow.endorsed"
+    FLOW_DIRECTORY = "flow.directory"
+    FLOW_STRUCTURED = "flow.structured"
+    FLOW_MADE_HERE = "flow.made_here"
+    FLOW_AUTHOR = "flow.author"
+    FLOW_TEXT = "flow.text"
+    FLOW_UNKNOWN = "flow.unknown"
+    FLOW_CARRIES = "flow.carries"
+    ASKED_NOT_ASKED = "asked.not_asked"
+    ASKED_DELEGATED = "asked.delegated"
+    ASK_TOO_MANY = "ask.too_many"
+
     LIMIT_CALLS = "limit.calls"
     LIMIT_SUM = "limit.sum"
     RULE_MATCH = "rule.match"
@@ -97,6 +112,7 @@ class ReasonCode(StrEnum):
     CLOCK_UNAVAILABLE = "clock.unavailable"
     CLOCK_DRIFT = "clock.drift"
     POLICY_UNAVAILABLE = "policy.unavailable"
+    POLICY_OLDER = "policy.older"
     GUARD_ERROR = "guard.error"
 
 
@@ -113,6 +129,7 @@ REASONS: dict[ReasonCode, Reason] = {
         "the token names a known task but another origin, intent or parameters than first seen", "the task does not match", ("OWASP-ASI03",)
     ),
     ReasonCode.TASK_END: _R("a rule `when: task.end` is not satisfied", "the task may not end yet"),
+    ReasonCode.TASK_SUSPENDED: _R("a rule suspended the task; no call of it is allowed any more", "the task was stopped", ("OWASP-ASI01",)),
     ReasonCode.TOKEN_MISSING: _R("no token was given", "a token is needed"),
     ReasonCode.TOKEN_TOO_LARGE: _R("the token is longer than 16 KiB", _TOKEN_REFUSED, ("RFC8725-3.11",)),
     ReasonCode.TOKEN_MALFORMED: _R("not a canonical compact JWS of strict JSON", _TOKEN_REFUSED, ("RFC7515-5.2", "RFC8725-3.11")),
@@ -163,6 +180,59 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
     ReasonCode.INTENT_TOOL: _R("the intent does not use this tool", "not part of this task", ("OWASP-ASI01", "OWASP-LLM06")),
     ReasonCode.INTENT_ORDER: _R("a later step of the intent's order has run already", "too late in this task", ("OWASP-ASI01",)),
+    ReasonCode.FLOW_PROMPT: _R(
+        "a control argument comes from the user's own words, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_PARAMS: _R(
+        "a control argument comes from the task's parameters, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_ENDORSED: _R(
+        "a control argument comes from an approval of the value, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_DIRECTORY: _R(
+        "a control argument comes from a trusted list, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_STRUCTURED: _R(
+        "a control argument comes from a field of a record, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_MADE_HERE: _R(
+        "a control argument comes from an object this task made, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_AUTHOR: _R(
+        "a control argument comes from who wrote a record, perhaps an attacker, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_TEXT: _R(
+        "a control argument comes from text somebody else wrote, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_UNKNOWN: _R(
+        "a control argument comes from nowhere this task has seen, which the flow table does not let reach this effect",
+        "an argument has the wrong source",
+        ("OWASP-ASI01", "OWASP-LLM01"),
+    ),
+    ReasonCode.FLOW_CARRIES: _R(
+        "the text of the call carries a value whose source may not reach this effect", "an argument has the wrong source", ("OWASP-LLM02",)
+    ),
+    ReasonCode.ASKED_NOT_ASKED: _R("the trusted prompt does not ask for this effect (a heuristic)", "not asked for", ("OWASP-ASI01",)),
+    ReasonCode.ASKED_DELEGATED: _R(
+        "the trusted prompt hands its orders to somebody else's words (a heuristic)", "a person must look first", ("OWASP-ASI01",)
+    ),
+    ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
     ReasonCode.LIMIT_CALLS: _R("the number of calls of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.LIMIT_SUM: _R("the sum of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.RULE_MATCH: _R("a rule without a verb matches the call", "a rule does not allow this"),
@@ -188,5 +258,6 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.CLOCK_UNAVAILABLE: _R("the clock failed or gave no time", "not available now"),
     ReasonCode.CLOCK_DRIFT: _R("the wall clock moved more than 60 s away from the monotonic clock", "not available now"),
     ReasonCode.POLICY_UNAVAILABLE: _R("the policy could not be read or does not load", "not available now"),
+    ReasonCode.POLICY_OLDER: _R("the task has been judged by a newer policy than the one loaded here", "not available now"),
     ReasonCode.GUARD_ERROR: _R("an unexpected error inside the guard", "not available now"),
 }

@@ -17,7 +17,7 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
-from guard.ports import Clock, Revocations, Sink, StateStore
+from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore
 from guard.reasons import ReasonCode
 from guard.record import Blinds, Spans, default_sinks, directory
 from guard.state import open_state
@@ -58,13 +58,17 @@ class Guard:
         deadline: timedelta = timedelta(milliseconds=250),
         revocations: Revocations | None = None,
         clock: Clock | None = None,
+        approvals: Approvals | None = None,
+        signals: Signals | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         """Load and lint `policy`; raise PolicyError with every error found, never the first only.
 
         `trust`: whose tokens count. There is no default and no "none". `state`: `memory:` (one process), `sqlite:PATH` (one machine).
         `sinks`: None means the audit file `$GUARDTRAIL_DIR/audit.jsonl` (default `.guardtrail/`) plus OpenTelemetry as configured; a
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
-        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests.
+        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests. `approvals`, `signals`, `proofs`: what persons answered, what is said
+        of devices, which actors have proven to be one; None: there are none.
         """
         layers = _load(policy)
         given = sinks is not None
@@ -89,6 +93,9 @@ class Guard:
             spans,
             os.path.realpath,
             seconds,
+            signals=signals,
+            proofs=proofs,
+            approvals=approvals,
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
@@ -395,15 +402,18 @@ class Task:
         return self.delegate(actor, tools=tools, ttl=ttl)
 
     def end(self) -> Decision:
-        """Judge `task.end` and end the task: its identifier is never used again. A refusal is recorded and raised as Denied."""
-        decision = self._end()
+        """Judge `task.end` and end the task: its identifier is never used again.
+
+        A refusal is recorded and raised as Denied; the task stays open then, so that what is missing can be done.
+        """
+        decision = self._end(final=False)
         if decision.blocks:
             raise denied(decision)
         return decision
 
-    def _end(self) -> Decision:
+    def _end(self, *, final: bool) -> Decision:
         self._close_tickets()
-        return drive(end_flow(self._guard._house, self.state), self._guard._house.seconds)
+        return drive(end_flow(self._guard._house, self.state, final=final), self._guard._house.seconds)
 
     def __enter__(self) -> Self:
         house = self._guard._house
@@ -448,7 +458,7 @@ class Task:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._pop():
-            decision = self._end()
+            decision = self._end(final=True)
             if decision.blocks and error is None:
                 raise denied(decision)
 

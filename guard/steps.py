@@ -14,15 +14,20 @@ from typing import NamedTuple
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import TokenRefused
 from guard.house import House, SystemClock, TaskState
-from guard.model import Bound, Delegation, Finding, Outcome, ToolCall
-from guard.ops import Add, Mark, Op, Take, Tally
+from guard.model import Bound, Delegation, Finding, Outcome, Signal, ToolCall
+from guard.ops import Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Take, Tally
 from guard.ports import Clock
 from guard.reasons import REASONS, ReasonCode
+from guard.workflow.atoms import Live
 from guard.workflow.limits import Claim
-from guard.workflow.plan import Plan
+from guard.workflow.plan import Plan, Weighed
 
-__all__ = ["Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "read_clock", "refunds", "revocation_said", "token_said"]
+__all__ = [
+    "NO_SIGNALS", "Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
+    "revocation_said", "token_said",
+]  # fmt: skip
 
+NO_SIGNALS: Mapping[str, Signal] = {}
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -32,16 +37,29 @@ def forbid(judge: str, code: ReasonCode, text: str = "", fix: str | None = None)
 
 
 class Taken(NamedTuple):
-    """What a call took from the shared state: the operations, from `first` on those that count, and the second of it."""
+    """What a call took from the shared state: the operations, from `first` on those that count, the second of it, and what it left.
+
+    `left`: None where it left nothing that would be taken back.
+    """
 
     ops: list[Op]
     first: int
     at: int
+    left: Weighed | None = None
 
 
 def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
-    """What takes it back: marks are taken, counts are refunded. The step number stays used."""
-    undone: list[Op] = [Take(op.key, need=False) for op in taken.ops[: taken.first] if type(op) is Mark] if marks else []
+    """What takes it back: marks are taken, counts are refunded. The step number stays used.
+
+    `marks` False: the body ran and its error means that nothing happened; the call id and the labels stay.
+    """
+    left = taken.left
+    undone: list[Op] = []
+    if marks:  # the mark of the call's id; marks of rules are among `unmark`
+        undone += [Take(op.key, need=False) for op in taken.ops[1:3] if type(op) is Mark]
+    if left is not None:
+        undone += left.unmark if marks else left.forget
+        undone += [hold.undo for hold in left.holds if hold.undo is not None]
     for op in taken.ops[taken.first :]:
         if type(op) is Add:
             undone.append(Add(op.key, -op.amount, None, op.window, op.by, taken.at))
@@ -53,16 +71,23 @@ def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
 class Draft:
     """What one flow knows so far. What is not known yet stands on the class: a draft is made for every call."""
 
+    adds = False
+    answers: Sequence[object] = ()
     at = 0
     bound: Bound | None = None
     call_key: str | None = None
     claims: Sequence[Claim] = ()
     interrupt: BaseException | None = None
+    judged: tuple[int, int] | None = None
+    live: Live | None = None
     now: datetime | None = None
     plan: Plan | None = None
+    read_at = 0
     replay: Outcome | None = None
+    signals: Mapping[str, Signal] = NO_SIGNALS
     step = 0
     taken: Taken | None = None
+    weighed: Weighed | None = None
 
     def __init__(self, house: House, task: TaskState | None, call: ToolCall, dry: bool) -> None:
         self.id = house.ids()
@@ -138,6 +163,46 @@ def token_said(answer: object) -> Finding:
     if type(answer) is Failure and isinstance(answer.error, TokenRefused) and not answer.late:
         return Finding("token", "forbid", answer.error.reason, text=str(answer.error))
     return failed(answer, "token", ReasonCode.KEYS_UNAVAILABLE)
+
+
+def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bool = True) -> Flow[Finding | None]:
+    """What it means that another life of the task stands than the one this guard would pin; None: it is ours now, judge again.
+
+    | stands               | then                                                                     |
+    |----------------------|--------------------------------------------------------------------------|
+    | `ended:DECISION`     | `task.ended`                                                             |
+    | `suspended:RULE`     | `task.suspended`                                                         |
+    | policies, older      | the newest loaded policies govern the next call: ours are put            |
+    | policies, newer      | `policy.older`: a process that was not reloaded must not judge on        |
+    | anything else        | `state.unavailable`                                                      |
+    """
+    word, _, rest = stood.partition(":") if type(stood) is str else ("", "", "")
+    if word == "ended":
+        return forbid("task", ReasonCode.TASK_ENDED)
+    if word == "suspended":
+        return Finding("task", "forbid", ReasonCode.TASK_SUSPENDED, rest, text=f"rule {rest} suspended the task", fix="a new task")
+    if word != "g":
+        return forbid("state", ReasonCode.STATE_UNAVAILABLE)
+    mine = life.value
+    looks = (Lookup(f"gen|{mine}"), Lookup(f"gen|{stood}"))
+    answer = draft.ask(house.store, house.store.apply, (looks,), {"now": draft.now, "commit": False})
+    if type(answer) is Need:
+        answer = yield answer
+    if type(answer) is not Applied or len(answer.values) != 2:
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    ours, theirs = (int(one) if type(one) is str and one.isdigit() else None for one in answer.values)
+    if ours is None or (theirs is not None and theirs > ours):
+        return forbid("task", ReasonCode.POLICY_OLDER, fix="load the newer policy here")
+    if not renew:
+        return None
+    # Only over the one that was seen: somebody may have ended the task meanwhile.
+    swap = (Pin(life.key, str(stood)), Put(life.key, mine, draft.id))
+    put = draft.ask(house.store, house.store.apply, (swap,), {"now": draft.now, "commit": not draft.dry})
+    if type(put) is Need:
+        put = yield put
+    if type(put) is Refused or (type(put) is Applied and not draft.dry):
+        return None
+    return failed(put, "state", ReasonCode.STATE_UNAVAILABLE)
 
 
 def revocation_said(answer: object) -> Finding | None:

@@ -6,6 +6,8 @@
 | the task was ended before (its tombstone stands)      | `task.ended`                        |
 | the task is known with another origin, intent or parameters | `task.mismatch`               |
 | unknown to a durable store that is younger than the token | opened, every call asks: `state.incomplete` |
+| a rule suspended it                                   | `task.suspended`                    |
+| it was judged by newer policies than these            | `policy.older`                      |
 | another credential, actor or workload than last time  | opened, and a pivot is recorded     |
 """
 
@@ -13,21 +15,29 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from hashlib import sha256
+from os import urandom
 from time import time_ns
+from typing import Final
 
 from guard.constraints import canonical
-from guard.decide import Ruling
+from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
 from guard.house import House, TaskState
-from guard.model import Decision, Delegation, Finding, ToolCall
-from guard.ops import Absent, Applied, Lookup, Mark, Op, Pin, Put, Refused
+from guard.model import Decision, Delegation, Finding, Judge, ToolCall
+from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, parse_map
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, identify, read_clock
+from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
+from guard.workflow.end import end_reads, weigh_end
+from guard.workflow.events import shapes_in
 from guard.workflow.limits import Context
+from guard.workflow.past import Hold
 from guard.writing import decision_of, note_flow, write
 
 __all__ = ["end_flow", "open_flow"]
+
+_SPEAKS: Final[tuple[Judge, ...]] = ("task",)
+"""Who must permit the end of a task."""
 
 
 def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | Decision]:
@@ -40,12 +50,19 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     found = yield from identify(house, draft, token)
     if isinstance(found, Finding):
         return (yield from _refuse(house, draft, found))
-    opened = yield from _pin(house, found, draft.now, now)
+    if house.since is None:
+        stop = yield from _begin(house, draft, now)
+        if stop is not None:
+            return (yield from _refuse(house, draft, stop))
+    opened = yield from _pin(house, draft, found, draft.now, now)
     if isinstance(opened, Finding):
         return (yield from _refuse(house, draft, opened))
-    first, since, incomplete, before = opened
+    first, since, incomplete, before, keys = opened
     key = task_key(found)
-    context = Context(key, found.tenant, found.origin, found.actor)
+    context = Context(
+        key, found.tenant, found.origin, found.actor, keys[0], keys[1], person_of(found),
+        _actor(house, found), found.depth, since,
+    )  # fmt: skip
     try:
         hmac_key = house.blinds.task_key(found.tenant, found.issuer, found.txn)
         origin = house.blinds.origin(found.tenant, found.person or found.origin)
@@ -54,6 +71,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
             yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
+    state.begin(house.generation, house.since or {})
     holder = _holder(found)
     if before is not None and before != holder:
         changed = tuple(
@@ -75,22 +93,81 @@ def _holder(d: Delegation) -> str:
     return "\n".join((str(d.credential), ">".join(d.actors), d.workload or ""))
 
 
-def _pin(house: House, d: Delegation, wall: datetime, now: int) -> Flow[tuple[bool, int, bool, str | None] | Finding]:
-    """First sight pins origin, intent and parameters; ended tasks leave tombstones."""
+def person_of(d: Delegation) -> str | None:
+    """The proven person behind the work: the token says so, or its subject is one."""
+    return d.person or (d.origin if d.origin_kind == "person" else None)
+
+
+def _actor(house: House, d: Delegation) -> str | None:
+    """Which actor has proven to be one; nobody where the port fails, and nobody unproven differs from anybody."""
+    try:
+        proven = house.proofs.actor(d) if house.proofs is not None else None
+    except Exception:
+        return None
+    return proven if type(proven) is str and proven else None
+
+
+def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
+    """Once after a load: the number of these policies, and from when on their shapes are counted."""
+    tag = f"gen|{house.generation}"
+    answer = yield Need(house.store, house.store.apply, ((Lookup(tag),),), {"now": draft.now})
+    if type(answer) is not Applied:
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    if answer.values[0] is None:
+        answer = yield Need(house.store, house.store.apply, ((Add("gen", 1),),), {"now": draft.now})
+        if type(answer) is not Applied:
+            return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+        # Two processes with the same policies at once: the first number stands.
+        answer = yield Need(house.store, house.store.apply, ((Pin(tag, str(answer.values[0])),),), {"now": draft.now})
+        if type(answer) not in (Applied, Refused):
+            return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    shapes = sorted({shape for layer in house.layers for found in shapes_in(layer).values() for shape in found})
+    since: dict[str, int] = {}
+    if shapes:
+        looks = tuple(Know(f"since|{shape}", "at", str(now)) for shape in shapes)
+        answer = yield Need(house.store, house.store.apply, ((*looks, *(Lookup(op.key) for op in looks)),), {"now": draft.now})
+        if type(answer) is not Applied:
+            return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+        texts = answer.values[len(looks) :]
+        since = {shape: int(parse_map(text).get("at", now)) for shape, text in zip(shapes, texts, strict=True)}
+    house.since = since
+    return None
+
+
+_Opened = tuple[bool, int, bool, str | None, tuple[bytes, bytes]]
+
+
+def _pin(house: House, draft: Draft, d: Delegation, wall: datetime, now: int) -> Flow[_Opened | Finding]:
+    """First sight pins origin, intent and parameters; ended tasks leave tombstones. The keys of hashes are drawn once and shared."""
     key = task_key(d)
     pin = sha256(canonical({"origin": d.origin, "intent": d.intent, "params": dict(d.params)})).hexdigest()
+    life = Pin(f"{key}|life", house.generation, draft.id)
     ops: list[Op] = [
-        Absent(f"{key}|ended"),
+        life,
         Pin(f"{key}|pin", pin),
         Lookup(f"{key}|opened"),
         Lookup(f"{key}|incomplete"),
         Put(f"{key}|holder", _holder(d)),
+        Know(f"{d.tenant}|key", "k", urandom(16).hex()),
+        Lookup(f"{d.tenant}|key"),
+        Know(f"{key}|key", "k", urandom(16).hex()),
+        Lookup(f"{key}|key"),
     ]
-    answer = yield Need(house.store, house.store.apply, (ops,), {"now": wall})
-    if type(answer) is Refused:
-        return forbid("task", ReasonCode.TASK_ENDED if answer.index == 0 else ReasonCode.TASK_MISMATCH)
+    answer: object = None
+    for _ in range(3):
+        answer = yield Need(house.store, house.store.apply, (ops,), {"now": wall})
+        if type(answer) is not Refused:
+            break
+        if answer.index != 0:
+            return forbid("task", ReasonCode.TASK_MISMATCH)
+        dead = yield from life_said(house, draft, life, answer.value)
+        if dead is not None:
+            return dead
     if type(answer) is not Applied or len(answer.values) != len(ops):
         return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    keys = tuple(parse_map(answer.values[at]).get("k", "") for at in (6, 8))
+    if not all(len(text) == 32 for text in keys):
+        return forbid("state", ReasonCode.STATE_UNAVAILABLE)
     first, since, incomplete, before = answer.values[1] is True, answer.values[2], answer.values[3] is not None, answer.values[4]
     if type(since) is not str or not since.isdigit():
         born = getattr(house.store, "born", None)
@@ -103,7 +180,7 @@ def _pin(house: House, d: Delegation, wall: datetime, now: int) -> Flow[tuple[bo
         if type(marked) is not Applied:
             return failed(marked, "state", ReasonCode.STATE_UNAVAILABLE)
         since = str(now)
-    return first, int(since), incomplete, before if type(before) is str else None
+    return first, int(since), incomplete, before if type(before) is str else None, (keys[0].encode(), keys[1].encode())
 
 
 def _refuse(house: House, draft: Draft, finding: Finding) -> Flow[Decision]:
@@ -116,21 +193,54 @@ def _refuse(house: House, draft: Draft, finding: Finding) -> Flow[Decision]:
     return decision
 
 
-def end_flow(house: House, state: TaskState) -> Flow[Decision]:
-    """Judge `task.end`, leave a tombstone. Rules `when: task.end` come with the workflow rules; the verdict is recorded if it is not allow."""
+def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Decision]:
+    """Judge `task.end`, leave a tombstone; the verdict is recorded, whatever it is.
+
+    | the rules         | `final` (the outermost `with` is left)   | not `final` (`task.end()`)               |
+    |-------------------|------------------------------------------|------------------------------------------|
+    | let it end        | ended                                    | ended                                    |
+    | do not            | deny or ask, recorded; ended all the same | the same, and open: it can be repaired   |
+    """
     draft = Draft(house, state, ToolCall("task.end"), dry=False)
     finding = yield from read_clock(house, draft)
-    if finding is None:
-        key = state.key
-        ops = (Mark(f"{key}|ended", value=draft.id), Lookup(f"{key}|step"))
+    findings: list[Finding] = []
+    ended = False
+    for _ in range(3) if finding is None else ():
+        findings, holds, finding = yield from _judge_end(house, draft, state)
+        objects = [f for f in findings if f.says != "permit" and f.mode == "enforce"]
+        if finding is not None or (objects and not final):
+            break
+        ops: list[Op] = [] if objects else [hold.op for hold in holds]
+        ops += [Put(f"{state.key}|life", f"ended:{draft.id}", draft.id), Take(f"{state.key}|key", need=False), Lookup(f"{state.key}|step")]
         answer = yield Need(house.store, house.store.apply, (ops,), {"now": draft.now})
-        if type(answer) is not Applied:
+        if type(answer) is Refused:
+            continue  # what was read has changed
+        ended = type(answer) is Applied
+        if not ended:
             finding = failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    state.closed = True
-    draft.findings.append(finding or Finding("task", "permit", ReasonCode.PERMIT, text="the task may end"))
-    if finding is None:
-        return decision_of(house, draft, Ruling("allow", ReasonCode.PERMIT, None))
-    decision = decision_of(house, draft, Ruling("deny", finding.code, finding))
+        break
+    else:
+        finding = finding or forbid("state", ReasonCode.CALL_CONTENDED)
+    state.closed = ended or final
+    draft.findings += findings
+    if finding is not None:
+        draft.findings.append(finding)
+    if not any(f.says != "permit" and f.mode == "enforce" for f in draft.findings):
+        draft.findings.append(Finding("task", "permit", ReasonCode.PERMIT, text="the task may end"))
+    decision = decision_of(house, draft, decide(draft.findings, _SPEAKS))
     at = draft.at or int(datetime.now(UTC).timestamp() * 1_000_000)
-    yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step))
+    rules = tuple(dict.fromkeys(f.rule for f in findings if f.rule and f.says != "permit"))
+    yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step, rules))
     return decision
+
+
+def _judge_end(house: House, draft: Draft, state: TaskState) -> Flow[tuple[list[Finding], list[Hold], Finding | None]]:
+    intent, context = state.delegation.intent, state.context
+    wanted = end_reads(house.layers, intent, context)
+    answer: object = Applied((), draft.at // 1_000_000)
+    if wanted:
+        answer = yield Need(house.store, house.store.apply, (wanted,), {"now": draft.now, "commit": False})
+    if type(answer) is not Applied or len(answer.values) != len(wanted):
+        return [], [], failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    findings, holds = weigh_end(house.layers, intent, context, answer.values, answer.now)
+    return findings, holds, None

@@ -10,15 +10,16 @@ from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
 from guard.events import DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
-from guard.model import Decision, Finding, ToolCall, quick
-from guard.ops import Add, Applied
+from guard.model import Decision, Finding, quick
+from guard.ops import Add, Applied, Op, Put
 from guard.ports import Sink
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, refunds
-from guard.workflow.plan import Plan
+from guard.steps import Draft, Taken, failed, forbid, refunds
+from guard.workflow.plan import keep_counters
 
 __all__ = ["conclude", "decision_of", "note_flow", "write"]
 
+_AT_ITS_END = (ReasonCode.TASK_ENDED, ReasonCode.TASK_SUSPENDED)
 _decision = quick(Decision)
 _record = quick(DecisionRecord)
 
@@ -60,7 +61,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     if not allowed:
         yield from _cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
-            yield from _count_denied(house, draft, task)
+            yield from _count(house, draft, task, ruling)
     decision = decision_of(house, draft, ruling)
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
@@ -75,12 +76,26 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
             yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
     if span is not None and decision.verdict != "allow":
         span.denied(decision)
-    return Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, span, perf_counter())
+    return Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, draft.live, span, perf_counter())
 
 
-def _count_denied(house: House, draft: Draft, task: TaskState) -> Flow[None]:
-    counted = (Add(task.step_key, 1, None, None, draft.id), Add(f"{task.key}|denied", 1, None, None, draft.id))
-    answer = draft.ask(house.store, house.store.apply, (counted,), {"now": draft.now})
+def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[None]:
+    """Number what was not allowed; count the denial; stop the task where a rule says so, in the same list.
+
+    A rule suspends by a finding that enforces, whoever else forbids.
+    """
+    by, key = draft.id, task.key
+    ops: list[Op] = [Add(task.step_key, 1, None, None, by)]
+    if ruling.verdict == "deny":
+        ops += [Add(f"{key}|denied", 1, None, window, by) for window in house.windows]
+        stops = draft.plan.suspending if draft.plan is not None else ()
+        forbids = [f for f in draft.findings if f.says == "forbid" and f.mode == "enforce"]
+        rule = next((f.rule for f in forbids if (f.rule, f.where) in stops), None)
+        if rule is not None and not any(f.code in _AT_ITS_END for f in forbids):
+            ops.append(Put(task.life.key, f"suspended:{rule}", by))
+    else:
+        ops.append(Add(f"{key}|asks", 1, None, None, by))
+    answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now})
     if type(answer) is Need:
         answer = yield answer
     if type(answer) is Applied and type(answer.values[0]) is int:
@@ -89,8 +104,11 @@ def _count_denied(house: House, draft: Draft, task: TaskState) -> Flow[None]:
 
 def _cancel(house: House, draft: Draft) -> Flow[None]:
     """Take the reservation back: the body will not run."""
-    if draft.taken is not None:
-        yield Need(house.store, house.store.apply, (refunds(draft.taken),), {"now": draft.now})
+    taken, task = draft.taken, draft.task
+    if taken is not None:
+        if draft.adds and task is not None and draft.plan is not None and draft.plan.events.skippable and not task.unsaw(draft.call.tool):
+            taken = Taken(taken.ops, taken.first, taken.at, keep_counters(taken.left, draft.plan))
+        yield Need(house.store, house.store.apply, (refunds(taken),), {"now": draft.now})
         draft.taken = None
 
 
@@ -103,7 +121,7 @@ def write(
         count = house.refusals.count(str(decision.code), draft.at // 60_000_000)
         if count == 0:
             return None
-    record = decision_record(house, draft.task, draft.call, draft.plan, decision, draft.at, span, count)
+    record = decision_record(house, draft, decision, span, count)
     answer: object
     for sink in house.sinks:
         if sink is besides:
@@ -127,10 +145,14 @@ def _sink_failed(failure: Failure) -> Finding:
     return failed(failure, "record", ReasonCode.RECORD_UNAVAILABLE)
 
 
-def decision_record(
-    house: House, task: TaskState | None, call: ToolCall, plan: Plan | None, decision: Decision, at: int, span: object, count: int
-) -> DecisionRecord:
+_NO_ATOMS: dict[str, object] = {}
+
+
+def decision_record(house: House, draft: Draft, decision: Decision, span: object, count: int) -> DecisionRecord:
     """The record of a decision: who, on what, by which rule; no values."""
+    task, call, plan, at = draft.task, draft.call, draft.plan, draft.at
+    live, weighed = draft.live, draft.weighed
+    deep = plan is not None and not plan.plain
     d = task.delegation if task is not None else None
     spec = plan.tool if plan is not None else None
     made: DecisionRecord = _record(
@@ -162,6 +184,12 @@ def decision_record(
         getattr(span, "trace_id", ""),
         getattr(span, "span_id", ""),
         count,
+        dict(live.told) if live is not None and live.told else _NO_ATOMS,
+        () if weighed is None else weighed.labels,
+        0,
+        draft.judged,
+        "",
+        house.generation if deep else "",
     )
     return made
 

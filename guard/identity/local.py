@@ -86,6 +86,7 @@ class LocalIssuer:
         limits: Mapping[str, int] = {},
         scope: str | None = None,
         txn: str | None = None,
+        person: str | None = None,
         now: float | None = None,
     ) -> str:
         """A signed token (`txntoken+jwt`): `actor` works for `origin` on the task `intent` with `params`.
@@ -94,7 +95,8 @@ class LocalIssuer:
 
         Beyond the page, for tests and tools: `tools` adds `agent_tool` grants (names, or name -> args, None for no constraint on them),
         `limits` how many calls each may take; `scope` replaces the scope that grants nothing; `txn` names the task (a second token of
-        the same task); `now` is the time of issue. `intent` may be None where `tools` or `scope` say what is granted.
+        the same task); `person` names the proven person behind the origin; `now` is the time of issue. `intent` may be None where
+        `tools` or `scope` say what is granted.
         """
         actors = _actors(origin, actor, workload)
         details = _details(intent, params, tools, limits)
@@ -102,6 +104,8 @@ class LocalIssuer:
             raise ConfigError("mint: a token needs an `intent`, `tools` or a `scope`; this one would grant nothing")
         if txn is not None and not is_name(txn):
             raise ConfigError("mint: `txn` must be a visible name of at most 256 characters")
+        if person is not None and not is_name(person):
+            raise ConfigError("mint: `person` must be a visible name of at most 256 characters")
         if scope is not None and not _is_scope(scope):
             raise ConfigError(f"mint: `scope` is one text of at most {MAX_SCOPES} words separated by single spaces (RFC 6749 section 3.3)")
         issued_at = _issued_at(self.clock() if now is None else now)
@@ -117,6 +121,8 @@ class LocalIssuer:
             "req_wl": workload,
             "act": _nested(actors),
         }
+        if person is not None:
+            claims["person"] = person
         if details:
             claims["authorization_details"] = details
         payload = _json(claims)

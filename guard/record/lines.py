@@ -12,13 +12,14 @@ their values; what changes from call to call is put between them.
 | findings   | each one                                                    | the object           |
 | who        | policy, intent, issuer, credential, ..., depth, workload    | all values of a line |
 | end        | args_hmac, trace, span, count                               | never the same       |
+| replay     | what replay needs, where there is any                       | never the same       |
 """
 
 from __future__ import annotations
 
 from json.encoder import encode_basestring_ascii as _quote
 
-from guard.events import DecisionRecord, OutcomeRecord, Record
+from guard.events import DecisionRecord, OutcomeRecord, Record, filled
 from guard.model import Finding, finding_dict
 from guard.record.chain import encode
 
@@ -52,10 +53,13 @@ def decision_body(r: DecisionRecord) -> str:
     q = _quote
     fix = "null" if r.fix is None else q(r.fix)
     witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
+    more = ""
+    if r.atoms or r.labels or r.order or r.judged or r.tools or r.generation:
+        more = _more(atoms=r.atoms, labels=r.labels, order=r.order, judged=r.judged, tools=r.tools, generation=r.generation)
     return (
         f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{answer},'
         f'"findings":[{",".join(map(_finding, r.findings))}],"fix":{fix},"witnesses":{witnesses},{who},'
-        f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}}}'
+        f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}{more}}}'
     )
 
 
@@ -63,10 +67,17 @@ def outcome_body(r: OutcomeRecord) -> str:
     """An outcome record as compact JSON."""
     q = _quote
     error = "null" if r.error is None else q(r.error)
+    more = ""
+    if r.settled or r.order or r.facts or r.learnt:
+        more = _more(settled=r.settled, order=r.order, facts=r.facts, learnt=r.learnt)
     return (
         f'{{"v":1,"kind":"outcome","decision":{q(r.decision)},"at":{r.at},"task":{q(r.task)},"step":{r.step},"tool":{q(r.tool)},'
-        f'"status":{q(r.status)},"error":{error},"micros":{r.micros}}}'
+        f'"status":{q(r.status)},"error":{error},"micros":{r.micros}{more}}}'
     )
+
+
+def _more(**members: object) -> str:
+    return "," + encode(filled(**members))[1:-1]
 
 
 def _cut(r: DecisionRecord) -> tuple[str, str, str]:

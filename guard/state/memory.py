@@ -11,7 +11,27 @@ from typing import Any
 from weakref import WeakSet
 
 from guard.errors import StateUnavailable
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
+from guard.ops import (
+    AMOUNT_MAX,
+    Absent,
+    Add,
+    Applied,
+    Drop,
+    Know,
+    Lookup,
+    Mark,
+    Op,
+    Pin,
+    Put,
+    Refused,
+    Require,
+    Sum,
+    Take,
+    Tally,
+    known,
+    map_text,
+    parse_map,
+)
 from guard.state import window as windows
 
 __all__ = ["MemoryState"]
@@ -113,7 +133,7 @@ class MemoryState:
                     elif kind is Tally:
                         keys, tops, by = op  # type: ignore[misc]
                         new, before = {}, []
-                        for key, most in zip(keys, tops, strict=True):
+                        for key, most in zip(keys, tops, strict=True):  # type: ignore[arg-type]
                             held = counts.get(key)
                             total = 1 if held is None else held[0] + 1
                             if total > most or total > AMOUNT_MAX:
@@ -129,15 +149,13 @@ class MemoryState:
                             values.append(tuple([each[0] for each in new.values()]))
                             continue
                         break
-                    elif kind is Absent:
-                        key = op[0]
-                        if type(key) is not str:
-                            raise TypeError("Absent")
-                        mark = marks.get(key)
-                        if mark is not None and (mark[2] is None or mark[2] > at):
+                    elif kind is Pin and (mark := marks.get(op.key)) is not None and mark[2] is None:  # type: ignore[union-attr]
+                        # The life of the task, on every call: it stands, and never ends.
+                        if mark[0] != op.value:  # type: ignore[union-attr]
+                            _text(op.value, op.by)  # type: ignore[union-attr]
                             refused = (mark[0], mark[1])
                             break
-                        values.append(None)
+                        values.append(False)
                     else:
                         refused = _TABLE[kind](self, op, at, undo, values)
                         if refused is not None:
@@ -234,9 +252,62 @@ class MemoryState:
         self._set(op.key, op.value, op.by, None, undo)
         values.append(None if mark is None else mark[0])
 
+    def _absent(self, op: Absent, at: int, undo: _Undo, values: list[object]) -> tuple[object, str] | None:
+        mark = self._live(op.key, at)
+        if mark is not None:
+            return mark[0], mark[1]
+        values.append(None)
+        return None
+
+    def _sum(self, op: Sum, at: int, undo: _Undo, values: list[object]) -> tuple[object, str] | None:
+        window = op.window
+        if type(op.key) is not str or (op.most is not None and type(op.most) is not int):
+            raise TypeError("Sum")
+        if window is None:
+            total, by = self._counts.get(op.key, (0, ""))
+        elif type(window) is int and window > 0:
+            total, by = windows.total(self._windows.get((op.key, window)), window, at)
+        else:
+            raise TypeError("Sum")
+        if op.most is not None and total > op.most:
+            return total, by
+        values.append((total, by))
+        return None
+
+    def _know(self, op: Know, at: int, undo: _Undo, values: list[object]) -> None:
+        mark = self._live(op.key, at)
+        veto = self._live(op.veto, at) if op.veto != "" else None
+        text = known(op, mark[0] if mark is not None else None, veto[0] if veto is not None else None)
+        if text is not None:
+            self._set(op.key, text, op.by, None if op.ttl is None else at + op.ttl, undo)
+        values.append(text is not None)
+
+    def _drop(self, op: Drop, at: int, undo: _Undo, values: list[object]) -> tuple[object, str] | None:
+        mark = self._live(op.key, at)
+        if type(op.word) is not str:
+            raise TypeError("Drop")
+        words = parse_map(mark[0]) if mark is not None else {}
+        value = words.pop(op.word, None)
+        if value is None and op.need:
+            return (None, "") if mark is None else (mark[0], mark[1])
+        if value is not None and mark is not None:
+            undo.append((self._marks, op.key, mark))
+            if words:
+                self._marks[op.key] = (map_text(words), mark[1], mark[2])
+            else:
+                del self._marks[op.key]
+        values.append(value)
+        return None
+
     def _lookup(self, op: Lookup, at: int, undo: _Undo, values: list[object]) -> None:
         mark = self._live(op.key, at)
         values.append(None if mark is None else mark[0])
+
+
+def _text(*words: object) -> None:
+    for word in words:
+        if type(word) is not str:
+            raise TypeError("text")
 
 
 def _rollback(undo: _Undo) -> None:
@@ -255,6 +326,10 @@ _TABLE: dict[type, Callable[..., tuple[object, str] | None]] = {
     Pin: MemoryState._pin,
     Put: MemoryState._put,
     Lookup: MemoryState._lookup,
+    Absent: MemoryState._absent,
+    Sum: MemoryState._sum,
+    Know: MemoryState._know,
+    Drop: MemoryState._drop,
 }
 
 # A child made by fork while another thread is inside would wait for ever for a lock nobody holds, over half-done changes.

@@ -9,7 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from guard.ops import AMOUNT_MAX, Absent, Add, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
+from guard.ops import (
+    AMOUNT_MAX,
+    Absent,
+    Add,
+    Drop,
+    Know,
+    Lookup,
+    Mark,
+    Op,
+    Pin,
+    Put,
+    Refused,
+    Require,
+    Sum,
+    Take,
+    Tally,
+    known,
+    map_text,
+    parse_map,
+)
 from guard.state import window as windows
 
 __all__ = ["NOW", "Changes", "Row", "Rows", "folded", "judge", "names", "spread"]
@@ -22,7 +41,7 @@ Changes = dict[str, Row | None]
 NOW = "now"
 """The key of the high-water mark (`n`). Without a `#`: no operation can name it."""
 
-_MARKS = frozenset((Mark, Absent, Require, Take, Pin, Put, Lookup))
+_MARKS = frozenset((Mark, Absent, Require, Take, Pin, Put, Lookup, Drop))
 
 
 def spread(ops: Sequence[Op]) -> Sequence[Op]:
@@ -62,11 +81,25 @@ def folded(ops: Sequence[Op], answer: list[object] | Refused) -> list[object] | 
 
 
 def names(ops: Sequence[Op]) -> list[str]:
-    """The row each operation of a spread list is about. Raises TypeError where the list is no list of operations."""
-    found = []
+    """The rows each operation is about, one a piece; then those of vetoes. Raises TypeError where the list is no list of operations."""
+    found, vetoes = [], []
     for op in ops:
         kind = type(op)
-        if kind is Add:
+        if kind is Sum:
+            window, most = op.window, op.most  # type: ignore[union-attr]
+            if most is not None and type(most) is not int:
+                raise TypeError("Sum")
+            if window is None:
+                found.append(op.key + "#c")  # type: ignore[union-attr]
+            elif type(window) is int and window > 0:
+                found.append(f"{op.key + '#w'}{window}")  # type: ignore[union-attr]
+            else:
+                raise TypeError("window")
+        elif kind is Know:
+            found.append(op.key + "#m")  # type: ignore[union-attr]
+            if op.veto != "":  # type: ignore[union-attr]
+                vetoes.append(op.veto + "#m")  # type: ignore[union-attr]
+        elif kind is Add:
             if type(op.amount) is not int or type(op.by) is not str:  # type: ignore[union-attr]
                 raise TypeError("Add")
             window = op.window  # type: ignore[union-attr]
@@ -80,28 +113,35 @@ def names(ops: Sequence[Op]) -> list[str]:
             found.append(op.key + "#m")  # type: ignore[union-attr]
         else:
             raise TypeError("operation")
-    return found
+    return found + vetoes if vetoes else found
 
 
 def judge(ops: Sequence[Op], named: Sequence[str], rows: Rows, at: int) -> tuple[list[object] | Refused, Changes]:
     """The answers and the changed rows, or the refusal and none. `rows` is used up: later operations see earlier ones in it."""
     values: list[object] = []
     changes: Changes = {}
-    for op, name in zip(ops, named, strict=True):
+    for op, name in zip(ops, named, strict=False):
         kind = type(op)
         row = rows.get(name)
         if kind is Add:
             done, answer, by, new = _add(op, name, row, at) if op.window is None else _window(op, name, row, at)  # type: ignore[union-attr, arg-type]
+        elif kind is Sum:
+            done, answer, by, new = _sum(op, row, at)  # type: ignore[arg-type]
         else:
             if row is not None and row[4] is not None and row[4] <= at:
                 row = None
-            done, answer, by, new = _mark(op, name, row, at)
+            if kind is Know:
+                done, answer, by, new = _know(op, name, row, rows.get(op.veto + "#m"), at)  # type: ignore[arg-type, union-attr]
+            elif kind is Drop:
+                done, answer, by, new = _drop(op, name, row)  # type: ignore[arg-type]
+            else:
+                done, answer, by, new = _mark(op, name, row, at)
         if not done:
             return Refused(len(values), answer, by, at), {}
         values.append(answer)
         if new is not None:
             rows[name] = changes[name] = new
-        elif kind is Take and row is not None:
+        elif row is not None and (kind is Take or (kind is Drop and answer is not None)):
             del rows[name]
             changes[name] = None
     return values, changes
@@ -125,17 +165,49 @@ def _add(op: Add, name: str, row: Row | None, at: int) -> _Step:
     return True, total, by, (name, total, None, by, None)
 
 
+def _held(row: Row | None) -> windows.Held | None:
+    if row is None:
+        return None
+    numbers = [int(word) for word in (row[2] or "").split()]
+    return dict(zip(numbers[::2], numbers[1::2], strict=True)), row[3]
+
+
 def _window(op: Add, name: str, row: Row | None, at: int) -> _Step:
     window = op.window or 0
-    held: windows.Held | None = None
-    if row is not None:
-        numbers = [int(word) for word in (row[2] or "").split()]
-        held = dict(zip(numbers[::2], numbers[1::2], strict=True)), row[3]
+    held = _held(row)
     new, total, by, done = windows.add(held, op, window, at)
     if new is None:
         return done, total, by, None
     text = " ".join([f"{start} {amount}" for start, amount in new[0].items()])
     return done, total, by, (name, None, text, by, windows.gone(new, window))
+
+
+def _sum(op: Sum, row: Row | None, at: int) -> _Step:
+    if op.window is None:
+        total, by = (0, "") if row is None else (row[1] or 0, row[3])
+    else:
+        total, by = windows.total(_held(row), op.window, at)
+    if op.most is not None and total > op.most:
+        return False, total, by, None
+    return True, (total, by), by, None
+
+
+def _know(op: Know, name: str, row: Row | None, veto: Row | None, at: int) -> _Step:
+    vetoed = veto[2] if veto is not None and (veto[4] is None or veto[4] > at) else None
+    text = known(op, row[2] if row is not None else None, vetoed)
+    if text is None:
+        return True, False, "", None
+    return True, True, "", (name, None, text, op.by, None if op.ttl is None else at + op.ttl)
+
+
+def _drop(op: Drop, name: str, row: Row | None) -> _Step:
+    if type(op.word) is not str:
+        raise TypeError("Drop")
+    words = parse_map(row[2]) if row is not None else {}
+    value = words.pop(op.word, None)
+    if row is None or value is None:
+        return not op.need, None if not op.need or row is None else row[2], "" if row is None else row[3], None
+    return True, value, row[3], (name, None, map_text(words), row[3], row[4]) if words else None
 
 
 def _mark(op: Op, name: str, row: Row | None, at: int) -> _Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from guard.ops import AMOUNT_MAX, Add
 
-__all__ = ["BUCKETS", "Held", "add", "gone", "width"]
+__all__ = ["BUCKETS", "Held", "add", "gone", "total", "width"]
 
 BUCKETS = 64
 """The most a key ever holds."""
@@ -25,6 +25,15 @@ def width(window: int) -> int:
 def gone(held: Held, window: int) -> int:
     """The first second at which nothing of it counts any more."""
     return max(held[0], default=-window) + width(window) + window
+
+
+def total(held: Held | None, window: int, at: int) -> tuple[int, str]:
+    """The sum at second `at` and who added last; nothing where nothing counts any more."""
+    if held is None:
+        return 0, ""
+    edge = at - window - width(window)
+    live = [amount for start, amount in held[0].items() if start > edge]
+    return (sum(live), held[1]) if live else (0, "")
 
 
 def add(held: Held | None, op: Add, window: int, at: int) -> tuple[Held | None, int, str, bool]:

@@ -3,12 +3,12 @@
 Every event is `guard.before` and, unless it was blocked, `guard.after` with the outcome the trace states. An event without prefix
 acts as the case's `as:` on the case's own task. `#other` is another task of the same origin, intent and parameters; `@mailer` is a
 sub-agent of the task, handed its work by the case's actor (or a member of `as: {actor: [...]}`, itself); `+5m` moves the clock
-before the event. Tokens are refreshed as they run out, as a client would: what a policy says of time is its `ttl` and `within`.
+before the event. `as: {tasks: {bob: {...}}}` says what `#bob` acts as; `signal(name, value)` is said from then on. Tokens are refreshed as they run out, as a client would: what a policy says of time is its `ttl` and `within`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,10 +16,10 @@ from typing import Self
 
 from guard.errors import Denied
 from guard.identity import LocalIssuer
-from guard.model import Decision, Outcome, ToolCall
+from guard.model import Decision, Delegation, Outcome, Signal, ToolCall
 from guard.policy import Policy
 from guard.policy.cases import meets
-from guard.policy.data import Case, Event
+from guard.policy.data import Case, Event, RunAs
 from guard.record import ListSink
 from guard.runtime import Guard, Task
 from guard.testing.clock import FrozenClock
@@ -66,6 +66,9 @@ def run_case(policy: Policy | Sequence[Policy], case: Case) -> CaseResult:
         steps: list[Step] = []
         for event, expected in zip(case.trace, case.expect, strict=True):
             desk.clock.advance(event.after)
+            if event.kind == "signal":
+                desk.hear(event)
+                continue
             steps.append(_step(event.text, expected, desk.event(event)))
             if not steps[-1].ok:
                 return _result(case, steps)
@@ -79,7 +82,9 @@ def _step(text: str, expected: str, got: Decision) -> Step:
 
 
 def _result(case: Case, steps: Sequence[Step]) -> CaseResult:
-    last = steps[-1]
+    last = steps[-1] if steps else None
+    if last is None:
+        return CaseResult(case.name, True, (), "", case.where)
     message = "" if last.ok else f"expected {last.expected}, got {_got(last.got, case.run_as.intent)}"
     return CaseResult(case.name, last.ok, tuple(steps), message, case.where)
 
@@ -107,7 +112,8 @@ class _Desk:
         self._issuer = LocalIssuer("cases", clock=lambda: self.clock.now().timestamp())
         # The deadline is for stores that hang; a case has none, and a loaded machine must not change a verdict.
         deadline = timedelta(seconds=60)
-        self._guard = Guard(policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline)
+        self._signals = _Signals()
+        self._guard = Guard(policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals)
         self._open = ExitStack()
         self._tasks: dict[tuple[str, str | None], tuple[Task, float]] = {}
 
@@ -132,6 +138,10 @@ class _Desk:
                 self._guard.after(decision, _outcome(event))
         return decision
 
+    def hear(self, event: Event) -> None:
+        """A signal line: what is said from now on, of everybody."""
+        self._signals.said[str(event.args["name"])] = Signal(event.args["value"], int(self.clock.now().timestamp()))
+
     def end(self) -> Decision:
         """End the case's own task."""
         try:
@@ -144,18 +154,39 @@ class _Desk:
         known = self._tasks.get((name, actor))
         if known is not None and now < known[1]:
             return known[0]
-        task = self._open.enter_context(self._guard.task(self._mint(name, actor), prompt=self._case.run_as.prompt))
+        task = self._open.enter_context(self._guard.task(self._mint(name, actor), prompt=self._who(name).prompt))
         self._tasks[name, actor] = task, now + _TTL - _SPARE
         return task
 
+    def _who(self, name: str) -> RunAs:
+        own = self._case.run_as
+        return own.tasks.get(name, own)
+
     def _mint(self, name: str, actor: str | None) -> str:
-        run_as = self._case.run_as
+        run_as = self._who(name)
         chain = list(run_as.actor)
         if actor is not None:
             chain = chain[: chain.index(actor) + 1] if actor in chain else [*chain, actor]
         return self._issuer.mint(
-            origin=run_as.origin, actor=chain, intent=run_as.intent, params=run_as.params, ttl=f"{_TTL}s", txn=f"case-{name or 'own'}"
+            origin=run_as.origin,
+            actor=chain,
+            intent=run_as.intent,
+            params=run_as.params,
+            ttl=f"{_TTL}s",
+            txn=f"case-{name or 'own'}",
+            person=run_as.person,
         )
+
+
+class _Signals:
+    """What a case has said outside of its calls."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, Signal] = {}
+
+    def get(self, delegation: Delegation, names: Sequence[str], *, now: int) -> Mapping[str, Signal]:
+        """The latest of each name."""
+        return {name: self.said[name] for name in names if name in self.said}
 
 
 def _outcome(event: Event) -> Outcome:

@@ -18,7 +18,25 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 
 from guard.errors import StateUnavailable
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Require, Take, Tally
+from guard.ops import (
+    AMOUNT_MAX,
+    Absent,
+    Add,
+    Applied,
+    Drop,
+    Know,
+    Lookup,
+    Mark,
+    Op,
+    Pin,
+    Put,
+    Refused,
+    Require,
+    Sum,
+    Take,
+    Tally,
+    parse_map,
+)
 from guard.ports import StateStore
 
 __all__ = ["START", "Oracle", "StateContract", "run"]
@@ -68,14 +86,13 @@ class Oracle:
             return answer == expected
         if answer.now != expected.now or len(answer.values) != len(expected.values):
             return False
-        pairs = zip(answer.values, expected.values, strict=True)
-        return all(
-            type(found) is int and room[0] <= found <= room[1] if isinstance(room, tuple) else found == room for found, room in pairs
-        )
+        return all(_within(found, room) for found, room in zip(answer.values, expected.values, strict=True))
 
     def _one(self, op: Op, at: int, values: list[object]) -> tuple[object, str] | None:
         if isinstance(op, Add):
             return self._add(op, at, values)
+        if isinstance(op, Sum):
+            return self._sum(op, at, values)
         if isinstance(op, Tally):
             sums: list[object] = []
             for key, most in zip(op.keys, op.most, strict=True):
@@ -95,7 +112,16 @@ class Oracle:
                 return None, ""
             case Pin() if stood is not None and value != op.value:
                 return value, by
+            case Drop(need=True) if op.word not in parse_map(value):
+                return value, by
         match op:
+            case Know():
+                values.append(self._know(op, parse_map(value), at))
+            case Drop():
+                words = parse_map(value)
+                values.append(words.pop(op.word, None))
+                if values[-1] is not None and stood is not None:
+                    self._write(op.key, words, by, stood[2])
             case Mark():
                 self.marks[op.key] = (op.value, op.by, None if op.ttl is None else at + op.ttl)
                 values.append(None)
@@ -111,6 +137,34 @@ class Oracle:
                 values.append(value)
             case _:
                 values.append(value)
+        return None
+
+    def _know(self, op: Know, words: dict[str, str], at: int) -> bool:
+        veto = self.marks.get(op.veto, ("", "", None)) if op.veto else ("", "", None)
+        if "W" in parse_map(veto[0]) and (veto[2] is None or veto[2] > at):
+            return False
+        if op.word in words and op.keep == "first":
+            return False
+        young = [(word, value) for word, value in words.items() if word != op.word] + [(op.word, op.value)]
+        self._write(op.key, dict(young[-op.most :]), op.by, None if op.ttl is None else at + op.ttl)
+        return True
+
+    def _write(self, key: str, words: dict[str, str], by: str, ends: int | None) -> None:
+        self.marks.pop(key, None)
+        if words:
+            self.marks[key] = (" ".join(f"{word}={value}" for word, value in words.items()), by, ends)
+
+    def _sum(self, op: Sum, at: int, values: list[object]) -> tuple[object, str] | None:
+        """Over a window only without `most`, and then a sum with bounds; who added last is not compared."""
+        if op.window is not None:
+            added = self.added.get((op.key, op.window), [])
+            low = sum(amount for second, amount in added if second >= at - op.window)
+            values.append((low, sum(amount for second, amount in added if second > at - op.window - self.slack(op.window)), "sum"))
+            return None
+        total, by = self.counts.get(op.key, 0), self.witness.get(op.key, "")
+        if op.most is not None and total > op.most:
+            return total, by
+        values.append((total, by))
         return None
 
     def _add(self, op: Add, at: int, values: list[object]) -> tuple[object, str] | None:
@@ -129,6 +183,14 @@ class Oracle:
         self.counts[op.key] = total
         values.append(total)
         return None
+
+
+def _within(found: object, room: object) -> bool:
+    if isinstance(room, tuple) and len(room) == 3 and isinstance(found, tuple):  # `Sum` over a window
+        found, room = found[0], room[:2]
+    if isinstance(room, tuple) and type(room[1]) is int:
+        return type(found) is int and room[0] <= found <= room[1]
+    return found == room
 
 
 class StateContract:
@@ -291,6 +353,45 @@ class StateContract:
         _same(_applied(store, Put("m", "new"), Lookup("m"), at=3), ("old", "new"))
         _same(_applied(store, Lookup("m"), at=500), ("new",), "put stays for ever")
 
+    # -- sums and maps ------------------------------------------------------------------------------------------------------------
+
+    def test_sum_answers_and_changes_nothing(self) -> None:
+        store = self.make()
+        _same(_applied(store, Sum("k"), Sum("k", 60), Sum("k", None, 0)), ((0, ""), (0, ""), (0, "")))
+        _applied(store, Add("k", 3, None, None, "d1"), Add("k", 2, None, 60, "d2"))
+        _same(_applied(store, Sum("k"), Sum("k", 60), Sum("k", None, 3), Sum("k", 60, 2)), ((3, "d1"), (2, "d2"), (3, "d1"), (2, "d2")))
+        _same(_refused(store, Sum("k"), Sum("k", None, 2))[:3], (1, 3, "d1"))
+        _same(_refused(store, Sum("k", 60, 1))[:3], (0, 2, "d2"))
+        _same(_applied(store, Add("k", 1, None, None, "d3"), Sum("k")), (4, (4, "d3")), "it sees earlier operations of its list")
+        _same(_applied(store, Sum("k", 60, 0), at=63), ((0, ""),), "what left the window has no witness either")
+
+    def test_a_map_in_a_mark(self) -> None:
+        store = self.make()
+        _same(_applied(store, Know("k", "a", "1", by="d1"), Know("k", "a", "2"), Know("k", "b", "3")), (True, False, True))
+        _same(_applied(store, Lookup("k")), ("a=1 b=3",))
+        _same(_applied(store, Know("k", "a", "2", "last"), Lookup("k")), (True, "b=3 a=2"), "a word that is replaced is the youngest")
+        _same(_applied(store, Know("k", "c", most=2), Lookup("k")), (True, "a=2 c=-"), "the oldest goes")
+        _same(_refused(store, Drop("k", "b"))[:2], (0, "a=2 c=-"))
+        _same(_applied(store, Drop("k", "b", need=False), Drop("k", "a"), Lookup("k")), (None, "2", "c=-"))
+        _same(_applied(store, Drop("k", "c"), Absent("k"), Drop("k", "c", need=False)), ("-", None, None), "an empty map is no mark")
+        _same(_refused(store, Drop("k", "c"))[:3], (0, None, ""))
+
+    def test_a_veto_keeps_a_map_as_it_is(self) -> None:
+        store = self.make()
+        _same(_applied(store, Know("w", "W"), Know("k", "a", veto="w"), Know("w", "b", veto="w"), Lookup("k")), (True, False, False, None))
+        _same(_applied(store, Know("k", "a", veto="other"), Drop("w", "W"), Know("k", "b", veto="w")), (True, "-", True))
+        _same(_applied(store, Know("t", "W", ttl=5), Know("k", "c", veto="t"), at=1), (True, False))
+        _same(_applied(store, Know("k", "c", veto="t"), at=6), (True,), "an ended mark vetoes nothing")
+
+    def test_a_map_ends_with_its_mark(self) -> None:
+        store = self.make()
+        _applied(store, Know("k", "a", ttl=10))
+        _same(_applied(store, Drop("k", "x", need=False), Lookup("k"), at=9), (None, "a=-"))
+        _same(_applied(store, Lookup("k"), Know("k", "b", ttl=10), Lookup("k"), at=10), (None, True, "b=-"))
+        _same(_applied(store, Know("k", "c", ttl=10), at=15), (True,))
+        _same(_applied(store, Drop("k", "b"), Lookup("k"), at=24), ("-", "c=-"), "what is taken out does not begin the time anew")
+        _same(_applied(store, Lookup("k"), at=25), (None,))
+
     # -- lists --------------------------------------------------------------------------------------------------------------------
 
     def test_operations_of_one_list_see_each_other(self) -> None:
@@ -386,6 +487,9 @@ class StateContract:
             Add("k", 1, None, -5), Add("k", 1, None, "60"), Add("k", 1, None, 1.5), Add("k", 1, None, None, None), Add("k", -AMOUNT_MAX - 1),  # type: ignore[arg-type]
             Mark(7), Mark("k", 7), Mark("k", "", "10"), Mark("k", "", -1), Mark("k", "", None, None), Pin("k", None), Put("k", 7), Put([], "v"),  # type: ignore[arg-type]
             Absent(None), Require(7), Take(b"k"), Lookup([]),  # type: ignore[arg-type]
+            Sum(7), Sum("k", 0), Sum("k", "60"), Sum("k", None, "1"), Know("k", ""), Know("k", "a b"), Know("k", "a", "x=y"), Know("k", "a", ""),  # type: ignore[arg-type]
+            Know("k", "a", keep="any"), Know("k", "a", most=0), Know("k", "a", ttl=-1), Know(7, "a"), Know("k", "a", veto=7), Know("k", "a", by=7),  # type: ignore[arg-type]
+            Know("k", 7), Drop("k", 7), Drop(None, "a"),  # type: ignore[arg-type]
         ]  # fmt: skip
         for op in bad:
             _garbage(store, [Add("n"), Mark("m"), op])
@@ -424,6 +528,12 @@ def _random_op(random: Random) -> Op:
         lambda: Pin(key, value, by),
         lambda: Put(key, value, by),
         lambda: Lookup(key),
+        lambda: Sum(key, None, random.choice((None, 0, 4))),
+        lambda: Know(
+            key, value, random.choice("pq"), random.choice(("first", "last")), by, random.choice(("", "a")), 2, random.choice((None, 3))
+        ),
+        lambda: Know("a", "W"),
+        lambda: Drop(key, value, random.random() < 0.5),
     ]
     return random.choice(kinds)()
 

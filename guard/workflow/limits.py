@@ -6,7 +6,7 @@ under any number of parallel callers; soft claims (monitor, alert) only count an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
@@ -16,6 +16,7 @@ from guard.constraints import canonical
 from guard.model import Finding, Judge, Mode
 from guard.ops import Add, Refused, units
 from guard.reasons import ReasonCode
+from guard.workflow.atoms import Values
 from guard.workflow.reach import reach
 
 if TYPE_CHECKING:
@@ -26,12 +27,22 @@ __all__ = ["Claim", "Context", "LimitSource", "describe"]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What keys are made of: the task key, the tenant, who acts for whom."""
+    """What keys are made of: the task key, the tenant, who acts for whom.
+
+    `person`, `actor_proven`: who is proven to act, None where nobody is. `tenant_key`, `task_key`: the keys of hashes of values.
+    `depth`: actors after the first. `opened`: when the task was, epoch seconds.
+    """
 
     task: str
     tenant: str
     origin: str
     actor: str
+    tenant_key: bytes = b""
+    task_key: bytes = b""
+    person: str | None = None
+    actor_proven: str | None = None
+    depth: int = 0
+    opened: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +60,13 @@ class LimitSource:
     until: int | None = None
     """Epoch seconds until which the limit only monitors; None: it enforces."""
 
-    def claim(self, context: Context, tool: str, values: Mapping[str, object], decision: str, now: int) -> Claim | Finding:
+    def claim(self, context: Context, tool: str, values: Values, decision: str, now: int) -> Claim | Finding:
         """The claim of one call, or a forbid where its amount is not one."""
         amount = 1
         if self.limit.sum is not None:
-            summed = _amount(self.limit.sum, values)
-            if summed is None or summed < 0:
+            path = self.limit.sum
+            summed = values.ask(f"{self.rule or self.name}.sum", lambda found: _amount(path, found))
+            if type(summed) is not int or summed < 0:
                 # The attack: a negative or huge amount that makes room under the sum.
                 return Finding(
                     self.judge, "forbid", self.code, self.rule, self.where, f"argument {self.limit.sum} is not an amount that can be summed"
@@ -63,7 +75,8 @@ class LimitSource:
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
         soft = mode == "monitor" or self.says == "permit"
         top = _top(self.limit)
-        return Claim(Add(self._key(context, tool, values), amount, None if soft else top, self.limit.window, decision), self, mode, soft)
+        key = self._key(context, tool, lambda per: str(values.ask(f"{self.name}.{per}", lambda found: _hash(per, found))))
+        return Claim(Add(key, amount, None if soft else top, self.limit.window, decision), self, mode, soft)
 
     def fixed(self, context: Context, tool: str) -> tuple[str, int, int | None] | None:
         """Key and maximum where neither depends on the call: a hard limit on the number of calls; None otherwise."""
@@ -71,14 +84,12 @@ class LimitSource:
             return None
         if any(per.startswith("args.") for per in self.limit.per):
             return None
-        return self._key(context, tool, {}), _top(self.limit), self.limit.window
+        return self._key(context, tool, str), _top(self.limit), self.limit.window
 
-    def _key(self, context: Context, tool: str, values: Mapping[str, object]) -> str:
+    def _key(self, context: Context, tool: str, hashed: Callable[[str], str]) -> str:
         if not self.limit.per:
             return f"{context.task}|{self.name}"
-        parts = [f"{context.tenant}|{self.name}"]
-        parts += [_part(per, context, tool, values) for per in self.limit.per]
-        return "|".join(parts)
+        return "|".join([f"{context.tenant}|{self.name}", *(_part(per, context, tool, hashed) for per in self.limit.per)])
 
     def finding(self, used: object, by: str, mode: Mode) -> Finding:
         """The limit is used up: `used` of `max`, last by decision `by`."""
@@ -106,6 +117,11 @@ class Claim(NamedTuple):
     source: LimitSource
     mode: Mode
     soft: bool
+    silent: bool = False
+    """It counts, and says nothing: `unless` excuses the call, or an approval covers it."""
+
+    def silenced(self) -> Claim:
+        return Claim(self.op._replace(max=None), self.source, self.mode, True, True)
 
     def refused(self, answer: Refused) -> Finding:
         return self.source.finding(answer.value, answer.by, self.mode)
@@ -113,6 +129,8 @@ class Claim(NamedTuple):
     def applied(self, value: object) -> Finding | None:
         """A soft claim that went over, or what an intent's own limit has left; None where there is nothing to say."""
         limit = self.source.limit
+        if self.silent:
+            return None
         if self.soft:
             return self.source.finding(limit.max, "", self.mode) if _int(value) > _top(limit) else None
         if self.source.rule is None and limit.sum is None:
@@ -155,7 +173,7 @@ def _amount(path: str, values: Mapping[str, object]) -> int | None:
     return total
 
 
-def _part(per: str, context: Context, tool: str, values: Mapping[str, object]) -> str:
+def _part(per: str, context: Context, tool: str, hashed: Callable[[str], str]) -> str:
     if per == "origin":
         return f"origin={context.origin}"
     if per == "actor":
@@ -163,8 +181,12 @@ def _part(per: str, context: Context, tool: str, values: Mapping[str, object]) -
     if per == "tool":
         return f"tool={tool}"
     path = per.removeprefix("args.")
-    # Hashed: a key must not carry an argument value. An absent value is a key of its own, so leaving it out buys no fresh count.
-    return f"{path}={sha256(canonical(reach(path, values))).hexdigest()[:32]}"
+    return f"{path}={hashed(path)}"
+
+
+def _hash(path: str, values: Mapping[str, object]) -> str:
+    """A key must not carry an argument value. An absent value is a key of its own, so leaving it out buys no fresh count."""
+    return sha256(canonical(reach(path, values))).hexdigest()[:32]
 
 
 def describe(seconds: int | None) -> str:

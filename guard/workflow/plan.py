@@ -2,34 +2,44 @@
 
 Made once, kept with the delegation, asked on every call. What it costs to ask depends on the rules for this tool and on nothing
 else: not on the number of tools, of policies, or on how far the task has come.
+
+| what            | comes of                                                | costs a call without it |
+|-----------------|---------------------------------------------------------|-------------------------|
+| `fixed`         | limits on the number of calls                           | -                       |
+| `rules`         | rules judged on the call alone, limits with arguments   | -                       |
+| `past`          | verbs that look back: read first, held at the commit    | -                       |
+| `order`, `once` | held at the commit                                      | -                       |
+| `events`        | what a call of this tool leaves behind (`events.py`)    | a look into a set       |
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple
 
-from guard.model import Delegation, Finding, Judge
-from guard.ops import AMOUNT_MAX, Absent, Mark, Op
+from guard.model import Delegation, Finding, Judge, Signal
+from guard.ops import AMOUNT_MAX, Absent, Drop, Op, Refused, Sum
+from guard.policy.data import Intent, PolicyData, Rule, Tool
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
 from guard.reasons import ReasonCode
+from guard.workflow.atoms import Live, Values
+from guard.workflow.events import NOTHING, Events, compile_events, left_behind, look, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
-from guard.workflow.rules import CompiledRule, compile_rule
+from guard.workflow.marks import once_key
+from guard.workflow.past import Hold, PastRule, compile_past
+from guard.workflow.rules import CompiledRule, compile_rule, concerns, excused, looks_back, monitored_until
 
-if TYPE_CHECKING:
-    from guard.policy.data import Intent, PolicyData, Tool
-
-__all__ = ["Fixed", "Plan", "Weighed", "make_plan", "weigh"]
+__all__ = ["Fixed", "Plan", "Weighed", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`always`: findings that stand whatever the arguments. `choices`: per judge, the alternative permissions.
 
-    `fixed`: limits every call takes one of, whatever its arguments; `rules`, `limits`: those that depend on them. `later`, `own`: for
-    an intent's `order`: the steps that may not have run yet, and this tool's own. `required`: the judges that must permit (token,
+    `fixed`: limits every call takes one of, whatever its arguments; `rules`, `limits`: those that depend on them. `order`: for an
+    intent's `order`: the steps that may not have run yet. `intent`: the delegation's. `required`: the judges that must permit (token,
     grants, intent when the token names one; a judge with nothing to say is not among them). `all_required`: with the
     reservation. `ends`: the intent's time to live. `tally`: keys and maxima of the task's step counter and of
     those of `fixed` without a window.
@@ -42,8 +52,7 @@ class Plan:
     rules: tuple[CompiledRule, ...]
     limits: Mapping[int, LimitSource]
     fixed: tuple[Fixed, ...]
-    later: tuple[Absent, ...]
-    own: str | None
+    order: tuple[Hold, ...]
     required: tuple[Judge, ...]
     ends: int | None
     sync: Literal["os", "group"]
@@ -53,6 +62,23 @@ class Plan:
 
     possible: bool = False
     """Could this tool ever be allowed under this delegation?"""
+    past: tuple[PastRule, ...] = ()
+    events: Events = NOTHING
+    intent: str | None = None
+    signals: tuple[str, ...] = ()
+    """Names of the signals its rules ask for."""
+    suspending: frozenset[tuple[str, str]] = frozenset()
+    """(id, place) of the rules whose refusal stops the task."""
+    watched: bool = False
+    """Some rule of the policies suspends: a refusal for another reason asks whether the task was stopped."""
+    incomplete: Finding | None = None
+    """A rule counts what was not counted yet when the task began."""
+    plain: bool = False
+    """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
+
+
+_NO_SINCE: Final[Mapping[str, int]] = {}
+_NO_SIGNALS: Final[Mapping[str, Signal]] = {}
 
 
 class Fixed(NamedTuple):
@@ -65,13 +91,31 @@ class Fixed(NamedTuple):
     told: bool
 
 
-Weighed = tuple[list[Finding], list[Claim], Sequence[Op], bool]
-"""What the pure judges say; what the call would take from the shared state; the `order` operations, which come before the claims;
-and whether nobody forbids and nobody asks, so that the claims are worth making."""
+class Weighed(NamedTuple):
+    """What the pure judges say of one call, and what it would take from the shared state.
+
+    `clear`: nobody forbids and nobody asks, so that it is worth taking. `holds` come before `marks`, and those before `claims`.
+    `unmark`: what takes the marks back where the body does not run; `forget`: where its error means that nothing happened.
+    `labels`: those that latch, as far as a rule names them.
+    """
+
+    findings: list[Finding]
+    claims: list[Claim]
+    clear: bool
+    holds: Sequence[Hold]
+    marks: Sequence[Op]
+    unmark: Sequence[Op]
+    forget: Sequence[Op]
+    labels: tuple[str, ...]
 
 
-def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, context: Context) -> Plan:
-    """Compile what `layers` and `delegation` say about `tool`, for the task and actor of `context`."""
+def make_plan(
+    layers: Sequence[PolicyData], delegation: Delegation, tool: str, context: Context, since: Mapping[str, int] = _NO_SINCE
+) -> Plan:
+    """Compile what `layers` and `delegation` say about `tool`, for the task and actor of `context`.
+
+    `since`: shape -> the second from which it is counted.
+    """
     base = layers[0]
     spec = base.tools.get(tool)
     token = Finding(
@@ -80,7 +124,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
     if spec is None:
         unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of policy {base.name}", fix=None)
         return Plan(
-            None, (token, unknown), (), (), {}, (), (), None, ("token", "grants"), None, "os", ((), ()), False, ("token", "grants", "state")
+            None, (token, unknown), (), (), {}, (), (), ("token", "grants"), None, "os", ((), ()), False, ("token", "grants", "state")
         )
     always = [token]
     choices: list[tuple[Check, ...]] = []
@@ -101,8 +145,7 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
                 of = Limit(Decimal(check.calls))
                 limits[id(check)] = LimitSource(of, f"g|{tool}|{i}", "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
     required: tuple[Judge, ...] = ("token", "grants")
-    later: tuple[Absent, ...] = ()
-    own: str | None = None
+    order: tuple[Hold, ...] = ()
     ends: int | None = None
     if delegation.intent is not None:
         required = ("token", "grants", "intent")
@@ -119,23 +162,59 @@ def make_plan(layers: Sequence[PolicyData], delegation: Delegation, tool: str, c
                 code = ReasonCode.LIMIT_SUM if permission.limit.sum else ReasonCode.LIMIT_CALLS
                 name = f"i|{intent.name}|{tool}"
                 sources.append(LimitSource(permission.limit, name, "intent", code, "forbid", None, permission.where, "calls"))
-            later, own = _order(intent, tool, context)
-    rules = [
-        rule for layer in layers for each in layer.rules if (rule := compile_rule(each, spec, delegation.intent, layer.name)) is not None
-    ]
-    sources += [rule.limit for rule in rules if rule.limit is not None and rule.always]
-    fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool)) is not None]
-    fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
+            order = _order(intent, permission.where, tool, context)
+    fixed, asked, past = _rules(layers, spec, delegation.intent, sources, context)
+    about = [rule for layer in layers for rule in layer.rules if concerns(rule, spec, delegation.intent)]
+    events = compile_events(layers, spec, context)
+    plain = events.light and not (asked or past or limits or order)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
-    settled = {id(each.source) for each in fixed}
-    asked = tuple(rule for rule in rules if rule.limit is None or id(rule.limit) not in settled)
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
     return Plan(
-        spec, tuple(always), tuple(choices), asked, limits, tuple(fixed), later, own, required, ends,
+        spec, tuple(always), tuple(choices), asked, limits, fixed, order, required, ends,
         "os" if spec.reversible else "group", tally, any(each.told for each in fixed), (*required, "state"),
         all(finding.says == "permit" for finding in always),
+        past, events, delegation.intent,
+        tuple(sorted({name for rule in about for name in rule.signals})),
+        frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
+        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since), plain,
     )  # fmt: skip
+
+
+def _rules(
+    layers: Sequence[PolicyData], tool: Tool, intent: str | None, sources: list[LimitSource], context: Context
+) -> tuple[tuple[Fixed, ...], tuple[CompiledRule, ...], tuple[PastRule, ...]]:
+    """The rules about a tool, by what they cost: limits known before the call, rules of the call alone, rules that look back."""
+    rules, past = list[CompiledRule](), list[PastRule]()
+    for layer in layers:
+        for each in layer.rules:
+            if concerns(each, tool, intent):
+                found = compile_past(each, tool, layers[0], monitored_until(each), context)
+                if found is not None:
+                    past.append(found)
+                elif not looks_back(each):
+                    rules.append(compile_rule(each, layer.name))
+    sources += [rule.limit for rule in rules if rule.limit is not None and rule.always and rule.rule.unless is None]
+    fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool.name)) is not None]
+    fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
+    settled = {id(each.source) for each in fixed}
+    asked = [rule for rule in rules if rule.limit is None or id(rule.limit) not in settled]
+    loose = [source for source in sources if source.rule is None and id(source) not in settled]
+    return tuple(fixed), (*(CompiledRule.of_limit(source) for source in loose), *asked), tuple(past)
+
+
+def _incomplete(layers: Sequence[PolicyData], about: Sequence[Rule], context: Context, since: Mapping[str, int]) -> Finding | None:
+    """An ask, where a rule about the tool rests on counts that began later than the task: what it did before, nobody knows.
+
+    Not for `require_before`, whose strict side is that nothing was, and not for rules that only record.
+    """
+    for layer in layers:
+        for rule_id, shapes in shapes_in(layer).items():
+            rule = next((one for one in about if one.id == rule_id and not one.monitor and one.then != "alert"), None)
+            if rule is not None and any(since.get(shape, 0) > context.opened for shape in shapes):
+                text = f"rule {rule.id} is younger than the task and does not know its past"
+                return Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, None, rule.where, text, fix="a new task")
+    return None
 
 
 def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent] | Finding:
@@ -149,52 +228,192 @@ def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check,
     return check if isinstance(check, Finding) else (check, intent)
 
 
-def _order(intent: Intent, tool: str, context: Context) -> tuple[tuple[Absent, ...], str | None]:
-    """Marks of the steps to the right of this tool, and this tool's own mark. Steps in flight and unknown count: marked before the body."""
+def _order(intent: Intent, where: str, tool: str, context: Context) -> tuple[Hold, ...]:
+    """Holds: none of the steps to the right of this tool may have run. Steps in flight and unknown count: counted before the body."""
     if tool not in intent.order:
-        return (), None
-    at = intent.order.index(tool)
-    keys = [f"{context.task}|o|{intent.name}|{name}" for name in intent.order]
-    return tuple(Absent(key) for key in keys[at + 1 :]), keys[at]
+        return ()
+    text = "a later step of the intent's order has already run"
+
+    def said(refused: Refused) -> Finding:
+        witnesses = (refused.by,) if refused.by else ()
+        return Finding("intent", "forbid", ReasonCode.INTENT_ORDER, None, where, text, fix="a new task", witnesses=witnesses)
+
+    later = intent.order[intent.order.index(tool) + 1 :]
+    return tuple(Hold(Sum(f"{context.task}|x|t|{name}", None, 0), said) for name in later)
 
 
-def weigh(plan: Plan, values: Mapping[str, object], context: Context, decision: str, now: int) -> Weighed:
-    """Ask every pure judge; collect the claims. Findings in the order token, grants, intent, rules."""
-    findings: list[Finding] = list(plan.always)
-    claims: list[Claim] = []
-    sources: list[LimitSource] = []
+def _repeated(refused: Refused) -> Finding:
+    text = "it ran before with the same values, or may have"
+    witnesses = (str(refused.value),) if refused.value else ()
+    return Finding("state", "forbid", ReasonCode.CALL_ALREADY_RUN, text=text, witnesses=witnesses)
+
+
+# -- one call ------------------------------------------------------------------------------------------------------------------
+
+
+def reads(plan: Plan, values: Values, context: Context) -> tuple[Op, ...]:
+    """What must be read from the store before the call can be weighed; () where nothing looks back."""
+    if not plan.past and not plan.events.places:
+        return ()
+    ops: list[Op] = []
+    for rule in plan.past:
+        ops += rule.reads(values, context)
+    if plan.events.places and plan.tool is not None:
+        ops += look(plan.events, plan.tool, values)
+    return tuple(ops)
+
+
+def weigh_plain(plan: Plan, values: Mapping[str, object]) -> Weighed:
+    """`weigh` for a `plain` plan whose counters stand: the call of every day, and it costs nothing that it does not need."""
+    findings: list[Finding] = [*plan.always]
     clear = plan.possible
     for checks in plan.choices:
         found = judge(checks, values)
         if type(found) is Check:
             findings.append(found.permit)
-            if plan.limits:
-                source = plan.limits.get(id(found))
-                if source is not None:
-                    sources.append(source)
         else:
-            findings.append(cast("Finding", found))
+            findings.append(found)  # type: ignore[arg-type]
             clear = False
+    made: Weighed = _new(Weighed, (findings, [], clear, (), (), (), (), ()))
+    return made
+
+
+_new: Final[Any] = tuple.__new__
+
+
+def weigh(
+    plan: Plan,
+    values: Values,
+    context: Context,
+    decision: str,
+    now: int,
+    answers: Sequence[object] = (),
+    signals: Mapping[str, Signal] = _NO_SIGNALS,
+    cleared: frozenset[str] = frozenset(),
+    *,
+    seen: bool = False,
+    masks: Mapping[str, Sequence[str]] | None = None,
+) -> Weighed:
+    """Ask every pure judge; collect what the call would take. Findings in the order token, grants, intent, rules.
+
+    `answers`: of `reads`, in its order. `cleared`: the asks an approval covers. `seen`: see `events.left_behind`. `masks`: the sources of
+    the control values, None: not known, and then no `unless: {flow: ...}` excuses.
+    """
+    findings: list[Finding] = list(plan.always)
+    claims: list[Claim] = []
+    sources = _permissions(plan, values, findings)
     for rule in plan.rules:
         if not rule.always and not rule.matches(values):
             continue
         if rule.limit is not None:
-            sources.append(rule.limit)
-        else:
-            finding = rule.judge(values, now)
-            if finding is not None:
-                findings.append(finding)
-                clear = clear and (finding.says == "permit" or finding.mode == "monitor")
+            silent = rule.rule.unless is not None and excused(rule.rule, plan, values, masks)
+            sources.append((rule.limit, silent))
+            continue
+        finding = rule.judge(values, now, signals)
+        if finding is not None:
+            findings.append(_unless(rule.rule, finding, plan, values, masks))
+    holds: list[Hold] = []
+    at = _past(plan, values, context, now, answers, findings, holds, masks)
     if sources:
-        tool = plan.tool.name if plan.tool is not None else ""
-        for source in sources:
-            claim = source.claim(context, tool, values, decision, now)
+        name = plan.tool.name if plan.tool is not None else ""
+        for source, silent in sources:
+            claim = source.claim(context, name, values, decision, now)
             if isinstance(claim, Finding):
                 findings.append(claim)
-                clear = False
             else:
-                claims.append(claim)
-    order: Sequence[Op] = plan.later
-    if plan.own is not None:
-        order = (*plan.later, Mark(plan.own, decision, value=decision))
-    return findings, claims, order, clear
+                claims.append(claim.silenced() if silent else claim)
+    if cleared:
+        findings = [_approved(found, cleared) for found in findings]
+        claims = [claim.silenced() if claim.source.says == "ask" and claim.source.rule in cleared else claim for claim in claims]
+    clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in findings)
+    tool, events = plan.tool, plan.events
+    if tool is None or (events.light and (seen or not clear)):
+        return _weighed(findings, claims, clear, _arranged([*holds, *plan.order]) if holds else plan.order, (), (), (), ())
+    holds += plan.order
+    if tool.once is not None:
+        holds.append(Hold(Absent(once_key(tool, values, context)), _repeated))
+    if not clear:
+        return _weighed(findings, claims, clear, _arranged(holds), (), (), (), ())
+    left = left_behind(events, tool, values, context, decision, answers[at:], seen=seen)
+    return _weighed(findings, claims, clear, _arranged([*holds, *left.holds]), left.marks, left.unmark, left.forget, left.labels)
+
+
+def keep_counters(weighed: Weighed | None, plan: Plan) -> Weighed | None:
+    """The same without taking back the counters of the tool: other calls have rested on them."""
+    if weighed is None:
+        return None
+    counters = frozenset(plan.events.counters)
+    return weighed._replace(unmark=[op for op in weighed.unmark if op.key not in counters])  # type: ignore[union-attr]
+
+
+def _weighed(*fields: Any) -> Weighed:
+    made: Weighed = _new(Weighed, fields)
+    return made
+
+
+def _permissions(plan: Plan, values: Values, findings: list[Finding]) -> list[tuple[LimitSource, bool]]:
+    """Grants and intent. Written down: which of several permissions admitted the call, and the argument on which it was refused; that
+    the only one permitted, a record says already (`atoms.told_of`).
+    """
+    sources: list[tuple[LimitSource, bool]] = []
+    for checks in plan.choices:
+        found = judge(checks, values.values) if type(values) is Live else _told(checks, values)
+        if isinstance(found, Finding):
+            findings.append(found)
+            if type(values) is Live and checks and checks[0].test is not None:
+                failed = checks[0].test(values.values)
+                values.told[checks[0].judge] = failed[0] if failed is not None else ""
+            continue
+        if type(values) is Live and len(checks) > 1:
+            values.told[found.judge] = checks.index(found)
+        findings.append(found.permit)
+        if plan.limits:
+            source = plan.limits.get(id(found))
+            if source is not None:
+                sources.append((source, False))
+    return sources
+
+
+def _told(checks: tuple[Check, ...], values: Values) -> Check | Finding:
+    """In replay: the permission that was found then, or the refusal."""
+    first = checks[0]
+    answer = values.ask(first.judge, lambda _: None)
+    if type(answer) is int and 0 <= answer < len(checks):
+        return checks[answer]
+    return Finding(first.judge, "forbid", first.code, where=first.where, text=f"argument {answer} is not inside {first.of}", fix=first.fix)
+
+
+def _unless(rule: Rule, finding: Finding, plan: Plan, values: Values, masks: Mapping[str, Sequence[str]] | None) -> Finding:
+    """The finding of a rule that fires, or a permit that says it is excused."""
+    if rule.unless is not None and excused(rule, plan, values, masks):
+        return Finding("rules", "permit", ReasonCode.PERMIT, rule.id, rule.where, "excused")
+    return finding
+
+
+def _past(
+    plan: Plan, values: Values, context: Context, now: int, answers: Sequence[object], findings: list[Finding], holds: list[Hold],
+    masks: Mapping[str, Sequence[str]] | None,
+) -> int:  # fmt: skip
+    """Ask the rules that look back; where their answers end."""
+    at = 0
+    for rule in plan.past:
+        n = len(rule.reads(values, context))
+        finding, held = rule.judge(values, context, answers[at : at + n], now)
+        at += n
+        if finding is not None:
+            findings.append(_unless(rule.rule, finding, plan, values, masks))
+        else:
+            holds += held
+    return at
+
+
+def _arranged(holds: list[Hold]) -> list[Hold]:
+    """What only looks before what takes, and nothing taken twice: two rules may rest on the same end, and both consume it."""
+    takes = {hold.op: hold for hold in holds if type(hold.op) is Drop}
+    return [*(hold for hold in holds if type(hold.op) is not Drop), *takes.values()] if takes else holds
+
+
+def _approved(finding: Finding, cleared: frozenset[str]) -> Finding:
+    if finding.says == "ask" and finding.mode == "enforce" and (finding.rule or str(finding.code)) in cleared:
+        return replace(finding, says="permit", code=ReasonCode.PERMIT, text="approved")
+    return finding

@@ -14,70 +14,159 @@ argument out. Over a list, `when` matches if any item does, `require` holds only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
-from typing import TYPE_CHECKING
+from typing import Final, Protocol
 
-from guard.constraints import compile_args, compile_when
-from guard.model import Finding, Mode
+from guard.constraints import Constraint, compile_args, compile_when
+from guard.model import Finding, Mode, Signal
+from guard.policy.data import Rule, Tool, When
 from guard.policy.judge import ArgsCheck
 from guard.reasons import ReasonCode
+from guard.workflow.atoms import Live, Values
 from guard.workflow.limits import LimitSource
+from guard.workflow.past import says
+from guard.workflow.reach import reach
 
-if TYPE_CHECKING:
-    from guard.policy.data import Rule, Tool
+__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until"]
 
-__all__ = ["CompiledRule", "compile_rule"]
+SOURCE_LETTERS: Final[Mapping[str, str]] = {
+    "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
+}  # fmt: skip
+"""The letters sources have in the ledger's maps (docs/design/0002-workflow.md, 3.1)."""
 
-_SAYS = {"deny": "forbid", "ask": "ask", "alert": "permit"}
+_NO_RULE: Final = Rule("", When(), "deny")
+
+
+class HasIntent(Protocol):
+    @property
+    def intent(self) -> str | None: ...
+
+
+_SIGNAL_FRESH = 15 * 60
+_AHEAD = 5  # seconds a signal's clock may run before ours
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledRule:
-    """One rule over one tool under one intent. `limit` None: judged on the call alone."""
+    """One rule over one tool under one intent. `limit` None: judged on the call alone. `rule` has the id "" for a limit of the intent."""
 
     rule: Rule
     always: bool
     """It is about every call of the tool, whatever the arguments."""
-    matches: Callable[[Mapping[str, object]], bool]
+    when: Callable[[Mapping[str, object]], bool]
     require: ArgsCheck | None
     limit: LimitSource | None
     until: int | None
 
-    def judge(self, values: Mapping[str, object], now: int) -> Finding | None:
+    @classmethod
+    def of_limit(cls, source: LimitSource) -> CompiledRule:
+        """A limit of the intent that depends on arguments: asked of every call."""
+        return cls(_NO_RULE, True, lambda _: True, None, source, None)
+
+    def matches(self, values: Values) -> bool:
+        return values.ask(f"{self.rule.id}.when", self.when) is True
+
+    def judge(self, values: Values, now: int, signals: Mapping[str, Signal]) -> Finding | None:
         """The finding of a rule without state; None where it has nothing to say. Only for rules that match."""
         rule = self.rule
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
-        says = _SAYS.get(rule.then, "forbid")
-        if self.require is None:
+        if self.require is None and not rule.signals:
             text = f"rule {rule.id} fires on this call"
-            return Finding("rules", says, ReasonCode.RULE_MATCH, rule.id, rule.where, text, mode)  # type: ignore[arg-type]
-        failed = self.require(values)
-        if failed is None:
+            return Finding("rules", says(rule), ReasonCode.RULE_MATCH, rule.id, rule.where, text, mode)  # type: ignore[arg-type]
+        text, fix = self._argument(values) or self._signal(values, now, signals) or ("", None)
+        if not text:
             return None
-        path, constraint = failed
-        text = f"rule {rule.id}: argument {path} {constraint.text if constraint else 'is required'}"
-        fix = f"a call whose {path} {constraint.text}" if constraint else None
-        return Finding("rules", says, ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, mode, fix)  # type: ignore[arg-type]
+        return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, f"rule {rule.id}: {text}", mode, fix)  # type: ignore[arg-type]
+
+    def _argument(self, values: Values) -> tuple[str, str | None] | None:
+        if self.require is None:
+            return None
+        test, constraints = self.require, self.rule.require or {}
+        path = values.ask(f"{self.rule.id}.require", lambda found: _path(test(found)))
+        if path is None:
+            return None
+        constraint = constraints.get(str(path))
+        if constraint is None:
+            return f"argument {path} is required", None
+        return f"argument {path} {constraint.text}", f"a call whose {path} {constraint.text}"
+
+    def _signal(self, values: Values, now: int, signals: Mapping[str, Signal]) -> tuple[str, str | None] | None:
+        """Missing, stale, from the future or not as it must be: none of these satisfies."""
+        for name, constraint in self.rule.signals.items():
+            site = f"{self.rule.id}.signal.{name}"
+            if type(values) is Live:
+                values.told[site] = _holds(constraint, signals.get(name), now, self.rule.within or _SIGNAL_FRESH)
+            if values.ask(site, lambda _: False) is not True:
+                return f"signal {name} {constraint.text}, and is not, or is not known", f"a fresh signal {name}"
+        return None
 
 
-def compile_rule(rule: Rule, tool: Tool, intent: str | None, layer: str) -> CompiledRule | None:
-    """The rule for one tool under one intent, or None where it is not about them."""
+def _holds(constraint: Constraint, signal: object, now: int, fresh: int) -> bool:
+    if type(signal) is not Signal or type(signal.at) is not int or signal.value is None:
+        return False
+    if not now - fresh < signal.at <= now + _AHEAD:
+        return False
+    try:
+        return constraint.test(signal.value) is True
+    except Exception:  # what cannot be evaluated does not hold
+        return False
+
+
+def _path(failed: tuple[str, Constraint | None] | None) -> str | None:
+    return None if failed is None else failed[0]
+
+
+def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Sequence[str]] | None) -> bool:
+    """Does `unless` excuse a call the rule fires on? All its members must hold.
+
+    | member   | holds                                                                                        |
+    |----------|----------------------------------------------------------------------------------------------|
+    | `intent` | the delegation's intent is one of them                                                       |
+    | `args`   | every argument is present and as it must be                                                  |
+    | `flow`   | there are control values, and each has one of the sources; not where sources are not known   |
+    """
+    unless = rule.unless
+    if unless is None or (unless.intents and plan.intent not in unless.intents):
+        return False
+    if unless.args:
+        test = compile_args(unless.args, closed=False)
+        if (
+            values.ask(f"{rule.id}.unless", lambda found: _path(test(found)) is None and all(reach(p, found) for p in unless.args))
+            is not True
+        ):
+            return False
+    if unless.flow is not None:
+        letters = {SOURCE_LETTERS[source] for source in unless.flow if source in SOURCE_LETTERS}
+        each = [mask for path in masks or {} for mask in (masks or {})[path]]
+        return bool(each) and all(letters & set(mask) for mask in each)
+    return bool(unless.intents or unless.args)
+
+
+def concerns(rule: Rule, tool: Tool, intent: str | None) -> bool:
+    """Is the rule about calls of this tool under this intent, whatever their arguments?"""
     when = rule.when
     if when.end or (when.tools and tool.name not in when.tools) or (when.effects and not when.effects & set(tool.effects)):
-        return None
-    if when.intents and (intent is None or intent not in when.intents):
-        return None
-    until = _epoch(rule) if rule.monitor else None
+        return False
+    return not when.intents or (intent is not None and intent in when.intents)
+
+
+def looks_back(rule: Rule) -> bool:
+    """Has it a verb that needs the past? Such a rule is never judged as one without a verb, also where it has nothing to say of a tool."""
+    denied = rule.limit is not None and rule.limit.denied
+    return denied or rule.after is not None or rule.before is not None or rule.exclusive is not None or bool(rule.any_facts)
+
+
+def compile_rule(rule: Rule, layer: str) -> CompiledRule:
+    """A rule that does not look back, for a tool it concerns."""
+    until = monitored_until(rule)
     limit = None
     if rule.limit is not None:
         name = f"r|{layer}|{rule.id}"
-        limit = LimitSource(
-            rule.limit, name, "rules", ReasonCode.RULE_LIMIT, _SAYS.get(rule.then, "forbid"), rule.id, rule.where, _unit(rule), until
-        )
-    require = compile_args(rule.require, closed=False) if rule.require is not None else None
-    return CompiledRule(rule, not when.args, compile_when(when.args), require, limit, until)
+        limit = LimitSource(rule.limit, name, "rules", ReasonCode.RULE_LIMIT, says(rule), rule.id, rule.where, _unit(rule), until)
+    require = compile_args(rule.require, closed=False) if rule.require else None
+    return CompiledRule(rule, not rule.when.args, compile_when(rule.when.args), require, limit, until)
 
 
 def _unit(rule: Rule) -> str:
@@ -89,6 +178,8 @@ def _unit(rule: Rule) -> str:
     return "calls"
 
 
-def _epoch(rule: Rule) -> int:
+def monitored_until(rule: Rule) -> int | None:
     """The first second on which a monitored rule enforces: midnight UTC of its day. Lint demands a day; without one it enforces."""
+    if not rule.monitor:
+        return None
     return int(datetime.combine(rule.until, time(), UTC).timestamp()) if rule.until is not None else 0

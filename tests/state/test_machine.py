@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from guard.ops import Absent, Add, Applied, Lookup, Mark, Op, Pin, Put, Require, Take
+from guard.ops import Absent, Add, Applied, Drop, Know, Lookup, Mark, Op, Pin, Put, Require, Sum, Take
 from guard.state import MemoryState, SqliteState
 from guard.state.window import BUCKETS, width
 from guard.testing.state_contract import START, Oracle
@@ -19,6 +19,7 @@ from guard.testing.state_contract import START, Oracle
 KEYS = st.sampled_from(["a", "b", "a|b"])
 BY = st.sampled_from(["", "d1", "d2", "d3"])
 VALUES = st.sampled_from(["", "x", "y"])
+WORDS = st.sampled_from(["W", "a", "b:1", "c,d"])
 WINDOWS = st.sampled_from([1, 5, 64, 200])
 PLAIN: st.SearchStrategy[Op] = st.one_of(
     st.builds(Add, KEYS, st.integers(-3, 6), st.none() | st.integers(0, 12), st.none(), BY, st.none()),
@@ -29,9 +30,28 @@ PLAIN: st.SearchStrategy[Op] = st.one_of(
     st.builds(Pin, KEYS, VALUES, BY),
     st.builds(Put, KEYS, VALUES, BY),
     st.builds(Lookup, KEYS),
+    st.builds(Sum, KEYS, st.none(), st.none() | st.integers(0, 9)),
+    st.builds(
+        Know,
+        KEYS,
+        WORDS,
+        WORDS,
+        st.sampled_from(["first", "last"]),
+        BY,
+        st.just("") | KEYS,
+        st.integers(1, 3),
+        st.none() | st.integers(0, 9),
+    ),
+    st.builds(Drop, KEYS, WORDS, st.booleans()),
 )
-COUNTED: st.SearchStrategy[Op] = PLAIN | st.builds(Add, KEYS, st.integers(0, 6), st.none(), WINDOWS, BY, st.none())
-ANYTHING: st.SearchStrategy[Op] = COUNTED | st.builds(Add, KEYS, st.integers(0, 6), st.integers(0, 9), WINDOWS, BY, st.none())
+COUNTED: st.SearchStrategy[Op] = (
+    PLAIN | st.builds(Sum, KEYS, WINDOWS, st.none()) | st.builds(Add, KEYS, st.integers(0, 6), st.none(), WINDOWS, BY, st.none())
+)
+ANYTHING: st.SearchStrategy[Op] = (
+    COUNTED
+    | st.builds(Sum, KEYS, WINDOWS, st.integers(0, 9))
+    | st.builds(Add, KEYS, st.integers(0, 6), st.integers(0, 9), WINDOWS, BY, st.none())
+)
 
 
 class Stores(RuleBasedStateMachine):
