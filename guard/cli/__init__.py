@@ -15,6 +15,7 @@ from guard.cli.explain import explain
 from guard.cli.init import init
 from guard.cli.lint import lint
 from guard.cli.output import YES, say
+from guard.cli.replay import replay
 from guard.cli.test import test
 
 __all__ = ["app", "main"]
@@ -30,6 +31,7 @@ in the order of the work
   token inspect   what a token says                       guardtrail token inspect @task.jwt
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
   explain         one recorded decision and its chain     guardtrail explain last
+  replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
 `guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
@@ -74,6 +76,7 @@ app.command()(test)
 app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
+app.command()(replay)
 app.add_typer(_audit, name="audit")
 
 

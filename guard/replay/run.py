@@ -1,0 +1,370 @@
+"""Replay: events in, judgements out. The same `weigh` as inline, on state in memory.
+
+| what a record says                                 | a replay                                                                        |
+|----------------------------------------------------|---------------------------------------------------------------------------------|
+| the call ran                                       | leaves behind what it leaves inline, also where it would have been refused      |
+| it was refused                                     | leaves nothing but the count of denials                                         |
+| refused before anything was judged, or for a failure of the house | is handed on as it stands                                        |
+| grants, token, state of the task                   | are handed on: there is no token to judge                                       |
+| answers of its questions (`atoms`), same policy    | are read back; under another policy only those that name what was asked         |
+| nothing: a foreign trace                           | arguments are bound and asked; its order is assumed                             |
+
+A finding of a replay never suspends and never revokes: it is about the past.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, get_args
+
+from guard.constraints import Binder, BindError
+from guard.decide import Ruling, decide
+from guard.model import Finding, Judge, Outcome, Verdict
+from guard.ops import Add, Applied, Op, Refused, Tally
+from guard.policy.data import PolicyData
+from guard.reasons import ReasonCode
+from guard.replay.order import MOST, Waiting
+from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params
+from guard.replay.said import WITHOUT, Judged, Summary
+from guard.replay.state import ReplayState
+from guard.replay.taking import as_it_stands, besides_of, forced_of, is_blind, is_digest, path_of, wanted_of, what_is_left, without
+from guard.sources import Seen
+from guard.steps import Taken, refunds
+from guard.workflow.atoms import Live, NotJudged, Told, Values
+from guard.workflow.end import end_reads, weigh_end
+from guard.workflow.limits import Claim, Context
+from guard.workflow.plan import Plan, Weighed, keep_counters, reads, weigh
+from guard.workflow.settle import settle_ops
+
+__all__ = ["Replay"]
+
+_ORDER: Final = {judge: at for at, judge in enumerate(get_args(Judge))}
+_IDLE = 24 * 3600 * 1_000_000
+_STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
+NO_TOKEN = "grants and intents: a trace has no token"
+
+
+@dataclass(slots=True)
+class _Ran:
+    """A call that ran and has not ended yet."""
+
+    plan: Plan
+    values: Values
+    context: Context
+    taken: Taken
+    added: bool
+
+
+@dataclass(slots=True)
+class _Task:
+    key: str
+    opened: int
+    waiting: Waiting
+    last: int = 0
+    plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
+    ran: dict[str, int] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
+    open: dict[str, _Ran] = field(default_factory=dict)
+    keys: set[tuple[str, int | None]] = field(default_factory=set)
+    who: Seen | None = None
+    ended: bool = False
+
+
+class Replay:
+    """Feed it the events of a run, in the order they were recorded."""
+
+    def __init__(self, layers: Sequence[PolicyData]) -> None:
+        self._layers = tuple(layers)
+        self._name = ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers)
+        self._recorded = without_params(layers, all_args=True)
+        self._unknown = without_params(layers, all_args=False)
+        self._binders = {name: Binder(name, None, tool.types) for name, tool in layers[0].tools.items()}
+        denied = {rule.limit.window for layer in layers for rule in layer.rules if rule.limit is not None and rule.limit.denied}
+        self._windows: tuple[int | None, ...] = (None, *sorted(window for window in denied if window is not None))
+        self._window = 0 if tenant_wide(layers) else MOST // 2
+        self._store = ReplayState()
+        self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
+        self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        self._numbers = 0
+        self.summary = Summary(parts=tuple(unjudged_parts(layers)))
+
+    # -- events ------------------------------------------------------------------------------------------------------------------
+
+    def feed(self, seen: Seen) -> Iterator[Judged]:
+        """What can be judged now that this is known: mostly the event itself, sometimes one before it."""
+        if seen.kind == "call":
+            if not seen.task[2]:
+                yield self._told(Judged(seen, seen.verdict, seen.code, seen.findings))
+                return
+            task = self._task(seen)
+            task.waiting.put(seen)
+            self._decisions[seen.id] = seen.task
+            if len(self._decisions) > 1_000_000:
+                self._decisions.popitem(last=False)
+            yield from self._go(task)
+        elif seen.kind == "outcome":
+            name = self._decisions.get(seen.id)
+            of = self._tasks.get(name) if name is not None else None
+            if of is None:
+                self.summary.orphans += name is None
+                return
+            of.last = seen.at
+            of.waiting.put(seen)
+            yield from self._go(of)
+        else:
+            # The record names the task's identifier only; where two tenants share one, the end is that of the last one seen.
+            key = next((key for key in reversed(self._tasks) if key[2] == seen.task[2] and not self._tasks[key].ended), None)
+            task = self._task(replace(seen, task=key) if key is not None else seen)
+            yield from self._go(task, all=True)
+            yield self._told(self._end(task, seen, key or seen.task))
+            task.ended = seen.verdict == "allow"
+            if task.ended and not task.open:  # what other processes still have in flight may end later
+                self._drop(key or seen.task)
+        while self._tasks and seen.at - (first := next(iter(self._tasks.items())))[1].last > _IDLE:
+            yield from self._go(first[1], all=True)
+            self._drop(first[0])
+
+    def close(self) -> Iterator[Judged]:
+        """Everything that still waits."""
+        for key in list(self._tasks):
+            yield from self._go(self._tasks[key], all=True)
+            self._drop(key)
+
+    def _task(self, seen: Seen) -> _Task:
+        task = self._tasks.get(seen.task)
+        if task is None:
+            self._numbers += 1
+            self.summary.tasks += 1
+            task = _Task(f"\x00{self._numbers}", seen.at // 1_000_000, Waiting(self._window if seen.trust == "proven" else 0))
+            self._tasks[seen.task] = task
+        else:
+            self._tasks.move_to_end(seen.task)
+        task.last = max(task.last, seen.at)
+        if seen.kind == "call":
+            task.who = seen
+        return task
+
+    def _drop(self, key: tuple[str, str, str]) -> None:
+        self._store.drop(self._tasks.pop(key).keys)
+
+    def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
+        for seen in task.waiting.take(all=all):
+            if seen.kind == "outcome":
+                self._settle(task, seen.id, seen)
+            else:
+                yield self._told(self._call(task, seen))
+
+    def _told(self, judged: Judged) -> Judged:
+        said = self.summary
+        seen = judged.seen
+        said.calls += seen.kind == "call"
+        said.assumed += judged.assumed_order
+        for name in (WITHOUT,) if WITHOUT in judged.not_judged else judged.not_judged:
+            said.not_judged[name, seen.file] += 1
+        if judged.verdict in ("deny", "ask"):
+            said.violations += 1
+            said.violating.add(seen.task)
+        if seen.verdict and (judged.verdict, judged.code) != (seen.verdict, seen.code):
+            said.differ += 1
+        return judged
+
+    def _apply(self, task: _Task, second: int, ops: Sequence[Op], *, commit: bool = True) -> Applied | Refused:
+        if commit:
+            task.keys.update(
+                (op.key, op.window if type(op) is Add else None) for op in ops if not isinstance(op, Tally) and op.key.startswith(task.key)
+            )
+        return self._store.at(second, ops, commit=commit)
+
+    # -- one call ----------------------------------------------------------------------------------------------------------------
+
+    def _call(self, task: _Task, seen: Seen) -> Judged:
+        earlier = task.open.get(seen.id)
+        if earlier is not None and seen.status == "not_executed":
+            self._take_back(task, seen, earlier)  # it was let, and then no sink could take its record
+        judged = self._judge(task, seen)
+        if seen.verdict in ("deny", "ask"):
+            key = f"{task.key}|denied" if seen.verdict == "deny" else f"{task.key}|asks"
+            windows = self._windows if seen.verdict == "deny" else (None,)
+            self._apply(task, seen.at // 1_000_000, [Add(key, 1, None, window, seen.id) for window in windows])
+        if seen.status in ("ok", "error", "unknown"):
+            self._settle(task, seen.id, seen)
+        return judged
+
+    def _judge(self, task: _Task, seen: Seen) -> Judged:
+        own = seen.trust == "proven"
+        if own and as_it_stands(seen):
+            return Judged(seen, seen.verdict, seen.code, seen.findings)
+        plan, context, left_out = self._plan(task, seen)
+        findings = besides_of(task.opened, seen, plan)
+        values = self._values(seen, plan)
+        if isinstance(values, Finding) or any(f.judge == "call" and f.code != ReasonCode.TOOL_UNKNOWN for f in findings):
+            findings += [*plan.always, *([values] if isinstance(values, Finding) else [])]
+            return self._said(seen, findings, plan, left_out)
+        now = seen.at // 1_000_000
+        for _ in range(8):
+            try:
+                return self._weigh(task, seen, plan, context, values, findings, now, left_out)
+            except NotJudged as missing:
+                plan, more = without(plan, missing.site, values, context, now)
+                if not own and seen.args is None and WITHOUT not in left_out:
+                    left_out += (WITHOUT,)
+                left_out += tuple(name for name in more if name not in left_out)
+        return Judged(seen, "", "", (), (*left_out, "the call"), not own)
+
+    def _plan(self, task: _Task, seen: Seen) -> tuple[Plan, Context, tuple[str, ...]]:
+        own = seen.trust == "proven"
+        params = None if seen.params is None else repr(sorted(seen.params.items()))
+        name = (seen.tool, seen.actors, seen.origin, seen.person, seen.intent, params)
+        held = task.plans.get(name)
+        if held is None:
+            context = Context(
+                task.key, seen.task[0], seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
+                max(len(seen.actors) - 1, 0), task.opened,
+            )  # fmt: skip
+            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context)
+            if not own and seen.intent is None:
+                plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+            held = plan, context
+            if len(task.plans) < 4096:
+                task.plans[name] = held
+        plan, context = held
+        if own:
+            return plan, context, ()
+        left_out: tuple[str, ...] = (NO_TOKEN,) if seen.intent is None and self._layers[0].intents else ()
+        blind = [each.rule.id for each in plan.rules if is_blind(each.rule)] + [each.rule.id for each in plan.past if is_blind(each.rule)]
+        if blind:
+            left_out += tuple(f"rule {name}: a trace has no signals or sources" for name in blind)
+            rules = tuple(each for each in plan.rules if not is_blind(each.rule))
+            plan = replace(plan, rules=rules, past=tuple(each for each in plan.past if not is_blind(each.rule)))
+        return plan, context, left_out
+
+    def _values(self, seen: Seen, plan: Plan) -> Values | Finding:
+        if seen.args is not None:
+            binder = self._binders.get(seen.tool)
+            try:
+                return Live(binder.bind(seen.args).values if binder is not None else {})
+            except BindError as error:
+                return Finding("call", "forbid", error.code, text=str(error))
+        atoms = seen.atoms or {}
+        if seen.policy and seen.policy != self._name:  # a site that is a digest of what it asks is the same question in any policy
+            atoms = {site: answer for site, answer in atoms.items() if is_digest(site.partition(".")[0])}
+        told = Told(atoms)
+        intent = self._layers[0].intents.get(seen.intent or "")
+        permission = intent.allow.get(seen.tool) if intent is not None else None
+        if permission is not None and not (permission.args or permission.check or permission.origins):
+            told.told["intent"] = 0
+        elif seen.policy == self._name:
+            said = next((f for f in seen.findings if f.judge == "intent" and not str(f.code).startswith(("limit", "intent"))), None)
+            if said is not None:
+                told.told.setdefault("intent", 0 if said.says == "permit" else path_of(said.text))
+        return told
+
+    def _weigh(
+        self, task: _Task, seen: Seen, plan: Plan, context: Context, values: Values, besides: list[Finding], now: int, left_out: tuple[str, ...]
+    ) -> Judged:  # fmt: skip
+        wanted = reads(plan, values, context)
+        answers: Sequence[object] = ()
+        if wanted:
+            answer = self._apply(task, now, wanted, commit=False)
+            if type(answer) is not Applied:
+                raise NotJudged("the past")
+            answers = answer.values
+        ran = seen.status != "not_executed"
+        adds = seen.tool not in task.ran
+        cleared = frozenset(f.rule for f in seen.findings if f.rule and f.says == "permit" and f.text == "approved")
+        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds)
+        findings = [*besides, *weighed.findings]
+        left = weighed
+        if not weighed.clear and ran:
+            left = what_is_left(plan, values, context, seen.id, answers, weighed, adds)
+        taken: Taken | None = None
+        if weighed.clear and not any(f.says != "permit" for f in besides):
+            ops, first = wanted_of(plan, weighed, seen.id)
+            got = self._apply(task, now, ops, commit=ran)
+            if type(got) is Applied:
+                findings.append(_STATE_OK)
+                findings += [
+                    said
+                    for claim, value in zip(weighed.claims, got.values[first + len(plan.fixed) :], strict=True)
+                    if (said := claim.applied(value))
+                ]
+                taken = Taken(ops, first, now, weighed)
+            else:
+                findings += self._trial(task, now, plan, weighed, seen.id)
+        elif plan.fixed or weighed.claims or weighed.holds:
+            findings += self._trial(task, now, plan, weighed, seen.id)
+        if ran and plan.tool is not None:
+            if taken is None:
+                ops, first = forced_of(plan, left, seen.id)
+                self._apply(task, now, ops)
+                taken = Taken(ops, first, now, left)
+            if plan.events.skippable:
+                task.ran[seen.tool] = 0 if adds else task.ran.get(seen.tool, 0) + 1
+            task.open[seen.id] = _Ran(plan, values, context, taken, adds)
+        return self._said(seen, findings, plan, left_out)
+
+    def _trial(self, task: _Task, now: int, plan: Plan, weighed: Weighed, by: str) -> list[Finding]:
+        """Which claims and holds would refuse, each asked alone."""
+        asked = [(hold.op, hold.said) for hold in weighed.holds if hold.said is not None]
+        claims = [Claim(Add(each.key, 1, each.max, each.window, by), each.source, "enforce", False) for each in plan.fixed]
+        asked += [(claim.op, claim.refused) for claim in (*claims, *weighed.claims) if not claim.soft]
+        answers = ((said, self._apply(task, now, (op,), commit=False)) for op, said in asked)
+        return [said(answer) for said, answer in answers if type(answer) is Refused]
+
+    def _said(self, seen: Seen, findings: list[Finding], plan: Plan, left_out: tuple[str, ...]) -> Judged:
+        findings.sort(key=lambda found: _ORDER.get(found.judge, -1))
+        ruling: Ruling = decide(findings, plan.all_required)
+        verdict: Verdict = ruling.verdict
+        return Judged(seen, verdict, str(ruling.code), tuple(findings), left_out, seen.trust != "proven")
+
+    # -- ends --------------------------------------------------------------------------------------------------------------------
+
+    def _settle(self, task: _Task, decision: str, seen: Seen) -> None:
+        ran = task.open.pop(decision, None)
+        if ran is None or seen.status == "not_executed":
+            return
+        tool = ran.plan.tool
+        ops: Sequence[Op] = ()
+        if seen.status == "error" and tool is not None and tool.errors_have_no_effect:
+            ops = refunds(ran.taken, marks=False)
+        elif seen.status == "ok" and tool is not None:
+            try:
+                ops = settle_ops(
+                    ran.plan, ran.values, ran.context, decision, Outcome("ok", seen.result), seen.at // 1_000_000, seen=tool.name in task.settled
+                )  # fmt: skip
+                task.settled.add(tool.name)
+            except NotJudged:
+                self.summary.not_judged["what the call leaves when it ended well", seen.file] += 1
+        if ops:
+            self._apply(task, seen.at // 1_000_000, ops)
+
+    def _take_back(self, task: _Task, seen: Seen, ran: _Ran) -> None:
+        del task.open[seen.id]
+        taken = ran.taken
+        if ran.added and ran.plan.events.skippable:
+            if task.ran.get(seen.tool, 0):
+                taken = Taken(taken.ops, taken.first, taken.at, keep_counters(taken.left, ran.plan))
+            else:
+                task.ran.pop(seen.tool, None)
+        self._apply(task, seen.at // 1_000_000, refunds(taken))
+
+    def _end(self, task: _Task, seen: Seen, key: tuple[str, str, str]) -> Judged:
+        """`task.end`, with the delegation of whoever acted last."""
+        who = task.who
+        seen.task = key
+        intent = who.intent if who is not None else None
+        actor = who.actors[-1] if who is not None and who.actors else ""
+        context = Context(
+            task.key, key[0], who.origin if who is not None else "", actor, b"replay", b"replay", who.person if who is not None else None,
+            opened=task.opened,
+        )  # fmt: skip
+        now = seen.at // 1_000_000
+        answer = self._apply(task, now, end_reads(self._layers, intent, context), commit=False)
+        findings, _ = weigh_end(self._layers, intent, context, answer.values if type(answer) is Applied else (), now)
+        if not any(f.says != "permit" and f.mode == "enforce" for f in findings):
+            findings.append(Finding("task", "permit", ReasonCode.PERMIT, text="the task may end"))
+        required: tuple[Judge, ...] = ("task",)
+        ruling = decide(findings, required)
+        return Judged(seen, ruling.verdict, str(ruling.code), tuple(findings))

@@ -1,0 +1,51 @@
+"""What a replay says: of each call, and of all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from guard.model import Finding
+from guard.sources import Seen
+
+__all__ = ["WITHOUT", "Judged", "Summary"]
+
+WITHOUT = "without arguments"
+"""In `not_judged`: what asks about arguments was left out, because they were not captured."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """What would be said of one call. `verdict` "" where nothing could be judged. `not_judged`: what was left out, by name."""
+
+    seen: Seen
+    verdict: str
+    code: str
+    findings: tuple[Finding, ...]
+    not_judged: tuple[str, ...] = ()
+    assumed_order: bool = False
+
+    @property
+    def rule(self) -> str | None:
+        """The rule that gave the verdict its code."""
+        return next((f.rule for f in self.findings if str(f.code) == self.code and f.mode == "enforce"), None)
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(by for f in self.findings if str(f.code) == self.code for by in f.witnesses))
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a replay came to. `not_judged`: (what, file) -> calls. `parts`: of the policies that no replay judges. `orphans`: outcomes
+    of calls that are not in the log. `differ`: calls whose verdict or code is another than was recorded."""
+
+    tasks: int = 0
+    calls: int = 0
+    violations: int = 0
+    violating: set[tuple[str, str, str]] = field(default_factory=set)
+    not_judged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    parts: tuple[str, ...] = ()
+    orphans: int = 0
+    assumed: int = 0
+    differ: int = 0
