@@ -55,7 +55,7 @@ def judged(policy: Policy, *paths: Path) -> tuple[list[Judged], Replay]:
 @pytest.mark.parametrize("name", ["langchain_trace.json", "openai_trace.json"])
 def test_a_foreign_trace_says_what_the_guard_says_inline(name: str, rule: str) -> None:
     if not CORPORA.is_dir():
-        pytest.skip("the corpora are not beside this checkout")
+        pytest.skip("the corpora are not here: GUARDTRAIL_CORPORA names their folder")
     policy = read_policy(CLOCK + rule, parts=ALL)
     calls, run = judged(policy, CORPORA / "traces" / name)
     iam = LocalIssuer("x")
