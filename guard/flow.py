@@ -117,9 +117,8 @@ def _granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[O
             _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]])
         left = weighed if weighed is not None and (weighed.marks or weighed.holds) else None
         draft.taken = _new(Taken, (ops, first, answer.now, left))
-        if plan.events.skippable and not draft.dry and draft.task is not None:
-            tool = draft.call.tool
-            draft.task.ran[tool] = 0 if draft.adds else draft.task.ran.get(tool, 0) + 1
+        if draft.adds and plan.events.skippable and not draft.dry and draft.task is not None:
+            draft.task.ran.setdefault(draft.call.tool, [False])
         return True
     if type(answer) is Refused:
         return False
@@ -292,7 +291,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
     for _ in range(_TRIES):
-        draft.adds = adds = call.tool not in task.ran
+        draft.adds = adds = call.tool not in task.ran if dry else not task.rests(call.tool)
         weighed = weigh_plain(plan, bound.values) if plan.plain and not adds else None
         if weighed is not None and weighed.clear:
             draft.weighed = weighed

@@ -18,7 +18,7 @@ from guard.constraints import Binder
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Pin
-from guard.ports import Approvals, Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
@@ -112,8 +112,8 @@ class TaskState:
     step_key: str = ""
     credential: str = ""
     life: Pin = field(init=False)
-    ran: dict[str, int] = field(default_factory=dict)
-    """Tools whose counters stand, and how many calls have relied on it: they added nothing of their own."""
+    ran: dict[str, list[bool]] = field(default_factory=dict)
+    """Tools whose counters stand; in it, whether a call rests on them without having added its own (`rests`, `takes_back`)."""
     settled: set[str] = field(default_factory=set)
     """Tools whose good end stands."""
 
@@ -132,12 +132,23 @@ class TaskState:
         self.delegation, self.plans = delegation, {}
         self.credential = str(delegation.credential)
 
-    def unsaw(self, tool: str) -> bool:
-        """The call that added them does not run. False: others rested on its counters, so they must stay (too high is the safe side)."""
-        if self.ran.get(tool, 0):
+    def rests(self, tool: str) -> bool:
+        """May this call rest on the counters another one added? Said before it reserves, and looked at again: in between, that call may
+        have begun to take them back. Attack: two calls in flight, one fails to be recorded, and the other has never happened.
+        """
+        stands = self.ran.get(tool)
+        if stands is None:
             return False
-        self.ran.pop(tool, None)
-        return True
+        stands[0] = True
+        return self.ran.get(tool) is stands
+
+    def takes_back(self, tool: str) -> bool:
+        """The call that added them does not run. False: another may rest on them, so they stay (too high is the safe side)."""
+        stands = self.ran.pop(tool, None)
+        if stands is None or not stands[0]:
+            return True
+        self.ran.setdefault(tool, stands)
+        return False
 
     def plan(self, layers: Sequence[Policy], tool: str) -> Plan:
         plan = self.plans.get(tool)
@@ -227,7 +238,6 @@ class House:
     """Over which times denials are counted: ever, and each window a rule names."""
     signals: Signals | None = None
     proofs: Proofs | None = None
-    approvals: Approvals | None = None
     ids: Ids = field(default_factory=Ids)
     binders: dict[str, Binder] = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=Outcomes)

@@ -67,9 +67,11 @@ class Guard:
         `trust`: whose tokens count. There is no default and no "none". `state`: `memory:` (one process), `sqlite:PATH` (one machine).
         `sinks`: None means the audit file `$GUARDTRAIL_DIR/audit.jsonl` (default `.guardtrail/`) plus OpenTelemetry as configured; a
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
-        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests. `approvals`, `signals`, `proofs`: what persons answered, what is said
-        of devices, which actors have proven to be one; None: there are none.
+        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests. `signals`, `proofs`: what is
+        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: not supported yet, ConfigError.
         """
+        if approvals is not None:
+            raise ConfigError("`approvals` is not supported yet; until it is, an ask raises ApprovalRequired and nothing runs")
         layers = _load(policy)
         given = sinks is not None
         chosen = tuple(sinks) if sinks is not None else tuple(default_sinks())
@@ -95,7 +97,6 @@ class Guard:
             seconds,
             signals=signals,
             proofs=proofs,
-            approvals=approvals,
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}

@@ -59,9 +59,10 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         return (yield from _refuse(house, draft, opened))
     first, since, incomplete, before, keys = opened
     key = task_key(found)
+    proven = yield from _actor(house, draft, found)
     context = Context(
         key, found.tenant, found.origin, found.actor, keys[0], keys[1], person_of(found),
-        _actor(house, found), found.depth, since,
+        proven, found.depth, since,
     )  # fmt: skip
     try:
         hmac_key = house.blinds.task_key(found.tenant, found.issuer, found.txn)
@@ -98,12 +99,13 @@ def person_of(d: Delegation) -> str | None:
     return d.person or (d.origin if d.origin_kind == "person" else None)
 
 
-def _actor(house: House, d: Delegation) -> str | None:
-    """Which actor has proven to be one; nobody where the port fails, and nobody unproven differs from anybody."""
-    try:
-        proven = house.proofs.actor(d) if house.proofs is not None else None
-    except Exception:
+def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
+    """Which actor has proven to be one; nobody where the port fails or is late, and nobody unproven differs from anybody."""
+    if house.proofs is None:
         return None
+    proven = draft.ask(house.proofs, house.proofs.actor, (d,))
+    if type(proven) is Need:
+        proven = yield proven
     return proven if type(proven) is str and proven else None
 
 

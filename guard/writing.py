@@ -106,7 +106,13 @@ def _cancel(house: House, draft: Draft) -> Flow[None]:
     """Take the reservation back: the body will not run."""
     taken, task = draft.taken, draft.task
     if taken is not None:
-        if draft.adds and task is not None and draft.plan is not None and draft.plan.events.skippable and not task.unsaw(draft.call.tool):
+        if (
+            draft.adds
+            and task is not None
+            and draft.plan is not None
+            and draft.plan.events.skippable
+            and not task.takes_back(draft.call.tool)
+        ):
             taken = Taken(taken.ops, taken.first, taken.at, keep_counters(taken.left, draft.plan))
         yield Need(house.store, house.store.apply, (refunds(taken),), {"now": draft.now})
         draft.taken = None

@@ -10,15 +10,17 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from guard.constraints import Constraint
 from guard.ops import Mark, Op
-from guard.policy.data import Age, FactTest, Remember, Tool
 from guard.workflow import marks
 from guard.workflow.atoms import Live, NotJudged, Values
 from guard.workflow.limits import Context
 from guard.workflow.reach import reach
+
+if TYPE_CHECKING:
+    from guard.policy.data import Age, FactTest, Remember, Tool
 
 __all__ = ["LARGEST", "holds", "key_of", "remembered"]
 
@@ -61,7 +63,7 @@ def _meets(test: FactTest, stored: object, args: Mapping[str, object], now: int)
         if not all(_field(must, fields.get(name), now) for name, must in test.where.items()):
             return False
         return all(
-            _COMPARE[word](Decimal(str(value)), Decimal(str(fields[field])))
+            _COMPARE[word](_number(value), _number(fields[field]))
             for path, words in test.bounds.items()
             for word, field in words.items()
             for value in reach(path.removeprefix("args."), args) or [None]
@@ -70,14 +72,22 @@ def _meets(test: FactTest, stored: object, args: Mapping[str, object], now: int)
         return False  # what cannot be compared does not satisfy
 
 
+def _number(value: object) -> Decimal:
+    """Attack: a price of Infinity in a result would bound nothing."""
+    number = Decimal(str(value))
+    if not number.is_finite():
+        raise ValueError("not a number")
+    return number
+
+
 def _field(must: Constraint | Age, value: object, now: int) -> bool:
     if value is None:
         return False
-    if isinstance(must, Age):
-        second = _epoch(value)
-        age = None if second is None else now - second
-        return age is not None and age >= (must.min or 0) and (must.max is None or age <= must.max)
-    return must.test(value) is True
+    if isinstance(must, Constraint):
+        return must.test(value) is True
+    second = _epoch(value)
+    age = None if second is None else now - second
+    return age is not None and age >= (must.min or 0) and (must.max is None or age <= must.max)
 
 
 def _epoch(value: object) -> int | None:

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from guard.constraints import compile_when
 from guard.model import Finding, Mode
 from guard.ops import Drop, Know, Lookup, Op, Refused, Require, Sum, parse_map
-from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 from guard.reasons import ReasonCode
 from guard.workflow import facts, marks
 from guard.workflow.atoms import Values
 from guard.workflow.limits import Context, describe
+
+if TYPE_CHECKING:
+    from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 
 __all__ = [
     "Hold", "PastRule", "Verb", "before_shape", "compile_past", "compile_verb", "exclusive_keys", "exclusive_shape", "finding", "fires", "hard", "says",
@@ -137,7 +139,7 @@ def compile_verb(rule: Rule, tool: Tool | None, base: PolicyData, context: Conte
 
 
 def _sum(answer: object) -> tuple[int, str]:
-    """The answer of a `Sum`; anything else counts as much as can be, since it is no answer."""
+    """The answer of a `Sum`. Anything else is no answer: the TypeError denies the call."""
     if type(answer) is tuple and len(answer) == 2 and type(answer[0]) is int and type(answer[1]) is str:
         return answer
     raise TypeError("not the answer of a Sum")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import time
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from guard import ConfigError, Guard, LocalIssuer
 from guard.constraints import parse
+from guard.model import Delegation
 from guard.ops import parse_map
 from guard.policy.data import Age, FactTest, Item, Remember, Returns, Tool, Variant
+from guard.record import ListSink
 from guard.workflow.atoms import Live, NotJudged, Told
 from guard.workflow.events import labels_of
 from guard.workflow.facts import LARGEST, holds, key_of, remembered
@@ -134,3 +140,37 @@ def test_what_is_remembered() -> None:
 @pytest.mark.parametrize("text", [None, 7, "", "a", "no map at all", "="])
 def test_what_is_no_map_is_empty_or_harmless(text: object) -> None:
     assert all(word == "" for word in parse_map(text))
+
+
+# -- ports of outside news --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("price", [float("inf"), "Infinity", "NaN", "much"])
+def test_a_price_that_is_no_finite_number_bounds_nothing(price: object) -> None:
+    test = FactTest("offer", "args.x", bounds={"args.n": {"max": "price"}})
+    assert holds(test, "s", json.dumps({"price": "10"}), Live({"x": "a", "n": "10"}), 0)
+    assert not holds(test, "s", json.dumps({"price": price}), Live({"x": "a", "n": "10"}), 0)
+
+
+class Proves:
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+
+    def actor(self, delegation: Delegation) -> str | None:
+        time.sleep(self.wait)
+        return delegation.actor
+
+
+@pytest.mark.parametrize(("wait", "proven"), [(0.0, "worker"), (5.0, None)])
+def test_a_proof_that_is_late_is_none(wait: float, proven: str | None) -> None:
+    iam = LocalIssuer("late")
+    guard = Guard(BASE, trust=iam, sinks=[ListSink()], proofs=Proves(wait), deadline=timedelta(seconds=1))
+    started = time.monotonic()
+    with guard.task(iam.mint(origin="alice", actor="worker", intent="work")) as task:
+        assert task.state.context.actor_proven == proven
+    assert time.monotonic() - started < 4
+
+
+def test_approvals_are_refused_and_not_ignored() -> None:
+    with pytest.raises(ConfigError, match="not supported yet"):
+        Guard(BASE, trust=LocalIssuer("a"), sinks=[ListSink()], approvals=object())  # type: ignore[arg-type]

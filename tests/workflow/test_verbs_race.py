@@ -365,3 +365,61 @@ def test_two_rules_may_rest_on_the_same_end() -> None:
         desk.call("check", n=1)
         assert desk.call("pay", **PAY).verdict == "allow"
         assert desk.begin("pay", **PAY).code == "rule.require_before"
+
+
+# -- counters that many calls rest on -------------------------------------------------------------------------------------------
+
+
+class Refuses(ListSink):
+    """Refuses the record of one decision, after `meanwhile`."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def decision(self, record: Any) -> None:
+        if self.meanwhile is not None:
+            other, self.meanwhile = self.meanwhile, None
+            other()
+            raise OSError("full")
+        super().decision(record)
+
+
+def test_a_call_does_not_rest_on_counters_that_are_being_taken_back() -> None:
+    """Two first calls of one tool; the one that adds fails to be recorded after the other was judged and before that one reserves."""
+    desk = Desk(_rule(after=After((Item(tool=frozenset({"look"})),))))
+    sink = Refuses()
+    desk.guard._house.sinks = (sink,)
+    judged, failed = threading.Event(), threading.Event()
+    second: list[Decision] = []
+    others: list[threading.Thread] = []
+
+    def rest() -> None:
+        other = threading.Thread(target=lambda: second.append(desk.begin("look", x="b")))
+
+        def wait() -> None:
+            judged.set()
+            assert failed.wait(20)
+
+        desk.between.let_in = wait  # before the reservation of the second call
+        others.append(other)
+        other.start()
+        assert judged.wait(20)
+
+    sink.meanwhile = rest
+    assert desk.begin("look").code == "record.unavailable"
+    failed.set()
+    others[0].join(20)
+    assert second[0].verdict == "allow"
+    assert desk.call("pay", **PAY).verdict == "deny"
+
+
+def test_who_rests_and_who_takes_back() -> None:
+    """Counters stand as long as somebody rests on them."""
+    state = Desk(_rule(then="ask")).tasks["alice"].state
+    assert not state.rests("look"), "nobody has added"
+    state.ran["look"] = [False]
+    assert state.takes_back("look"), "nobody rests: taken back"
+    assert not state.rests("look"), "and from then on nobody may"
+    state.ran["look"] = [False]
+    assert state.rests("look")
+    assert not state.takes_back("look"), "somebody rests: they stay"
+    assert state.rests("look")
