@@ -10,9 +10,13 @@
 | `ListSink`              | records in a list, for tests                                                |
 | `default_sinks`         | what a guard uses unless it is told otherwise                               |
 | `directory`             | where records lie: `$GUARDTRAIL_DIR`, else `.guardtrail`                    |
+
+The verifier is loaded when it is asked for: programs that only write do not pay for it.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from guard.ports import Sink
 from guard.record.audit import AuditFile
@@ -21,7 +25,9 @@ from guard.record.files import Unavailable, directory
 from guard.record.logs import LogSink
 from guard.record.memory import ListSink
 from guard.record.spans import Spans
-from guard.record.verify import Damage, Verified, verify_log
+
+if TYPE_CHECKING:
+    from guard.record.verify import Damage, Verified, verify_log
 
 __all__ = [
     "AuditFile",
@@ -36,6 +42,14 @@ __all__ = [
     "directory",
     "verify_log",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Damage", "Verified", "verify_log"):
+        from guard.record import verify
+
+        return getattr(verify, name)
+    raise AttributeError(f"module 'guard.record' has no attribute {name!r}")
 
 
 def default_sinks() -> list[Sink]:

@@ -105,8 +105,8 @@ class MemoryState:
             try:
                 if now.tzinfo is None:
                     raise TypeError("now")
-                known, at = self._now
-                if known is not now:  # a guard hands the same object over for a whole second
+                last, at = self._now
+                if last is not now:  # a guard hands the same object over for a whole second
                     at = int(now.timestamp())
                     self._now = (now, at)
                 if at < self._high:

@@ -86,15 +86,9 @@ def names(ops: Sequence[Op]) -> list[str]:
     for op in ops:
         kind = type(op)
         if kind is Sum:
-            window, most = op.window, op.most  # type: ignore[union-attr]
-            if most is not None and type(most) is not int:
+            if op.most is not None and type(op.most) is not int:  # type: ignore[union-attr]
                 raise TypeError("Sum")
-            if window is None:
-                found.append(op.key + "#c")  # type: ignore[union-attr]
-            elif type(window) is int and window > 0:
-                found.append(f"{op.key + '#w'}{window}")  # type: ignore[union-attr]
-            else:
-                raise TypeError("window")
+            found.append(_counter(op.key, op.window))  # type: ignore[union-attr]
         elif kind is Know:
             found.append(op.key + "#m")  # type: ignore[union-attr]
             if op.veto != "":  # type: ignore[union-attr]
@@ -102,18 +96,21 @@ def names(ops: Sequence[Op]) -> list[str]:
         elif kind is Add:
             if type(op.amount) is not int or type(op.by) is not str:  # type: ignore[union-attr]
                 raise TypeError("Add")
-            window = op.window  # type: ignore[union-attr]
-            if window is None:
-                found.append(op.key + "#c")  # type: ignore[union-attr]
-            elif type(window) is int and window > 0:
-                found.append(f"{op.key + '#w'}{window}")  # type: ignore[union-attr]
-            else:
-                raise TypeError("window")
+            found.append(_counter(op.key, op.window))  # type: ignore[union-attr]
         elif kind in _MARKS:
             found.append(op.key + "#m")  # type: ignore[union-attr]
         else:
             raise TypeError("operation")
     return found + vetoes if vetoes else found
+
+
+def _counter(key: str, window: object) -> str:
+    """The row of a counter."""
+    if window is None:
+        return key + "#c"
+    if type(window) is int and window > 0:
+        return f"{key + '#w'}{window}"
+    raise TypeError("window")
 
 
 def judge(ops: Sequence[Op], named: Sequence[str], rows: Rows, at: int) -> tuple[list[object] | Refused, Changes]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from guard.model import Finding
 from guard.ops import Op
-from guard.policy.data import PolicyData, Rule
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.past import Hold, PastRule, compile_verb, fires
 from guard.workflow.rules import looks_back, monitored_until
+
+if TYPE_CHECKING:
+    from guard.policy.data import PolicyData, Rule
 
 __all__ = ["end_reads", "weigh_end"]
 

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from guard.constraints import compile_args
 from guard.ops import Know, Mark, Op, Sum, Take
-from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 from guard.workflow import marks
 from guard.workflow.atoms import Values
 from guard.workflow.limits import Context
 from guard.workflow.past import Hold, before_shape, exclusive_keys, exclusive_shape
 from guard.workflow.reach import reach
+
+if TYPE_CHECKING:
+    from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 
 __all__ = ["NOTHING", "Events", "Left", "compile_events", "ended_well", "labels_of", "left_behind", "look", "shapes_in"]
 
@@ -246,8 +248,7 @@ def left_behind(
         done.append(Mark(key, decision, tool.once.within, decision))
         unmark.append(Take(key, need=False))
         forget.append(Take(key, need=False))
-    for _ in ended_well(events, values, context, decision, 0, seen=True):
-        pass  # asked now, so that what the good end will write stands in the record of the decision
+    ended_well(events, values, context, decision, 0, seen=True)  # asked now: what a good end will write stands in the decision's record
     return Left(holds, done, unmark, forget, labels)
 
 

@@ -25,14 +25,16 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guard.constraints import canonical, compile_args, compile_when
 from guard.ops import Add
-from guard.policy.data import Item, Tool
 from guard.workflow.atoms import Values
 from guard.workflow.limits import Context
 from guard.workflow.reach import reach
+
+if TYPE_CHECKING:
+    from guard.policy.data import Item, Tool
 
 __all__ = [
     "about", "add", "back", "denied", "fact", "hashed", "item_key", "label_key", "life", "met", "ok_keys", "once_key", "ours", "person_of",
@@ -101,6 +103,8 @@ def shape_of(*parts: object) -> str:
 
 
 def _written(part: object) -> Any:
+    from guard.policy.data import Item  # loaded long since, by whoever read the policy
+
     if isinstance(part, Item):
         args = {path: repr(constraint.raw) for path, constraint in part.args.items()}
         return [sorted(part.tool), sorted(part.effect), part.label, args, dict(part.match)]
@@ -136,9 +140,8 @@ def met(item: Item, shape: str, values: Values, *, strict: bool) -> bool:
     if not item.args:
         return True
     if strict:
-        return values.ask(f"{shape}.when", compile_when(item.args)) is True
-    test = compile_args(item.args, closed=False)
-    return values.ask(f"{shape}.args", lambda found: _path(test(found))) is None
+        return values.ask(f"{shape}.when", lambda found: compile_when(item.args)(found)) is True
+    return values.ask(f"{shape}.args", lambda found: _path(compile_args(item.args, closed=False)(found))) is None
 
 
 def _path(failed: tuple[str, object] | None) -> str | None:

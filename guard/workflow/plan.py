@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge, Signal
 from guard.ops import AMOUNT_MAX, Absent, Drop, Op, Refused, Sum
-from guard.policy.data import Intent, PolicyData, Rule, Tool
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
@@ -30,6 +29,9 @@ from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.marks import once_key
 from guard.workflow.past import Hold, PastRule, compile_past
 from guard.workflow.rules import CompiledRule, compile_rule, concerns, excused, looks_back, monitored_until
+
+if TYPE_CHECKING:
+    from guard.policy.data import Intent, PolicyData, Rule, Tool
 
 __all__ = ["Fixed", "Plan", "Weighed", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain"]
 

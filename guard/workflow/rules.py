@@ -17,17 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from guard.constraints import Constraint, compile_args, compile_when
 from guard.model import Finding, Mode, Signal
-from guard.policy.data import Rule, Tool, When
-from guard.policy.judge import ArgsCheck
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
 from guard.workflow.limits import LimitSource
 from guard.workflow.past import says
 from guard.workflow.reach import reach
+
+if TYPE_CHECKING:
+    from guard.policy.data import Rule, Tool
+    from guard.policy.judge import ArgsCheck
 
 __all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until"]
 
@@ -35,8 +37,6 @@ SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
 }  # fmt: skip
 """The letters sources have in the ledger's maps (docs/design/0002-workflow.md, 3.1)."""
-
-_NO_RULE: Final = Rule("", When(), "deny")
 
 
 class HasIntent(Protocol):
@@ -63,7 +63,9 @@ class CompiledRule:
     @classmethod
     def of_limit(cls, source: LimitSource) -> CompiledRule:
         """A limit of the intent that depends on arguments: asked of every call."""
-        return cls(_NO_RULE, True, lambda _: True, None, source, None)
+        from guard.policy.data import Rule, When  # loaded long since, by whoever read the policy
+
+        return cls(Rule("", When(), "deny"), True, lambda _: True, None, source, None)
 
     def matches(self, values: Values) -> bool:
         return values.ask(f"{self.rule.id}.when", self.when) is True
@@ -131,11 +133,11 @@ def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Seq
     if unless is None or (unless.intents and plan.intent not in unless.intents):
         return False
     if unless.args:
-        test = compile_args(unless.args, closed=False)
-        if (
-            values.ask(f"{rule.id}.unless", lambda found: _path(test(found)) is None and all(reach(p, found) for p in unless.args))
-            is not True
-        ):
+
+        def holds(found: Mapping[str, object]) -> bool:
+            return compile_args(unless.args, closed=False)(found) is None and all(reach(path, found) for path in unless.args)
+
+        if values.ask(f"{rule.id}.unless", holds) is not True:
             return False
     if unless.flow is not None:
         letters = {SOURCE_LETTERS[source] for source in unless.flow if source in SOURCE_LETTERS}
