@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from guard.constraints import Binder
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
-from guard.ops import Pin
-from guard.ports import Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ops import Op, Pin
+from guard.ports import Approvals, Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
+from guard.workflow.rules import uses_sources
 
 if TYPE_CHECKING:
     from guard.policy import Policy
@@ -116,6 +117,8 @@ class TaskState:
     """Tools whose counters stand; in it, whether a call rests on them without having added its own (`rests`, `takes_back`)."""
     settled: set[str] = field(default_factory=set)
     """Tools whose good end stands."""
+    pending: list[Op] = field(default_factory=list)
+    """For the next list of a settling: room in the ledger that was claimed and not needed."""
 
     def __post_init__(self) -> None:
         self.step_key = f"{self.key}|step"
@@ -172,6 +175,10 @@ class Ticket:
     call_key: str | None = None
     live: Live | None = None
     """Its values with what was asked of them."""
+    masks: Any = None
+    """Where its values came from (`guard.workflow.ledger.Masks`)."""
+    streamed: bool = False
+    """Its body hands out its result in parts."""
     span: Any = None
     started: float = 0.0
     replay: Outcome | None = None
@@ -236,6 +243,11 @@ class House:
     """Shape of a rule -> the second from which it is counted. None: not asked yet."""
     windows: tuple[int | None, ...] = (None,)
     """Over which times denials are counted: ever, and each window a rule names."""
+    most_asks: int = 10
+    """So many asks a task may make; the next one denies."""
+    tracks: bool = False
+    """Some policy asks where values come from, or what the prompt asks for."""
+    approvals: Approvals | None = None
     signals: Signals | None = None
     proofs: Proofs | None = None
     ids: Ids = field(default_factory=Ids)
@@ -250,6 +262,12 @@ class House:
         self.generation = "g:" + sha256("\n".join(layer.digest for layer in self.layers).encode()).hexdigest()[:12]
         denied = {rule.limit.window for layer in self.layers for rule in layer.rules if rule.limit is not None and rule.limit.denied}
         self.windows = (None, *sorted(window for window in denied if window is not None))
+        self.most_asks = min(layer.most_asks for layer in self.layers)
+        self.tracks = uses_sources(self.layers) or any(layer.asked is not None for layer in self.layers)
+        if self.tracks:  # now, and not within the deadline of the first call
+            import guard.workflow.asked
+            import guard.workflow.observe
+            import guard.workflow.sources  # noqa: F401
 
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
         """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""

@@ -22,7 +22,7 @@ from guard.reasons import ReasonCode
 from guard.record import Blinds, Spans, default_sinks, directory
 from guard.state import open_state
 from guard.suggest import did_you_mean
-from guard.taskflow import end_flow, open_flow
+from guard.taskflow import end_flow, open_flow, says_flow
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ class Guard:
         `sinks`: None means the audit file `$GUARDTRAIL_DIR/audit.jsonl` (default `.guardtrail/`) plus OpenTelemetry as configured; a
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
         I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests. `signals`, `proofs`: what is
-        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: not supported yet, ConfigError.
+        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
+        None: an ask stays one, and nothing runs.
         """
-        if approvals is not None:
-            raise ConfigError("`approvals` is not supported yet; until it is, an ask raises ApprovalRequired and nothing runs")
         layers = _load(policy)
         given = sinks is not None
         chosen = tuple(sinks) if sinks is not None else tuple(default_sinks())
@@ -95,6 +94,7 @@ class Guard:
             spans,
             os.path.realpath,
             seconds,
+            approvals=approvals,
             signals=signals,
             proofs=proofs,
         )
@@ -244,10 +244,10 @@ class Guard:
 
     def open_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
         """Decide and record a call whose body the caller runs (generators); `close_call` ends it. Raises Denied."""
-        return self._admitted(drive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
+        return self._streaming(drive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
 
     async def aopen_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
-        return self._admitted(await adrive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
+        return self._streaming(await adrive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
 
     def close_call(self, ticket: Ticket, outcome: Outcome) -> None:
         drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
@@ -259,9 +259,10 @@ class Guard:
         frame = self._current.get()
         return frame.task.state if frame is not None else None
 
-    def _admitted(self, ticket: Ticket) -> Ticket:
+    def _streaming(self, ticket: Ticket) -> Ticket:
         if ticket.decision.blocks:
             raise denied(ticket.decision)
+        ticket.streamed = True
         self._hold(ticket)
         return ticket
 
@@ -275,6 +276,7 @@ class Guard:
         if outcome.error is not None:
             raise outcome.error
         if type(outcome.value).__name__ in _STREAMS and ticket.replay is None:
+            ticket.streamed = type(outcome.value).__name__ != "coroutine"
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
             return _STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
         return outcome.value
@@ -401,6 +403,17 @@ class Task:
     ) -> Task:
         """`delegate`, awaited."""
         return self.delegate(actor, tools=tools, ttl=ttl)
+
+    def user_says(self, text: str, *, quoted: str = "") -> None:
+        """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.
+
+        Pass nothing that a tool or a page returned. In a delegated task they are an agent's words, which are text. Raises Denied where the
+        task has ended, or the store does not answer: then nothing was said.
+        """
+        house = self._guard._house
+        decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
+        if decision is not None:
+            raise denied(decision)
 
     def end(self) -> Decision:
         """Judge `task.end` and end the task: its identifier is never used again.

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import TokenRefused
 from guard.house import House, SystemClock, TaskState
-from guard.model import Bound, Delegation, Finding, Outcome, Signal, ToolCall
+from guard.model import Approval, Bound, Delegation, Finding, Outcome, Signal, ToolCall
 from guard.ops import Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Take, Tally
 from guard.ports import Clock
 from guard.reasons import REASONS, ReasonCode
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Claim
 from guard.workflow.plan import Plan, Weighed
+
+if TYPE_CHECKING:
+    from guard.workflow.ledger import Masks
 
 __all__ = [
     "NO_SIGNALS", "Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
@@ -29,6 +32,7 @@ __all__ = [
 
 NO_SIGNALS: Mapping[str, Signal] = {}
 _NOTHING: Mapping[str, object] = {}
+_NOTHING_SAID: Mapping[str, str] = {}
 
 
 def forbid(judge: str, code: ReasonCode, text: str = "", fix: str | None = None) -> Finding:
@@ -73,13 +77,17 @@ class Draft:
 
     adds = False
     answers: Sequence[object] = ()
+    approvals: Sequence[Approval] = ()
     at = 0
     bound: Bound | None = None
     call_key: str | None = None
     claims: Sequence[Claim] = ()
+    cleared: Mapping[str, str] = _NOTHING_SAID
+    endorses = False
     interrupt: BaseException | None = None
     judged: tuple[int, int] | None = None
     live: Live | None = None
+    masks: Masks | None = None
     now: datetime | None = None
     plan: Plan | None = None
     read_at = 0

@@ -45,16 +45,16 @@ PARTS: Final[Mapping[str, Part]] = {
     # results, labels, sources
     "returns": Part(True, _SOURCES),
     "variants": Part(True, _LABELS),
-    "carries": Part(False, _SOURCES),
-    "flow": Part(False, _SOURCES),
-    "asked": Part(False, _SOURCES),
-    "from": Part(False, _SOURCES),
-    "$me": Part(False, _SOURCES),
+    "carries": Part(True, _SOURCES),
+    "flow": Part(True, _SOURCES),
+    "asked": Part(True, _SOURCES),
+    "from": Part(True, _SOURCES),
+    "$me": Part(True, _SOURCES),
     # approvals; what happens in tests
-    "asks": Part(False, _ASK),
-    "approve": Part(False, _ASK),
+    "asks": Part(True, _ASK),
+    "approve": Part(True, _ASK),
     "signal": Part(True, _FACTS),
-    "user_says": Part(False, _SOURCES),
+    "user_says": Part(True, _SOURCES),
     "tasks": Part(True, _RULES),
 }
 

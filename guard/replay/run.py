@@ -29,7 +29,18 @@ from guard.replay.order import MOST, Waiting
 from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params
 from guard.replay.said import WITHOUT, Judged, Summary
 from guard.replay.state import ReplayState
-from guard.replay.taking import as_it_stands, besides_of, forced_of, is_blind, is_digest, path_of, wanted_of, what_is_left, without
+from guard.replay.taking import (
+    as_it_stands,
+    besides_of,
+    cleared_of,
+    forced_of,
+    is_blind,
+    is_digest,
+    path_of,
+    wanted_of,
+    what_is_left,
+    without,
+)
 from guard.sources import Seen
 from guard.steps import Taken, refunds
 from guard.workflow.atoms import Live, NotJudged, Told, Values
@@ -273,7 +284,7 @@ class Replay:
             answers = answer.values
         ran = seen.status != "not_executed"
         adds = seen.tool not in task.ran
-        cleared = frozenset(f.rule for f in seen.findings if f.rule and f.says == "permit" and f.text == "approved")
+        cleared = cleared_of(seen)
         weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds)
         findings = [*besides, *weighed.findings]
         left = weighed

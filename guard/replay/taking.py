@@ -19,7 +19,18 @@ from guard.workflow.past import PastRule
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.rules import CompiledRule
 
-__all__ = ["as_it_stands", "besides_of", "forced_of", "is_blind", "is_digest", "path_of", "wanted_of", "what_is_left", "without"]
+__all__ = [
+    "as_it_stands",
+    "besides_of",
+    "cleared_of",
+    "forced_of",
+    "is_blind",
+    "is_digest",
+    "path_of",
+    "wanted_of",
+    "what_is_left",
+    "without",
+]
 
 _HANDED_ON: Final = frozenset(("task", "token", "call", "grants"))
 _FAILED: Final = frozenset(("guard", "record", "external"))
@@ -50,6 +61,13 @@ def besides_of(opened: int, seen: Seen, plan: Plan) -> list[Finding]:
     if plan.ends is not None and not known and seen.at // 1_000_000 >= opened + plan.ends:
         findings.append(Finding("task", "forbid", ReasonCode.TASK_EXPIRED, text="the time of the intent is over", fix="a new task"))
     return findings
+
+
+def cleared_of(seen: Seen) -> dict[str, str]:
+    """The asks that approvals covered, with what the record says of them."""
+    head = "approved: "
+    found = (f.text for f in seen.findings if f.says == "permit" and f.text.startswith(head))
+    return {text[len(head) :].partition(" ")[0]: text for text in found}
 
 
 def path_of(text: str) -> str:

@@ -2,7 +2,7 @@
 
     from guard.testing import FrozenClock, ListSink, run_case
 
-`run_case` runs one entry of a policy's `tests:`; `StateContract` is the suite every state store must pass.
+`FakeApprovals`, `FakeSignals` and `FakeProofs` say what persons, devices and workloads have said. `run_case` runs one entry of a policy's `tests:`; `StateContract` is the suite every state store must pass.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from guard.testing.clock import FrozenClock
 if TYPE_CHECKING:
     from guard.record import ListSink
     from guard.testing.cases import CaseResult, Step, run_case
+    from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
     from guard.testing.state_contract import StateContract
 
-__all__ = ["CaseResult", "FrozenClock", "ListSink", "StateContract", "Step", "run_case"]
+__all__ = ["CaseResult", "FakeApprovals", "FakeProofs", "FakeSignals", "FrozenClock", "ListSink", "StateContract", "Step", "run_case"]
 
 # Loaded when asked for: who needs a clock does not pay for a guard.
 _HOMES = {
     "CaseResult": "guard.testing.cases",
+    "FakeApprovals": "guard.testing.fakes",
+    "FakeProofs": "guard.testing.fakes",
+    "FakeSignals": "guard.testing.fakes",
     "ListSink": "guard.record",
     "StateContract": "guard.testing.state_contract",
     "Step": "guard.testing.cases",

@@ -87,6 +87,8 @@ class SourcePlan:
     hosts: bool
     endorsable: bool
     downloads: tuple[str, ...] = ()
+    unrecorded: frozenset[str] = UNRECORDED
+    """Sites whose answers a record leaves out."""
 
     # --- the questions
 

@@ -28,10 +28,10 @@ from guard.workflow.past import says
 from guard.workflow.reach import reach
 
 if TYPE_CHECKING:
-    from guard.policy.data import Rule, Tool
+    from guard.policy.data import PolicyData, Rule, Tool
     from guard.policy.judge import ArgsCheck
 
-__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until"]
+__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until", "uses_sources"]
 
 SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
@@ -144,6 +144,15 @@ def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Seq
         each = [mask for path in masks or {} for mask in (masks or {})[path]]
         return bool(each) and all(letters & set(mask) for mask in each)
     return bool(unless.intents or unless.args)
+
+
+def uses_sources(layers: Sequence[PolicyData]) -> bool:
+    """Whether anything in these layers asks where a value comes from. Without it nothing is indexed."""
+    return any(layer.flow is not None for layer in layers) or any(
+        (rule.unless is not None and rule.unless.flow is not None) for layer in layers for rule in layer.rules
+    ) or any(
+        permission.origins for layer in layers for intent in layer.intents.values() for permission in intent.allow.values()
+    )  # fmt: skip
 
 
 def concerns(rule: Rule, tool: Tool, intent: str | None) -> bool:
