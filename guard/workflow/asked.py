@@ -18,7 +18,7 @@ from guard.policy.data import EFFECTS, Asked, PolicyData, Tool
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Told, Values
 
-__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge"]
+__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge", "words_of"]
 
 MAX_PROMPT: Final = 1 << 16
 
@@ -116,6 +116,15 @@ def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = N
                 classes.add(effect)
                 break
     return AskedState(frozenset(classes), _DELEGATED.search(text) is not None)
+
+
+def words_of(layers: Sequence[PolicyData]) -> dict[str, tuple[str, ...]]:
+    """The words of every layer that has `asked`, together."""
+    words: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        for effect, own in (layer.asked.words if layer.asked is not None else {}).items():
+            words[effect] = (*words.get(effect, ()), *own)
+    return words
 
 
 def _not_negated(tokens: list[tuple[str, int]], stops: list[int]) -> list[bool]:

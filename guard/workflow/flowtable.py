@@ -42,6 +42,10 @@ _READS: Final = frozenset({"read", "fetch"})
 _OBJECTS: Final = frozenset({"id", "name", "text", "path", "url", "any"})
 
 
+MAX_LINKS: Final = 8
+"""Calls that are named as the origin of an allowed call's values."""
+
+
 class Keys(Protocol):
     """What the ledger's keys are made of: a part of `workflow.limits.Context`."""
 
@@ -229,17 +233,20 @@ class SourcePlan:
     def _flow(self, known: Mapping[str, list[Value]], wide: bool) -> list[Finding]:
         found: dict[tuple[str, str], Finding] = {}
         passed: dict[str, str] = {}
+        brought: dict[str, None] = {}  # the calls whose values flow into this one: its span links to theirs
         for path, items in known.items():
             for value in items:
                 cell = self._cell(value, wide, path in self.pinned)
                 if cell.verdict == "allow":
                     passed.setdefault(path, cell.source)
+                    if cell.by and len(brought) < MAX_LINKS:
+                        brought[cell.by] = None
                 elif (old := found.get((path, cell.code))) is None or (old.says == "ask" and cell.verdict == "deny"):
                     found[path, cell.code] = self._fault(path, cell)
         if found:
             return list(found.values())
         text = "; ".join(f"{path} from {source}" for path, source in passed.items()) or "no control value"
-        return [Finding("flow", "permit", ReasonCode.PERMIT, text=text)]
+        return [Finding("flow", "permit", ReasonCode.PERMIT, text=text, witnesses=tuple(brought))]
 
     def _cell(self, value: Value, wide: bool, pinned: bool) -> Cell:
         """The worst of the effects' cells for one value."""

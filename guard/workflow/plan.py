@@ -357,7 +357,7 @@ def weigh(
                 claims.append(claim.silenced() if silent else claim)
     if cleared:
         findings = [approved(found, cleared) for found in findings]
-        claims = [claim.silenced() if claim.source.says == "ask" and claim.source.rule in cleared else claim for claim in claims]
+        claims = [claim.silenced() if claim.source.cleared(cleared) else claim for claim in claims]
     clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in findings)
     tool, events = plan.tool, plan.events
     if tool is None or (events.light and (seen or not clear)):
