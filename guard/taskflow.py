@@ -30,12 +30,12 @@ from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, T
 from guard.reasons import ReasonCode
 from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
-from guard.workflow.events import shapes_in
+from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
 from guard.workflow.past import Hold
 from guard.writing import decision_of, note_flow, write
 
-__all__ = ["end_flow", "open_flow", "says_flow"]
+__all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]
 
 _SPEAKS: Final[tuple[Judge, ...]] = ("task",)
 """Who must permit the end of a task."""
@@ -97,6 +97,8 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
         return (yield from _refuse(house, draft, forbid("task", ReasonCode.TASK_ENDED)))
     if type(text) is not str or type(quoted) is not str:
         return (yield from _refuse(house, draft, forbid("call", ReasonCode.ARGS_TYPE, "what the user says is text")))
+    if state.generation != house.generation:
+        state.begin(house.generation, house.since or {})
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)
@@ -136,6 +138,13 @@ def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
     return proven if type(proven) is str and proven else None
 
 
+def begin_flow(house: House, *, late: bool) -> Flow[Finding | None]:
+    """`_begin` for policies that are loaded into a running guard. `late`: tasks may be open that began in this very second."""
+    draft = Draft(house, None, ToolCall("policy.reload"), dry=False)
+    stop = yield from read_clock(house, draft)
+    return stop if stop is not None else (yield from _begin(house, draft, draft.at // 1_000_000 + late))
+
+
 def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
     """Once after a load: the number of these policies, and from when on their shapes are counted."""
     tag = f"gen|{house.generation}"
@@ -151,6 +160,7 @@ def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
         if type(answer) not in (Applied, Refused):
             return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     shapes = sorted({shape for layer in house.layers for found in shapes_in(layer).values() for shape in found})
+    shapes += [SOURCES] if house.tracks else []
     since: dict[str, int] = {}
     if shapes:
         looks = tuple(Know(f"since|{shape}", "at", str(now)) for shape in shapes)

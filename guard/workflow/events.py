@@ -30,10 +30,14 @@ from guard.workflow.reach import reach
 if TYPE_CHECKING:
     from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 
-__all__ = ["NOTHING", "Events", "Left", "compile_events", "ended_well", "labels_of", "left_behind", "look", "shapes_in"]
+__all__ = ["NOTHING", "SOURCES", "Events", "Left", "compile_events", "ended_well", "labels_of", "left_behind", "look", "shapes_in"]
 
 UNDECLARED = ("untrusted",)
 """What a result is labelled of which the policy says nothing."""
+
+
+SOURCES = "sources"
+"""Among the shapes: since when results are looked at for where values come from."""
 
 
 class Place(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from guard.model import Finding, Says
 from guard.ops import Add, Know, Lookup, Mark, Op, parse_map
-from guard.policy.data import FlowRow, Tool
+from guard.policy.data import SOURCES, FlowRow, Tool
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Told, Values
 from guard.workflow.cells import Cell, Value, lookup, merge, worse
@@ -91,8 +91,16 @@ class SourcePlan:
     hosts: bool
     endorsable: bool
     downloads: tuple[str, ...] = ()
+    young: bool = False
+    """The task has seen things before anybody looked: what is unknown may be one of them."""
     unrecorded: frozenset[str] = UNRECORDED
     """Sites whose answers a record leaves out."""
+
+    @property
+    def particular(self) -> bool:
+        """Does it matter where a value comes from? Not where every source may reach every effect of the tool."""
+        free = all(row is not None and all(row.cells.get(source) == "allow" for source in SOURCES) for _, row in self.rows)
+        return bool(self.origins) or (bool(self.control) and not free)
 
     # --- the questions
 
@@ -170,7 +178,7 @@ class SourcePlan:
         for part in self._parts(values, ledger, raw or {}):
             parts[part.site] = part
             found[part.site] = [[next(left, None) for _ in one] for one in self._keys(ledger, part)]
-        wide = self.has_flow and _got(values, "wide", next(left, None) is not None) is True
+        wide = self.has_flow and _got(values, "wide", next(left, None) is not None or self.young) is True
         findings = self._origin_findings(values, parts, found)
         known: dict[str, list[Value]] = {}
         caps: set[str] = set()
