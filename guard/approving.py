@@ -73,12 +73,12 @@ def _named(house: House, delegation: Delegation, persons: tuple[str, ...]) -> st
         return "a person"
 
 
-def resting_on(draft: Draft, weighed: Weighed, plan: Plan, task: TaskState) -> Weighed:
+def resting_on(draft: Draft, weighed: Weighed, plan: Plan | None, task: TaskState) -> Weighed:
     """The same, with the approvals it rests on: none used meanwhile, all used by this call; and the values they endorse."""
     keys = [used_key(task.key, one.id) for one in draft.approvals]
     holds = [Hold(Absent(key), None) for key in keys]
     marks: list[Op] = [Mark(key, draft.id, None, draft.id) for key in keys]
-    if draft.endorses and plan.sources is not None and draft.live is not None:
+    if draft.endorses and plan is not None and plan.sources is not None and draft.live is not None:
         marks += plan.sources.endorsements(draft.live, task.context, draft.id)
     taken: list[Op] = [Take(key, need=False) for key in keys]
     return weighed._replace(holds=[*holds, *weighed.holds], marks=[*weighed.marks, *marks], unmark=[*weighed.unmark, *taken])

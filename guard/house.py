@@ -127,6 +127,8 @@ class TaskState:
 
     def begin(self, generation: str, since: Mapping[str, int]) -> None:
         """The policies that judge the task, and from when on their shapes are counted."""
+        if self.generation:  # loaded anew: what was left out because nobody asked may be asked for now
+            self.ran, self.settled = {}, set()
         self.generation, self.since, self.plans = generation, since, {}
         self.life = Pin(f"{self.key}|life", generation)
 

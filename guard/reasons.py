@@ -88,6 +88,8 @@ class ReasonCode(StrEnum):
     ASKED_NOT_ASKED = "asked.not_asked"
     ASKED_DELEGATED = "asked.delegated"
     ASK_TOO_MANY = "ask.too_many"
+    ASK_ENDORSE = "ask.endorse"
+    ASK_DECLASSIFY = "ask.declassify"
 
     LIMIT_CALLS = "limit.calls"
     LIMIT_SUM = "limit.sum"
@@ -233,6 +235,8 @@ REASONS: dict[ReasonCode, Reason] = {
         "the trusted prompt hands its orders to somebody else's words (a heuristic)", "a person must look first", ("OWASP-ASI01",)
     ),
     ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
+    ReasonCode.ASK_ENDORSE: _R("a person must vouch for the value before it may be used", "a person must look first", ("OWASP-ASI09",)),
+    ReasonCode.ASK_DECLASSIFY: _R("a person must vouch that a label does not hold any more", "a person must look first", ("OWASP-ASI09",)),
     ReasonCode.LIMIT_CALLS: _R("the number of calls of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.LIMIT_SUM: _R("the sum of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.RULE_MATCH: _R("a rule without a verb matches the call", "a rule does not allow this"),

@@ -23,6 +23,7 @@ from guard.record import Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
 from guard.suggest import did_you_mean
 from guard.taskflow import begin_flow, end_flow, open_flow, says_flow
+from guard.vouch import Vouch, declassified, endorsed, vouch_flow
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
@@ -437,6 +438,28 @@ class Task:
         decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
         if decision is not None:
             raise denied(decision)
+
+    def endorse(self, tool: str, argument: str, value: object) -> Decision:
+        """A person vouches that `argument` (a control argument) of `tool` may have `value` in this task, wherever it came from.
+
+        Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
+        nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
+        """
+        return self._vouch(endorsed(self._guard._house, tool, argument, value))
+
+    def declassify(self, label: str) -> Decision:
+        """A person vouches that `label` does not hold any more: rules on it count from now on.
+
+        Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
+        """
+        return self._vouch(declassified(self._guard._house, label))
+
+    def _vouch(self, vouch: Vouch) -> Decision:
+        house = self._guard._house
+        decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
+        if decision.blocks:
+            raise denied(decision)
+        return decision
 
     def end(self) -> Decision:
         """Judge `task.end` and end the task: its identifier is never used again.

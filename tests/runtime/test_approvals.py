@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from guard import ApprovalRequired, Guard, LocalIssuer, Policy, ToolCall
+from guard import ApprovalRequired, Denied, Guard, LocalIssuer, Policy, ToolCall
+from guard.errors import ConfigError
 from guard.model import Approval, Decision, Outcome
 from guard.record import AuditFile, ListSink
 from guard.replay import Replay
@@ -258,3 +259,119 @@ def test_a_task_that_keeps_asking_is_denied() -> None:
         assert last.fix == "a new task"
         world.approvals.approve(Decision(**{**{f: getattr(last, f) for f in Decision.__slots__}, "verdict": "ask"}), "big", by="alice")
         assert world.pay().verdict == "allow", "an answer to what was asked still counts"
+
+
+# --- what a person vouches for
+
+VOUCH = """
+guardtrail: 1
+name: vouch
+owner: tests@acme.example
+tools:
+  page: {effect: fetch, control: {url: url}, returns: {format: text, labels: [untrusted]}}
+  send: {effect: send, control: {"to[]": email}, data: {body: text}, returns: none}
+intents:
+  work: {description: Anything., allow: {page: {}, send: {}}}
+flow: {fetch: {allow: [any]}, send: {allow: [prompt, endorsed]}}
+rules:
+  - {id: after, when: {tool: send}, forbid_after: [{label: untrusted}]}
+asks: {ask.declassify: {by: {group: security}}}
+"""
+
+
+def vouching(store: Any = None) -> World:
+    world = World()
+    world.guard = Guard(
+        Policy.from_text(VOUCH, file="v.yaml"), trust=world.iam, state=store or world.store, sinks=[world.sink], clock=world.clock,
+        approvals=world.approvals,
+    )  # fmt: skip
+    return world
+
+
+def _vouched(world: World, ask: Any, by: str, groups: tuple[str, ...] = ()) -> Any:
+    with pytest.raises(ApprovalRequired) as required:
+        ask()
+    world.approvals.approve(required.value.decision, by=by, groups=groups)
+    return ask()
+
+
+def _send(world: World, *to: str) -> Decision:
+    return world.guard.before(ToolCall("send", {"to": list(to), "body": "b"}))
+
+
+def _page(world: World) -> None:
+    decision = world.guard.before(ToolCall("page", {"url": "https://a.example/"}))
+    world.guard.after(decision, Outcome("ok", "text"))
+
+
+def test_an_endorsed_value_may_be_used_for_that_tool_and_argument() -> None:
+    world = vouching()
+    with world.task() as task:
+        assert _send(world, "x@a.example").code == "flow.unknown"
+        decision = _vouched(world, lambda: task.endorse("send", "to[]", "x@A.Example"), "alice")
+        assert (decision.verdict, decision.tool, decision.step) == ("allow", "task.endorse", 3)
+        assert _send(world, "x@a.example").verdict == "allow"
+        assert _send(world, "x@a.example", "y@a.example").code == "flow.unknown"
+    notes = [one for one in world.sink.records if one.kind == "approval"]
+    assert [(one.what, one.tool, one.argument, bool(one.value)) for one in notes] == [("endorse", "send", "to[]", True)]  # type: ignore[union-attr]
+    assert "a.example" not in repr([one for one in world.sink.records if one.kind != "decision" or one.tool == "task.endorse"])
+
+
+def test_a_label_that_was_declassified_holds_again_after_the_next_such_call() -> None:
+    world = vouching()
+    with world.task() as task:
+        _vouched(world, lambda: task.endorse("send", "to[]", "x@a.example"), "alice")
+        _page(world)
+        _page(world)
+        assert _send(world, "x@a.example").code == "rule.forbid_after"
+        with pytest.raises(ApprovalRequired):
+            _vouched(world, lambda: task.declassify("untrusted"), "alice")  # not of the group
+        _vouched(world, lambda: task.declassify("untrusted"), "sam", ("security",))
+        assert _send(world, "x@a.example").verdict == "allow"
+        _page(world)
+        assert _send(world, "x@a.example").code == "rule.forbid_after"
+
+
+def test_a_call_that_is_not_recorded_does_not_hide_a_label_after_it_was_declassified() -> None:
+    """Attack: a call in flight sets the label, a person takes it back, the call fails to be recorded and takes it back once more."""
+    world = vouching()
+    with world.task() as task:
+        _vouched(world, lambda: task.endorse("send", "to[]", "x@a.example"), "alice")
+        whole = world.sink.decision
+
+        def fails(record: Any) -> None:
+            if record.tool == "page":
+                world.sink.decision = whole  # type: ignore[method-assign]
+                _vouched(world, lambda: task.declassify("untrusted"), "sam", ("security",))
+                raise OSError("disk full")
+            whole(record)
+
+        world.sink.decision = fails  # type: ignore[method-assign]
+        assert world.guard.before(ToolCall("page", {"url": "https://a.example/"})).code == "record.unavailable"
+        assert _send(world, "x@a.example").verdict == "allow"
+        _page(world)
+        assert _send(world, "x@a.example").code == "rule.forbid_after"
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda task: task.endorse("sned", "to[]", "x@a.example"), "did you mean `send`"),
+        (lambda task: task.endorse("send", "body", "b"), "not a control argument"),
+        (lambda task: task.endorse("send", "to[]", 17), "not a email"),
+        (lambda task: task.declassify("untrsted"), "did you mean `untrusted`"),
+    ],
+)
+def test_what_cannot_be_vouched_for(ask: Any, says: str) -> None:
+    world = vouching()
+    with world.task() as task, pytest.raises(ConfigError, match=says):
+        ask(task)
+
+
+def test_an_ended_task_vouches_for_nothing() -> None:
+    world = vouching()
+    with world.task() as task:
+        pass
+    with pytest.raises(Denied) as refused:
+        task.declassify("untrusted")
+    assert refused.value.decision.code == "task.ended"
