@@ -79,6 +79,7 @@ class Draft:
     claims: Sequence[Claim] = ()
     interrupt: BaseException | None = None
     judged: tuple[int, int] | None = None
+    life: Pin | None = None
     live: Live | None = None
     now: datetime | None = None
     plan: Plan | None = None
@@ -172,7 +173,7 @@ def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bo
     |----------------------|--------------------------------------------------------------------------|
     | `ended:DECISION`     | `task.ended`                                                             |
     | `suspended:RULE`     | `task.suspended`                                                         |
-    | policies, older      | the newest loaded policies govern the next call: ours are put            |
+    | policies, older      | the newest loaded policies govern the next call: ours are put (not dry)  |
     | policies, newer      | `policy.older`: a process that was not reloaded must not judge on        |
     | anything else        | `state.unavailable`                                                      |
     """
@@ -195,12 +196,15 @@ def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bo
         return forbid("task", ReasonCode.POLICY_OLDER, fix="load the newer policy here")
     if not renew:
         return None
+    if draft.dry:  # the call itself would put ours; the trial goes on from the life that stands
+        draft.life = Pin(life.key, str(stood))
+        return None
     # Only over the one that was seen: somebody may have ended the task meanwhile.
     swap = (Pin(life.key, str(stood)), Put(life.key, mine, draft.id))
-    put = draft.ask(house.store, house.store.apply, (swap,), {"now": draft.now, "commit": not draft.dry})
+    put = draft.ask(house.store, house.store.apply, (swap,), {"now": draft.now})
     if type(put) is Need:
         put = yield put
-    if type(put) is Refused or (type(put) is Applied and not draft.dry):
+    if type(put) in (Refused, Applied):
         return None
     return failed(put, "state", ReasonCode.STATE_UNAVAILABLE)
 
