@@ -12,7 +12,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.errors import TokenRefused
+from guard.errors import GuardError, TokenRefused
 from guard.house import House, SystemClock, TaskState
 from guard.model import Bound, Delegation, Finding, Outcome, Signal, ToolCall
 from guard.ops import Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Take, Tally
@@ -215,6 +215,9 @@ def revocation_said(answer: object) -> Finding | None:
         return None
     if type(answer) is str and answer:
         return forbid("token", ReasonCode.TOKEN_REVOKED, f"{answer} was revoked", "a new token, from an identity that was not revoked")
+    error = answer.error if type(answer) is Failure and not answer.late else None
+    if isinstance(error, GuardError) and error.code == ReasonCode.REVOCATION_UNAVAILABLE:  # names the file and the line to repair
+        return forbid("token", ReasonCode.REVOCATION_UNAVAILABLE, str(error))
     return failed(answer, "token", ReasonCode.REVOCATION_UNAVAILABLE)
 
 
