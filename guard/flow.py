@@ -92,7 +92,7 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tupl
     In this order: the life of the task, its step, the call's id, what must still be so, what is left behind, what is counted.
     """
     by, call_key = draft.id, draft.call_key
-    ops: list[Op] = [task.life]
+    ops: list[Op] = [draft.life or task.life]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
     if weighed.holds:

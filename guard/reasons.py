@@ -66,6 +66,7 @@ class ReasonCode(StrEnum):
     ARGS_SIZE = "args.size"
     ARGS_CONSTRAINT = "args.constraint"
     ARGS_FROM = "args.from"
+    ARGS_CHECK = "args.check"
 
     GRANT_TOOL = "grant.tool"
     GRANT_ARGS = "grant.args"
@@ -172,6 +173,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.ARGS_FROM: _R(
         "an argument does not come from where the intent says it must", "an argument has the wrong source", ("OWASP-ASI01",)
+    ),
+    ReasonCode.ARGS_CHECK: _R(
+        "the intent's `check` is not true of the arguments", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")
     ),
     ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
     ReasonCode.GRANT_ARGS: _R(

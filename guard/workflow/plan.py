@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge, Signal
 from guard.ops import AMOUNT_MAX, Absent, Drop, Op, Refused, Sum
-from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
+from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge, refused
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
 from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, left_behind, look, shapes_in
@@ -221,7 +221,7 @@ def _rules(
                 if found is not None:
                     past.append(found)
                 elif not looks_back(each):
-                    rules.append(compile_rule(each, layer.name))
+                    rules.append(compile_rule(each, layer.name, tool))
     sources += [rule.limit for rule in rules if rule.limit is not None and rule.always and rule.rule.unless is None]
     fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool.name)) is not None]
     fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
@@ -423,7 +423,7 @@ def _told(checks: tuple[Check, ...], values: Values) -> Check | Finding:
     answer = values.ask(first.judge, lambda _: None)
     if type(answer) is int and 0 <= answer < len(checks):
         return checks[answer]
-    return Finding(first.judge, "forbid", first.code, where=first.where, text=f"argument {answer} is not inside {first.of}", fix=first.fix)
+    return refused(first, str(answer))
 
 
 def _unless(rule: Rule, finding: Finding, plan: Plan, values: Values, masks: Mapping[str, Sequence[str]] | None) -> Finding:

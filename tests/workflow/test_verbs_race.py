@@ -18,11 +18,12 @@ import pytest
 from guard import Guard, LocalIssuer, ToolCall
 from guard.constraints import parse
 from guard.model import Decision, Delegation, Outcome, Signal
-from guard.ops import Applied, Drop, Op, Refused
+from guard.ops import Applied, Drop, Lookup, Op, Put, Refused
 from guard.policy.data import After, Before, Exclusive, Item, Limit, Once, Returns, Rule, Unless, When
 from guard.ports import StateStore
 from guard.record import ListSink
 from guard.state import MemoryState, SqliteState
+from guard.taskflow import task_key
 from guard.testing import FrozenClock
 from tests.workflow.chains import BASE, wrap
 
@@ -291,6 +292,32 @@ def test_who_was_not_reloaded_does_not_judge_on() -> None:
     assert newer.begin("pay", **PAY).code == "rule.forbid_after", "the new rule sees the past"
     assert desk.begin("look").code == "policy.older"
     assert newer.begin("look").verdict == "allow"
+
+
+def test_a_dry_run_judges_under_newer_policies_than_the_task_has_seen() -> None:
+    """As the call would, which puts the newer policies first; and it leaves the older ones standing."""
+    desk = Desk()
+    desk.call("look")
+    newer = desk.again(_rule(after=After((Item(tool=frozenset({"look"})),))))
+    key = task_key(desk.tasks["alice"].delegation)
+    older, mine = (Put(f"{key}|life", one.guard._house.generation) for one in (desk, newer))
+    now = desk.clock.now()
+    with newer.tasks["alice"]:
+        desk.store.apply([older], now=now)
+        for _ in range(2):
+            assert newer.guard.check(ToolCall("look", {"x": "a"})).verdict == "allow"
+            assert newer.guard.check(ToolCall("pay", {"x": "a", **PAY})).code == "rule.forbid_after"
+        assert desk.store.apply([Lookup(older.key)], now=now).values == (older.value,)  # type: ignore[union-attr]
+    assert newer.begin("look").verdict == "allow"
+    assert desk.store.apply([Lookup(older.key)], now=now).values == (mine.value,)  # type: ignore[union-attr]
+    with desk.tasks["alice"]:
+        assert desk.guard.check(ToolCall("look", {"x": "a"})).code == "policy.older", (
+            "a dry run of the older ones is refused as the call is"
+        )
+    with newer.tasks["alice"]:
+        for ended, code in (("ended:x", "task.ended"), ("suspended:r", "task.suspended"), ("nonsense", "state.unavailable")):
+            desk.store.apply([Put(older.key, ended)], now=now)
+            assert newer.guard.check(ToolCall("look", {"x": "a"})).code == code
 
 
 def test_a_rule_that_counts_from_now_on_asks_in_a_running_task() -> None:
