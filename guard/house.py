@@ -86,6 +86,23 @@ class Ids:
         return f"{head}{n & 0xFFFFFFFF:08X}"
 
 
+def hmac_under(key: bytes) -> Callable[[bytes], str]:
+    """Half of HMAC-SHA256 under `key` (up to 64 bytes), as hex. The two blocks that hold the key (RFC 2104) are hashed once and not for
+    every message: a third of the time of `hmac.digest`, which asks OpenSSL for its algorithm anew each time."""
+    if len(key) > 64:
+        raise ValueError("key")
+    padded = key.ljust(64, b"\0")
+    inner, outer = sha256(bytes(byte ^ 0x36 for byte in padded)), sha256(bytes(byte ^ 0x5C for byte in padded))
+
+    def digest(message: bytes) -> str:
+        within, around = inner.copy(), outer.copy()
+        within.update(message)
+        around.update(within.digest())
+        return around.hexdigest()[:32]
+
+    return digest
+
+
 @dataclass(slots=True)
 class TaskState:
     """One open delegation of one task, in this process. `key` prefixes every state key of the task.
@@ -112,6 +129,8 @@ class TaskState:
     step_key: str = ""
     credential: str = ""
     life: Pin = field(init=False)
+    args_hmac: Callable[[bytes], str] = field(init=False)
+    """Canonical arguments -> what records say of them."""
     ran: dict[str, list[bool]] = field(default_factory=dict)
     """Tools whose counters stand; in it, whether a call rests on them without having added its own (`rests`, `takes_back`)."""
     settled: set[str] = field(default_factory=set)
@@ -121,6 +140,7 @@ class TaskState:
         self.step_key = f"{self.key}|step"
         self.life = Pin(f"{self.key}|life", self.generation)
         self.credential = str(self.delegation.credential)
+        self.args_hmac = hmac_under(self.hmac_key)
 
     def begin(self, generation: str, since: Mapping[str, int]) -> None:
         """The policies that judge the task, and from when on their shapes are counted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from time import perf_counter, time_ns
 
 from guard.decide import Ruling, decide
@@ -48,7 +47,7 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
         "" if task is None else task.delegation.txn,
         draft.step,
         tool if type(tool) is str else "",
-        "" if task is None or bound is None else hmac.digest(task.hmac_key, bound.canonical, "sha256").hex()[:32],
+        "" if task is None or bound is None else task.args_hmac(bound.canonical),
         house.policy,
         lambda: frozen_details(task, bound),
     )
