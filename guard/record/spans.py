@@ -12,7 +12,6 @@ The decision stands as an event too: some backends take no logs. Names, codes, k
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -154,13 +153,15 @@ class Spans:
                     self._fixed.clear()
                 self._fixed[id(delegation), tool] = held
             name, fixed = held[1], held[2]
-        made = fixed.copy()
-        made[DECISION] = decision.verdict
-        made[MODE] = decision.mode
-        made[EXECUTED] = decision.verdict == "allow"
-        made[DECISION_ID] = decision.id
-        made[STEP] = decision.step
-        return name, made
+        verdict = decision.verdict
+        return name, {
+            **fixed,
+            DECISION: verdict,
+            MODE: decision.mode,
+            EXECUTED: verdict == "allow",
+            DECISION_ID: decision.id,
+            STEP: decision.step,
+        }
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
         """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
@@ -245,8 +246,10 @@ class CallSpan:
     def detach(self) -> None:
         token, self._token = self._token, None
         if token is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self._room._context.detach(token)
+            except Exception:  # noqa: S110 - a span less
+                pass
 
     def denied(self, decision: Decision) -> None:
         """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""
@@ -298,8 +301,10 @@ class CallSpan:
     def _finish(self) -> None:
         if self._own and not self._end:
             self._end = True
-            with contextlib.suppress(Exception):
+            try:
                 self._span.end()
+            except Exception:  # noqa: S110 - a span less
+                pass
 
 
 def _executes(span: Any, tool: str) -> bool:
