@@ -472,13 +472,15 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
     interrupt: BaseException | None = None
     if getattr(house.clock, "inline", False) is True:
         try:
-            clock = house.clock.now()
+            clock = both(house.clock)
         except Exception:
             clock = None
     else:
-        clock = yield Need(house.clock, house.clock.now, ())
-    wall = clock if type(clock) is datetime else datetime.now(UTC)
-    at = int(wall.timestamp() * 1_000_000)
+        clock = yield Need(house.clock, both, (house.clock,))
+    wall, _, seconds = clock if type(clock) is tuple else (None, None, None)
+    if type(wall) is not datetime:
+        wall, seconds = datetime.now(UTC), None
+    at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
     # Later: the result is labelled and indexed here; a result that cannot be observed is withheld.
     settled = 0
     if task is not None and plan is not None and not decision.blocks:
