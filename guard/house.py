@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -15,6 +15,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from guard.constraints import Binder
+from guard.decide import ALLOW, decide
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Pin
@@ -174,6 +175,8 @@ class TaskState:
         plan = self.plans.get(tool)
         if plan is None:
             plan = make_plan(layers, self.delegation, tool, self.context, self.since)
+            if plan.agreed is not None and decide(plan.agreed.granted, plan.all_required) is not ALLOW:
+                plan = replace(plan, agreed=None)
             if len(self.plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
                 self.plans[tool] = plan
         return plan
