@@ -58,6 +58,7 @@ from guard.telemetry import (
 )
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanContext, Tracer
 
@@ -122,11 +123,12 @@ class Spans:
             attributes.update(_more(decision))
         holder = None if task is None else self._holders.get(task.key)
         links = self._links(decision, task, holder)
-        current = self._trace.get_current_span()
+        here = self._context.get_current()
+        current = self._trace.get_current_span(here)
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
         own = not (current.is_recording() and _executes(current, decision.tool))
         if own:
-            span = tracer.start_span(name, attributes=attributes, links=links, start_time=ns)
+            span = tracer.start_span(name, here, attributes=attributes, links=links, start_time=ns)
         else:
             span = current
             span.set_attributes(attributes)
@@ -134,7 +136,7 @@ class Spans:
                 span.add_link(link.context, link.attributes)
         where = span.get_span_context()
         self._remember(decision, task, holder, where)
-        return CallSpan(self, tracer, span, own, where, ns)
+        return CallSpan(self, tracer, span, own, here, where, ns)
 
     # -- what stands on a span ---------------------------------------------------------------------------------------------------
 
@@ -220,13 +222,14 @@ class Spans:
 class CallSpan:
     """The span of one call. Nothing here raises."""
 
-    __slots__ = ("_end", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
+    __slots__ = ("_end", "_here", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
 
-    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, where: SpanContext, ns: int) -> None:
+    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, here: Context, where: SpanContext, ns: int) -> None:
         self._room = room
         self._tracer = tracer
         self._span = span
         self._own = own
+        self._here = here
         self._ns = ns
         self._token: Any = None
         self._end = False
@@ -239,7 +242,7 @@ class CallSpan:
         if self._own:
             try:
                 room = self._room
-                self._token = room._context.attach(room._trace.set_span_in_context(self._span))
+                self._token = room._context.attach(room._trace.set_span_in_context(self._span, self._here))
             except Exception:
                 self._token = None
 
