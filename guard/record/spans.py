@@ -122,7 +122,9 @@ class Spans:
         if decision.verdict != "allow" or decision.mode == "monitor":
             attributes.update(_more(decision))
         holder = None if task is None else self._holders.get(task.key)
-        links = self._links(decision, task, holder)
+        links = None
+        if decision.witnesses or (holder is not None and holder[0] is not task.delegation):
+            links = self._links(decision, task, holder)
         here = self._context.get_current()
         current = self._trace.get_current_span(here)
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
