@@ -6,11 +6,9 @@ The approvals port says what persons have answered; whether it counts is judged 
 
 from __future__ import annotations
 
-import hmac
-
 from guard.drive import Flow, Need
 from guard.house import House, TaskState
-from guard.model import Bound, Delegation, Finding
+from guard.model import Delegation, Finding
 from guard.ops import Absent, Applied, Lookup, Mark, Op, Take
 from guard.reasons import ReasonCode
 from guard.steps import Draft
@@ -18,12 +16,7 @@ from guard.workflow.approvals import about, asks_of, clear, used_key
 from guard.workflow.past import Hold
 from guard.workflow.plan import Plan, Weighed, approved
 
-__all__ = ["answered", "args_hmac", "resting_on", "with_answers"]
-
-
-def args_hmac(task: TaskState, bound: Bound) -> str:
-    """The keyed hash under which a call's arguments stand in records, requests and approvals."""
-    return hmac.digest(task.hmac_key, bound.canonical, "sha256").hex()[:32]
+__all__ = ["answered", "resting_on", "with_answers"]
 
 
 def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
@@ -41,7 +34,7 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     ):
         return False
     now = {"now": draft.at // 1_000_000}
-    hashed = args_hmac(task, bound)
+    hashed = task.args_hmac(bound.canonical)
     found = draft.ask(port, port.find, (task.delegation.txn, draft.call.tool, hashed), now)
     if type(found) is Need:
         found = yield found

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from guard.model import Finding, Judge, Verdict
 from guard.reasons import ReasonCode
 
-__all__ = ["Ruling", "decide"]
+__all__ = ["ALLOW", "Ruling", "decide"]
 
 
 class Ruling(NamedTuple):
@@ -29,7 +29,7 @@ class Ruling(NamedTuple):
     finding: Finding | None
 
 
-_ALLOW = Ruling("allow", ReasonCode.PERMIT, None)
+ALLOW = Ruling("allow", ReasonCode.PERMIT, None)
 
 
 def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
@@ -55,4 +55,4 @@ def decide(findings: Sequence[Finding], required: Collection[Judge]) -> Ruling:
     for judge in required or (None,):
         if judge not in permits:
             return Ruling("deny", ReasonCode.DEFAULT_DENY, None)  # nothing speaks for the call
-    return _ALLOW  # every required judge has said yes
+    return ALLOW  # every required judge has said yes

@@ -27,7 +27,7 @@ from typing import Any, cast
 
 from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
-from guard.decide import Ruling, decide
+from guard.decide import ALLOW, Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
@@ -39,7 +39,7 @@ from guard.steps import NO_SIGNALS as _NO_SIGNALS
 from guard.steps import Draft, Taken, both, clock_said, failed, forbid, life_said, refunds, revocation_said, token_said
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Claim
-from guard.workflow.plan import Plan, Weighed, reads, weigh, weigh_plain
+from guard.workflow.plan import RESERVED, Plan, Weighed, reads, weigh, weigh_plain
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
 
@@ -47,7 +47,6 @@ __all__ = ["call_flow", "decide_flow", "finish_flow", "judge_flow"]
 
 Bind = Callable[[House], Bound]
 _ORDER = ("task", "token", "call", "grants", "intent", "flow", "asked", "rules", "external", "state", "record", "guard")
-_STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
 _TRIES = 3
 _new: Any = tuple.__new__
 """Named tuples of the ordinary call are made past their own constructor, which takes twice as long."""
@@ -118,8 +117,10 @@ def _granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[O
     weighed = draft.weighed
     if type(answer) is Applied and len(answer.values) == len(ops) and type(tallied := answer.values[first]) is tuple:
         draft.step = tallied[0]
-        draft.findings.append(_STATE_OK)
-        if plan.tells or draft.claims:
+        draft.findings.append(RESERVED)
+        if plan.agreed is not None and weighed is plan.agreed.weighed and not plan.tells:
+            draft.agreed = plan.agreed.granted
+        elif plan.tells or draft.claims:
             _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]])
         left = weighed if weighed is not None and (weighed.marks or weighed.holds) else None
         draft.taken = _new(Taken, (ops, first, answer.now, left))
@@ -310,7 +311,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
                 draft.findings += plan.always
                 return _stopped(draft, stop)
             weighed = draft.weighed
-        draft.findings, draft.claims = weighed.findings, weighed.claims
+        draft.findings, draft.claims = list(weighed.findings), weighed.claims
         clear = weighed.clear
         if task.incomplete or plan.incomplete is not None or (plan.ends is not None and now >= task.opened + plan.ends):
             clear = _besides(draft, task, plan, now, None) and clear
@@ -353,6 +354,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
             break
         draft.approvals, draft.cleared = (), {}
+    if draft.agreed is not None:
+        return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
     ruling = decide(draft.findings, plan.all_required)
     if ruling.verdict == "allow" and not draft.claims:
         return ruling
@@ -506,13 +509,15 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     interrupt: BaseException | None = None
     if getattr(house.clock, "inline", False) is True:
         try:
-            clock = house.clock.now()
+            clock = both(house.clock)
         except Exception:
             clock = None
     else:
-        clock = yield Need(house.clock, house.clock.now, ())
-    wall = clock if type(clock) is datetime else datetime.now(UTC)
-    at = int(wall.timestamp() * 1_000_000)
+        clock = yield Need(house.clock, both, (house.clock,))
+    wall, _, seconds = clock if type(clock) is tuple else (None, None, None)
+    if type(wall) is not datetime:
+        wall, seconds = datetime.now(UTC), None
+    at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
     number = learnt = 0
     if task is not None and plan is not None and not decision.blocks:
         ops = _settle(ticket, task, plan, outcome, at // 1_000_000)

@@ -76,6 +76,8 @@ class Draft:
     """What one flow knows so far. What is not known yet stands on the class: a draft is made for every call."""
 
     adds = False
+    agreed: tuple[Finding, ...] | None = None
+    """The findings, where they are those of the plan (`Plan.agreed`) and the reservation was granted."""
     answers: Sequence[object] = ()
     approvals: Sequence[Approval] = ()
     at = 0

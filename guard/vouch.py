@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from guard.approving import answered, args_hmac, resting_on, with_answers
+from guard.approving import answered, resting_on, with_answers
 from guard.constraints import ValueRefused, canonical, normalise
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
@@ -153,7 +153,7 @@ def _effect(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[
 
 def _notes(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> list[ApprovalRecord]:
     args, named = vouch.args, vouch.tool == ENDORSE
-    hashed = args_hmac(state, draft.bound) if draft.bound is not None and named else ""
+    hashed = state.args_hmac(draft.bound.canonical) if draft.bound is not None and named else ""
     made = []
     what: Literal["endorse", "declassify"] = "endorse" if named else "declassify"
     tool, argument, label = (str(args.get(name, "")) for name in ("tool", "argument", "label"))

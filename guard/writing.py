@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter, time_ns
 
-from guard.approving import args_hmac
-from guard.decide import Ruling, decide
+from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
 from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
@@ -28,14 +27,17 @@ _record = quick(DecisionRecord)
 def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
     """The decision that follows from a draft and its ruling."""
     task, bound = draft.task, draft.bound
-    findings = tuple(draft.findings)
     witnesses: tuple[str, ...] = ()
     monitored = False
-    for finding in findings:
-        if finding.witnesses:
-            witnesses += finding.witnesses
-        if finding.mode == "monitor":
-            monitored = True
+    if ruling is ALLOW and draft.agreed is not None:  # all permit, and none of them has more to say
+        findings = draft.agreed
+    else:
+        findings = tuple(draft.findings)
+        for finding in findings:
+            if finding.witnesses:
+                witnesses += finding.witnesses
+            if finding.mode == "monitor":
+                monitored = True
     allowed = ruling.verdict == "allow"
     tool = draft.call.tool
     made: Decision = _decision(
@@ -49,7 +51,7 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
         "" if task is None else task.delegation.txn,
         draft.step,
         tool if type(tool) is str else "",
-        "" if task is None or bound is None else args_hmac(task, bound),
+        "" if task is None or bound is None else task.args_hmac(bound.canonical),
         house.policy,
         lambda: frozen_details(task, bound),
     )

@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
-from guard.constraints.canonical import canonical, canonical_flat
+from guard.constraints.canonical import canonical, canonical_flat, in_order
 from guard.constraints.types import MAX_DEPTH, NORMAL, Resolve, ValueRefused, normalise
 from guard.errors import ConfigError
 from guard.model import Bound, quick
@@ -178,7 +178,8 @@ class Binder:
         leaves = {name: one.type for name, one in self._declared.items() if one.type is not None and (known is None or name in known)}
         self._leaves = {name: _Leaf(kind, NORMAL[kind], kind in _HANDED_ON) for name, kind in leaves.items() if kind != "any"}
         self._defaults = dict(shape.defaults) if shape is not None else {}
-        self._required = tuple(sorted(shape.required)) if shape is not None else ()
+        self._order = in_order(self._leaves)
+        self._required = shape.required if shape is not None else frozenset[str]()
 
     def under(self, types: Mapping[str, str]) -> Binder:
         """The same shape under other declarations: the policy was loaded anew."""
@@ -216,13 +217,16 @@ class Binder:
                     normal = values[name] = make(value, resolve)
                 except Exception:
                     raise _not(name, word) from None
-                out[name] = value if kind is str and not handed_on else normal if kind is str else _body(word, value, normal)
+                if kind is str:
+                    out[name] = normal if handed_on else value
+                    continue
+                out[name] = _body(word, value, normal)
                 if kind is list or kind is tuple:
                     flat = False
-        for name in self._required:
-            if out.get(name) is None:
-                raise BindError(ReasonCode.ARGS_MISSING, name, f"argument {name} is missing")
-        told = canonical_flat(values) if flat else self._canonical(values)
+        if not self._required <= values.keys():  # no value is None
+            name = min(self._required - values.keys())
+            raise BindError(ReasonCode.ARGS_MISSING, name, f"argument {name} is missing")
+        told = canonical_flat(values, self._order) if flat else self._canonical(values)
         if len(told) > 2 * MAX_CHARS:
             raise BindError(ReasonCode.ARGS_SIZE, "", f"the arguments are longer than {MAX_CHARS:,} characters")
         made: Bound = _bound(self._tool, out, values, told)

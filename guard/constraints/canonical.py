@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["canonical", "canonical_flat"]
+__all__ = ["canonical", "canonical_flat", "in_order"]
 
 _MAX_INT = 2**53 - 1
 
@@ -39,10 +39,19 @@ def canonical(value: object) -> bytes:
     return rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
-def canonical_flat(values: dict[str, object]) -> bytes:
-    """The same for a mapping of ASCII names to text, booleans and bounded whole numbers: what the binder's ordinary arguments are."""
+Order = tuple[tuple[str, str], ...]
+
+
+def in_order(names: Iterable[str]) -> Order:
+    """Names as `canonical_flat` takes them: sorted, each with what stands before its value."""
+    return tuple((name, f"{_quote(name)}:") for name in sorted(names))
+
+
+def canonical_flat(values: dict[str, object], order: Order) -> bytes:
+    """The same for a mapping of ASCII names, all of them in `order`, to text, booleans and bounded whole numbers: what the binder's
+    ordinary arguments are."""
     try:
-        return f"{{{','.join([f'{_quote(name)}:{_quote(values[name])}' for name in sorted(values)])}}}".encode()
+        return f"{{{','.join([begin + _quote(values[name]) for name, begin in order if name in values])}}}".encode()
     except TypeError:  # not text only
         return _encode(values).encode("utf-8")
 

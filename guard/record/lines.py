@@ -30,6 +30,7 @@ _MOST = 2048
 
 _pieces: dict[tuple[object, ...], tuple[str, str, str]] = {}
 _findings: dict[int, tuple[Finding, str]] = {}
+_lists: dict[int, tuple[tuple[Finding, ...], str]] = {}
 
 
 def record_body(record: Record) -> str:
@@ -58,7 +59,7 @@ def decision_body(r: DecisionRecord) -> str:
         more = _more(atoms=r.atoms, labels=r.labels, order=r.order, judged=r.judged, tools=r.tools, generation=r.generation)
     return (
         f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{answer},'
-        f'"findings":[{",".join(map(_finding, r.findings))}],"fix":{fix},"witnesses":{witnesses},{who},'
+        f'"findings":[{_all(r.findings)}],"fix":{fix},"witnesses":{witnesses},{who},'
         f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}{more}}}'
     )
 
@@ -90,6 +91,18 @@ def _cut(r: DecisionRecord) -> tuple[str, str, str]:
         return encode({name: whole[name] for name in chosen})[1:-1]
 
     return piece("tenant", "task"), piece("tool", "code"), piece("policy", "workload")
+
+
+def _all(findings: tuple[Finding, ...]) -> str:
+    """So are the findings of most calls that all judges permit (`Plan.agreed`)."""
+    held = _lists.get(id(findings))
+    if held is not None and held[0] is findings:
+        return held[1]
+    text = ",".join(map(_finding, findings))
+    if len(_lists) >= _MOST:
+        _lists.clear()
+    _lists[id(findings)] = (findings, text)
+    return text
 
 
 def _finding(finding: Finding) -> str:

@@ -26,7 +26,7 @@ from guard.record.keeper import EVERY, MOST_UNCOVERED, Chain, Keeper
 
 __all__ = ["Log"]
 
-_LOOK = 0.0001
+_LOOK = 0.001
 """A look at the file is good for so many seconds: in a burst of calls the kernel is not asked the same thing for every one."""
 
 _write = os.write

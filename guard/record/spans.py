@@ -12,7 +12,6 @@ The decision stands as an event too: some backends take no logs. Names, codes, k
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -59,6 +58,7 @@ from guard.telemetry import (
 )
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanContext, Tracer
 
@@ -122,12 +122,15 @@ class Spans:
         if decision.verdict != "allow" or decision.mode == "monitor":
             attributes.update(_more(decision))
         holder = None if task is None else self._holders.get(task.key)
-        links = self._links(decision, task, holder)
-        current = self._trace.get_current_span()
+        links = None
+        if decision.witnesses or (holder is not None and holder[0] is not task.delegation):
+            links = self._links(decision, task, holder)
+        here = self._context.get_current()
+        current = self._trace.get_current_span(here)
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
         own = not (current.is_recording() and _executes(current, decision.tool))
         if own:
-            span = tracer.start_span(name, attributes=attributes, links=links, start_time=ns)
+            span = tracer.start_span(name, here, attributes=attributes, links=links, start_time=ns)
         else:
             span = current
             span.set_attributes(attributes)
@@ -135,7 +138,7 @@ class Spans:
                 span.add_link(link.context, link.attributes)
         where = span.get_span_context()
         self._remember(decision, task, holder, where)
-        return CallSpan(self, tracer, span, own, where, ns)
+        return CallSpan(self, tracer, span, own, here, where, ns)
 
     # -- what stands on a span ---------------------------------------------------------------------------------------------------
 
@@ -154,13 +157,15 @@ class Spans:
                     self._fixed.clear()
                 self._fixed[id(delegation), tool] = held
             name, fixed = held[1], held[2]
-        made = fixed.copy()
-        made[DECISION] = decision.verdict
-        made[MODE] = decision.mode
-        made[EXECUTED] = decision.verdict == "allow"
-        made[DECISION_ID] = decision.id
-        made[STEP] = decision.step
-        return name, made
+        verdict = decision.verdict
+        return name, {
+            **fixed,
+            DECISION: verdict,
+            MODE: decision.mode,
+            EXECUTED: verdict == "allow",
+            DECISION_ID: decision.id,
+            STEP: decision.step,
+        }
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
         """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
@@ -219,13 +224,14 @@ class Spans:
 class CallSpan:
     """The span of one call. Nothing here raises."""
 
-    __slots__ = ("_end", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
+    __slots__ = ("_end", "_here", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
 
-    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, where: SpanContext, ns: int) -> None:
+    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, here: Context, where: SpanContext, ns: int) -> None:
         self._room = room
         self._tracer = tracer
         self._span = span
         self._own = own
+        self._here = here
         self._ns = ns
         self._token: Any = None
         self._end = False
@@ -238,15 +244,17 @@ class CallSpan:
         if self._own:
             try:
                 room = self._room
-                self._token = room._context.attach(room._trace.set_span_in_context(self._span))
+                self._token = room._context.attach(room._trace.set_span_in_context(self._span, self._here))
             except Exception:
                 self._token = None
 
     def detach(self) -> None:
         token, self._token = self._token, None
         if token is not None:
-            with contextlib.suppress(Exception):
+            try:
                 self._room._context.detach(token)
+            except Exception:  # noqa: S110 - a span less
+                pass
 
     def denied(self, decision: Decision) -> None:
         """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""
@@ -298,8 +306,10 @@ class CallSpan:
     def _finish(self) -> None:
         if self._own and not self._end:
             self._end = True
-            with contextlib.suppress(Exception):
+            try:
                 self._span.end()
+            except Exception:  # noqa: S110 - a span less
+                pass
 
 
 def _executes(span: Any, tool: str) -> bool:

@@ -7,7 +7,7 @@ row means nothing; None: for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from guard.ops import (
     AMOUNT_MAX,
@@ -31,7 +31,7 @@ from guard.ops import (
 )
 from guard.state import window as windows
 
-__all__ = ["NOW", "Changes", "Row", "Rows", "folded", "judge", "names", "spread"]
+__all__ = ["NOW", "Changes", "Row", "Rows", "judge", "names"]
 
 Row = tuple[str, int | None, str | None, str, int | None]
 Rows = dict[str, Row]
@@ -41,47 +41,13 @@ Changes = dict[str, Row | None]
 NOW = "now"
 """The key of the high-water mark (`n`). Without a `#`: no operation can name it."""
 
+_INT = frozenset((int,))
 _MARKS = frozenset((Mark, Absent, Require, Take, Pin, Put, Lookup, Drop))
 
 
-def spread(ops: Sequence[Op]) -> Sequence[Op]:
-    """The same list with each `Tally` as the `Add`s it stands for."""
-    if not any(type(op) is Tally for op in ops):
-        return ops
-    flat: list[Op] = []
-    for op in ops:
-        if type(op) is not Tally:
-            flat.append(op)
-        elif len(set(op.keys)) != len(op.keys) or len(op.keys) != len(op.most) or not all(type(most) is int for most in op.most):
-            raise TypeError("Tally")
-        else:
-            flat += [Add(key, 1, most, None, op.by) for key, most in zip(op.keys, op.most, strict=True)]
-    return flat
-
-
-def folded(ops: Sequence[Op], answer: list[object] | Refused) -> list[object] | Refused:
-    """The answer to the spread list as the answer to `ops`."""
-    if isinstance(answer, Refused):
-        at = answer.index
-        for index, op in enumerate(ops):
-            at -= len(op.keys) if type(op) is Tally else 1
-            if at < 0:
-                return answer._replace(index=index)
-        return answer
-    values: list[object] = []
-    at = 0
-    for op in ops:
-        if type(op) is Tally:
-            values.append(tuple(answer[at : at + len(op.keys)]))
-            at += len(op.keys)
-        else:
-            values.append(answer[at])
-            at += 1
-    return values
-
-
 def names(ops: Sequence[Op]) -> list[str]:
-    """The rows each operation is about, one a piece; then those of vetoes. Raises TypeError where the list is no list of operations."""
+    """The rows each operation is about, one a piece, of a `Tally` one a key; then those of vetoes. Raises TypeError where the list is no list
+    of operations."""
     found, vetoes = [], []
     for op in ops:
         kind = type(op)
@@ -93,6 +59,8 @@ def names(ops: Sequence[Op]) -> list[str]:
             found.append(op.key + "#m")  # type: ignore[union-attr]
             if op.veto != "":  # type: ignore[union-attr]
                 vetoes.append(op.veto + "#m")  # type: ignore[union-attr]
+        elif kind is Tally:
+            found += _tallied(op)  # type: ignore[arg-type]
         elif kind is Add:
             if type(op.amount) is not int or type(op.by) is not str:  # type: ignore[union-attr]
                 raise TypeError("Add")
@@ -102,6 +70,13 @@ def names(ops: Sequence[Op]) -> list[str]:
         else:
             raise TypeError("operation")
     return found + vetoes if vetoes else found
+
+
+def _tallied(op: Tally) -> list[str]:
+    keys, most = op.keys, op.most
+    if type(op.by) is not str or len(keys) != len(most) or len(set(keys)) != len(keys) or not _INT.issuperset(map(type, most)):
+        raise TypeError("Tally")
+    return [key + "#c" for key in keys]
 
 
 def _counter(key: str, window: object) -> str:
@@ -117,8 +92,16 @@ def judge(ops: Sequence[Op], named: Sequence[str], rows: Rows, at: int) -> tuple
     """The answers and the changed rows, or the refusal and none. `rows` is used up: later operations see earlier ones in it."""
     values: list[object] = []
     changes: Changes = {}
-    for op, name in zip(ops, named, strict=False):
+    each = iter(named)
+    for op in ops:
         kind = type(op)
+        if kind is Tally:
+            refused, sums = _tally(op, each, rows, changes)  # type: ignore[arg-type]
+            if refused is not None:
+                return Refused(len(values), *refused, at), {}
+            values.append(sums)
+            continue
+        name = next(each)
         row = rows.get(name)
         if kind is Add:
             done, answer, by, new = _add(op, name, row, at) if op.window is None else _window(op, name, row, at)  # type: ignore[union-attr, arg-type]
@@ -160,6 +143,19 @@ def _add(op: Add, name: str, row: Row | None, at: int) -> _Step:
     elif row is not None:
         by = row[3]  # a refund is no witness
     return True, total, by, (name, total, None, by, None)
+
+
+def _tally(op: Tally, named: Iterator[str], rows: Rows, changes: Changes) -> tuple[tuple[int, str] | None, tuple[int, ...]]:
+    """What refuses it, and the new sums."""
+    sums = []
+    for most, name in zip(op.most, named, strict=False):  # `most` first: of `named` no more is taken than that
+        row = rows.get(name)
+        stood, by = (0, "") if row is None else (row[1] or 0, row[3])
+        if stood >= most or stood >= AMOUNT_MAX:
+            return (stood, by), ()
+        rows[name] = changes[name] = (name, stood + 1, None, op.by, None)
+        sums.append(stood + 1)
+    return None, tuple(sums)
 
 
 def _held(row: Row | None) -> windows.Held | None:

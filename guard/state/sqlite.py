@@ -21,7 +21,7 @@ from weakref import WeakSet
 
 from guard.errors import StateUnavailable
 from guard.ops import Applied, Op, Refused
-from guard.state.rows import NOW, Changes, Row, folded, judge, names, spread
+from guard.state.rows import NOW, Changes, Row, judge, names
 
 if TYPE_CHECKING:
     import sqlite3
@@ -88,16 +88,13 @@ class SqliteState:
             if now.tzinfo is None:
                 raise TypeError("now")
             at = int(now.timestamp())
-            flat = spread(ops)
-            named = names(flat)
+            named = names(ops)
         except Exception as error:
             raise StateUnavailable(f"not a list of operations: {type(error).__name__}") from None
         if not self._lock.acquire(timeout=self.timeout):
             raise StateUnavailable(f"state file {self.path.name}: other callers of this process took too long")
         try:
-            answer, at = self._apply(flat, named, at, deadline) if commit else self._trial(flat, named, at, deadline)
-            if flat is not ops:
-                answer = folded(ops, answer)
+            answer, at = self._apply(ops, named, at, deadline) if commit else self._trial(ops, named, at, deadline)
             return answer if type(answer) is Refused else Applied(tuple(answer), at)
         except Exception as error:
             raise _unavailable(error, self.path.name) from None

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from guard.workflow.asked import AskedPlan
     from guard.workflow.flowtable import Sourced, SourcePlan
 
-__all__ = ["Fixed", "Plan", "Weighed", "approved", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain"]
+__all__ = [
+    "RESERVED", "Agreed", "Fixed", "Plan", "Weighed", "approved", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Plan:
     asked: AskedPlan | None = None
     plain: bool = False
     """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
+    agreed: Agreed | None = None
+    """Of a `plain` plan that finds the same whenever all permit."""
 
 
 _NO_SINCE: Final[Mapping[str, int]] = {}
@@ -109,7 +113,7 @@ class Weighed(NamedTuple):
     `labels`: those that latch, as far as a rule names them.
     """
 
-    findings: list[Finding]
+    findings: Sequence[Finding]
     claims: list[Claim]
     clear: bool
     holds: Sequence[Hold]
@@ -117,6 +121,19 @@ class Weighed(NamedTuple):
     unmark: Sequence[Op]
     forget: Sequence[Op]
     labels: tuple[str, ...]
+
+
+class Agreed(NamedTuple):
+    """What is found when every judge permits: made with the plan, and the same objects for every such call.
+
+    `granted`: the findings of `weighed` and the permit of the reservation. The guard asks `decide` of them when it takes the plan.
+    """
+
+    weighed: Weighed
+    granted: tuple[Finding, ...]
+
+
+RESERVED: Final = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
 
 
 def make_plan(
@@ -183,17 +200,19 @@ def make_plan(
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
     plain = events.light and not (asked or past or limits or order or origins or votes)
+    possible = all(finding.says == "permit" for finding in always)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
     return Plan(
         spec, tuple(always), tuple(choices), asked, limits, fixed, order, required, ends,
         "os" if spec.reversible else "group", tally, any(each.told for each in fixed), (*required, "state"),
-        all(finding.says == "permit" for finding in always),
+        possible,
         past, events, delegation.intent,
         tuple(sorted({name for rule in about for name in rule.signals})),
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
+        _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
 
 
@@ -207,6 +226,13 @@ def _sources(
     from guard.workflow.sources import compile_sources
 
     return compile_sources(layers, tool, intent, params), compile_asked(layers, tool)
+
+
+def _agreed(always: Sequence[Finding], choices: Sequence[tuple[Check, ...]]) -> Agreed | None:
+    if any(len(checks) != 1 for checks in choices):
+        return None  # which of several grants admits a call, the call says
+    permits = [*always, *(checks[0].permit for checks in choices)]
+    return Agreed(Weighed(permits, [], True, (), (), (), (), ()), (*permits, RESERVED))
 
 
 def _rules(
@@ -298,6 +324,13 @@ def reads(plan: Plan, values: Values, context: Context) -> tuple[Op, ...]:
 
 def weigh_plain(plan: Plan, values: Mapping[str, object]) -> Weighed:
     """`weigh` for a `plain` plan whose counters stand: the call of every day, and it costs nothing that it does not need."""
+    if plan.agreed is not None:
+        for checks in plan.choices:
+            test = checks[0].test
+            if test is not None and test(values) is not None:
+                break
+        else:
+            return plan.agreed.weighed
     findings: list[Finding] = [*plan.always]
     clear = plan.possible
     for checks in plan.choices:

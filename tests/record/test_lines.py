@@ -49,3 +49,4 @@ def test_pieces_are_found_by_value_and_bounded() -> None:
         assert json.loads(decision_body(record))["tool"] == f"t{i}"
     assert len(lines._pieces) <= lines._MOST
     assert len(lines._findings) <= lines._MOST
+    assert len(lines._lists) <= lines._MOST
