@@ -2,7 +2,8 @@
 
     from guard.testing import FrozenClock, ListSink, run_case
 
-`run_case` runs one entry of a policy's `tests:`; `StateContract` is the suite every state store must pass.
+`run_case` runs one entry of a policy's `tests:`; `StateContract` is the suite every state store must pass. `Desk` is what the pytest
+fixture `guardtrail` gives to a test.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from guard.testing.clock import FrozenClock
 if TYPE_CHECKING:
     from guard.record import ListSink
     from guard.testing.cases import CaseResult, Step, run_case
+    from guard.testing.desk import Desk
     from guard.testing.state_contract import StateContract
 
-__all__ = ["CaseResult", "FrozenClock", "ListSink", "StateContract", "Step", "run_case"]
+__all__ = ["CaseResult", "Desk", "FrozenClock", "ListSink", "StateContract", "Step", "run_case"]
 
 # Loaded when asked for: who needs a clock does not pay for a guard.
 _HOMES = {
     "CaseResult": "guard.testing.cases",
+    "Desk": "guard.testing.desk",
     "ListSink": "guard.record",
     "StateContract": "guard.testing.state_contract",
     "Step": "guard.testing.cases",
