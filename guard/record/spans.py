@@ -6,6 +6,8 @@
 | deny         | the same, ended at once: status ERROR, `error.type` = `guardtrail.denied.<code>`; below it `authorize {tool}`|
 | ask          | the same without an error: nobody has refused yet                                                          |
 
+Around them stands the span of the task (`guard/record/roots.py`).
+
 Attributes are there from the start, those a sampler may go by first; events, links and status only where there is something to say.
 The decision stands as an event too: some backends take no logs. Names, codes, keyed hashes; no values.
 """
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Decision
 from guard.record.files import directory
+from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
     ACTOR,
     ARGS_HMAC,
@@ -34,6 +37,7 @@ from guard.telemetry import (
     EFFECT,
     ERROR_TYPE,
     EVENT_DECISION,
+    EVENT_VIOLATION,
     EXECUTED,
     FIX,
     INTENT,
@@ -96,6 +100,7 @@ class Spans:
         self._seen: dict[str, SpanContext] = {}
         self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
+        self._roots = Roots(trace, context, status)
 
     # A sink in name: records are not its business.
 
@@ -115,25 +120,54 @@ class Spans:
         except Exception:
             return None
 
+    def opened(self, task: Any, policy: str) -> None:
+        """A task was opened. Never raises."""
+        try:
+            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            if tracer is not None:
+                self._roots.begin(tracer, task, _fixed(task, ""), policy)
+        except Exception:  # noqa: S110 - a span less
+            pass
+
+    def ended(self, task: Any, decision: Decision) -> None:
+        """The end of a task was decided. Never raises."""
+        try:
+            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            if tracer is not None:
+                self._roots.end(tracer, task, _fixed(task, ""), decision)
+        except Exception:  # noqa: S110 - a span less
+            pass
+
     def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
         name, attributes = self._attributes(decision, task)
         if call_id:
             attributes[CALL_ID] = call_id[:256]
         if decision.verdict != "allow" or decision.mode == "monitor":
             attributes.update(_more(decision))
+        elif decision.witnesses:
+            attributes[WITNESSES] = decision.witnesses
         holder = None if task is None else self._holders.get(task.key)
         links = self._links(decision, task, holder)
         current = self._trace.get_current_span()
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
         own = not (current.is_recording() and _executes(current, decision.tool))
         if own:
-            span = tracer.start_span(name, attributes=attributes, links=links, start_time=ns)
+            # Nothing is current in another thread or context: there the call stands below its task all the same.
+            alone = task is not None and current is self._trace.INVALID_SPAN
+            parent = self._roots.parent(task.key) if alone else None
+            span = tracer.start_span(name, context=parent, attributes=attributes, links=links, start_time=ns)
         else:
             span = current
             span.set_attributes(attributes)
             for link in links or ():
                 span.add_link(link.context, link.attributes)
         where = span.get_span_context()
+        violations = fired(decision.findings)
+        if violations:
+            for finding in violations:
+                span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
+            if task is not None:
+                self._roots.violated(task.key, violations, decision)
         self._remember(decision, task, holder, where)
         return CallSpan(self, tracer, span, own, where, ns)
 
@@ -163,13 +197,17 @@ class Spans:
         return name, made
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
-        """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
+        """To the spans of the witnesses, to those whose values flowed into this call, and, where the task changed hands, to the last one of
+        who held it before."""
         links: list[Any] | None = None
-        for witness in decision.witnesses:
-            seen = self._seen.get(witness) or self._before.get(witness)
-            if seen is not None:
-                links = links or []
-                links.append(self._trace.Link(seen, {LINK: "witness"}))
+        if decision.witnesses:
+            kinds = (("flow" if f.judge == "flow" else "witness", each) for f in decision.findings for each in f.witnesses)
+            # Those no finding names were put there by whoever made the decision.
+            for kind, witness in dict.fromkeys((*kinds, *_unnamed(decision))):
+                seen = self._seen.get(witness) or self._before.get(witness)
+                if seen is not None:
+                    links = links or []
+                    links.append(self._trace.Link(seen, {LINK: kind}))
         if holder is not None and holder[0] is not task.delegation and _holder(holder[0]) != _holder(task.delegation):
             links = links or []
             links.append(self._trace.Link(holder[1], {LINK: "pivot"}))
@@ -300,6 +338,11 @@ class CallSpan:
             self._end = True
             with contextlib.suppress(Exception):
                 self._span.end()
+
+
+def _unnamed(decision: Decision) -> list[tuple[str, str]]:
+    named = {each for finding in decision.findings for each in finding.witnesses}
+    return [("witness", each) for each in decision.witnesses if each not in named]
 
 
 def _executes(span: Any, tool: str) -> bool:
