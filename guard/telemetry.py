@@ -19,7 +19,8 @@ __all__ = [
     "CALL_ID",
     "CHAIN",
     "CODE",
-    "COVERAGE",
+    "COVERAGE_CALLS",
+    "COVERAGE_KNOWN",
     "CREDENTIAL",
     "DECISION",
     "DECISION_DURATION",
@@ -122,4 +123,5 @@ LINK: Final = "guardtrail.link"
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"
 VIOLATIONS: Final = "guardtrail.workflow.violations"
-COVERAGE: Final = "guardtrail.coverage"
+COVERAGE_CALLS: Final = "guardtrail.coverage.calls"
+COVERAGE_KNOWN: Final = "guardtrail.coverage.known"

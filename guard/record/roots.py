@@ -118,8 +118,11 @@ class Roots:
         self._spans: dict[int, _Root] = {}
 
     def begin(self, tracer: Tracer, task: Any, attributes: Attributes, policy: str) -> None:
-        """A task was opened for the first time anywhere: its span, current from here on."""
-        if task.key in self._open or not task.first:
+        """A task was opened. If for the first time anywhere: its span, current from here on.
+
+        A process that comes later opens none. It may leave the task without ending it, and nothing would ever end that span.
+        """
+        if not task.first:
             return
         before = self._context.get_current()
         name, facts = _named(task, attributes, policy)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Decision
 from guard.record.files import directory
+from guard.record.metrics import Metrics
 from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
     ACTOR,
@@ -57,12 +58,12 @@ from guard.telemetry import (
     STEP,
     TASK_ID,
     TOOL_NAME,
-    VIOLATIONS,
     WITNESSES,
     WORKLOAD,
 )
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanContext, Tracer
 
@@ -75,14 +76,14 @@ Attributes = dict[str, Any]
 class Spans:
     """Opens the span of a call. Stands in the list of sinks and is driven apart from them: it is open before the record, which names it.
 
-    `provider`: where spans go; None follows the program and the OTEL_* variables (see `guard/record/provider.py`). Whatever fails
-    here costs a span, never a call.
+    `provider`: where spans go; None follows the program and the OTEL_* variables (see `guard/record/provider.py`). `meters`: where metrics
+    go (`guard/record/metrics.py`); None: the program's meter provider, nothing without one. Whatever fails here costs a span, never a call.
     """
 
     required = False
     inline = True
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None = None, meters: MeterProvider | None = None) -> None:
         # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
         from opentelemetry import context, trace
         from opentelemetry.trace import status
@@ -95,12 +96,12 @@ class Spans:
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
-        self._violations: Any = None
         self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
         self._seen: dict[str, SpanContext] = {}
         self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
         self._roots = Roots(trace, context, status)
+        self._metrics = Metrics(meters)
 
     # A sink in name: records are not its business.
 
@@ -109,6 +110,10 @@ class Spans:
 
     def outcome(self, record: OutcomeRecord) -> None:
         pass
+
+    def decided(self, decision: Decision, task: Any, since: float) -> None:
+        """A call was decided and recorded: measure it. `since`: monotonic seconds at which it arrived. Never raises."""
+        self._metrics.decided(decision, task, since)
 
     def start(self, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan | None:
         """The span of a call that was just decided, not yet recorded. `task`: its TaskState, None outside one. Never raises."""
@@ -122,6 +127,7 @@ class Spans:
 
     def opened(self, task: Any, policy: str) -> None:
         """A task was opened. Never raises."""
+        self._metrics.look()
         try:
             tracer = self._tracer if self._ready and not self._ours else self._resolve()
             if tracer is not None:
@@ -132,6 +138,7 @@ class Spans:
     def ended(self, task: Any, decision: Decision) -> None:
         """The end of a task was decided. Never raises."""
         try:
+            self._metrics.violated(fired(decision.findings), decision, task)
             tracer = self._tracer if self._ready and not self._ours else self._resolve()
             if tracer is not None:
                 self._roots.end(tracer, task, _fixed(task, ""), decision)
@@ -242,17 +249,6 @@ class Spans:
                 self._ours, self._ready = True, True
             return self._tracer
 
-    def violation(self, decision: Decision) -> None:
-        """Count a refusal by a rule, on the program's meter; nothing where it has none."""
-        finding = decision.deciding
-        if finding is None or finding.judge != "rules":
-            return
-        if self._violations is None:
-            from opentelemetry import metrics
-
-            self._violations = metrics.get_meter(SCOPE).create_counter(VIOLATIONS, description="calls refused by a workflow rule")
-        self._violations.add(1, {RULE: finding.rule or "", CODE: str(decision.code), TOOL_NAME: decision.tool})
-
 
 class CallSpan:
     """The span of one call. Nothing here raises."""
@@ -299,7 +295,6 @@ class CallSpan:
             self._span.set_attributes({**facts, **more})
             self._span.add_event(EVENT_DECISION, {**facts, **more, DECISION_ID: decision.id})
             self._authorize(decision, {**facts, **more})
-            self._room.violation(decision)
         except Exception:  # noqa: S110 - a span less
             pass
         self._finish()

@@ -222,6 +222,18 @@ def test_after_a_restart_the_end_is_told_where_it_comes(world: World) -> None:
     world.guard._house.spans._roots._leave(next(iter(world.guard._house.spans._roots._open.values())))
 
 
+def test_a_process_that_comes_and_goes_leaves_nothing_open(world: World) -> None:
+    with world.guard.task(world.token()):
+        outer = trace.get_current_span()
+        again = world.another()
+        with again.task(world.token("clerk", "mailer")):
+            assert trace.get_current_span() is outer
+            world.call("close", again)
+        assert trace.get_current_span() is outer
+        assert not any(root.span for root in again._house.spans._roots._open.values())
+    assert len(world.roots()) == 1
+
+
 def test_below_the_programs_own_span(world: World) -> None:
     tracer = world.provider.get_tracer("program")
     with tracer.start_as_current_span("turn") as turn:
