@@ -25,13 +25,15 @@ from hashlib import sha256
 from time import monotonic, perf_counter
 from typing import Any, cast
 
+from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
+from guard.learning import learning_of, settled, withheld
 from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
-from guard.ops import Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
 from guard.reasons import ReasonCode
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
 from guard.steps import Draft, Taken, both, clock_said, failed, forbid, life_said, refunds, revocation_said, token_said
@@ -90,7 +92,7 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tupl
     In this order: the life of the task, its step, the call's id, what must still be so, what is left behind, what is counted.
     """
     by, call_key = draft.id, draft.call_key
-    ops: list[Op] = [task.life]
+    ops: list[Op] = [draft.life or task.life]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
     if weighed.holds:
@@ -99,9 +101,13 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tupl
         ops += weighed.marks
     first = len(ops)
     keys, most = plan.tally
+    fixed = plan.fixed
+    if draft.cleared:  # a limit whose ask was answered still counts
+        fixed = tuple(each._replace(max=AMOUNT_MAX) if each.source.cleared(draft.cleared) else each for each in fixed)
+        most = (most[0], *(each.max for each in fixed[: len(keys) - 1]))
     ops.append(_new(Tally, (keys, most, by)))
-    if len(keys) <= len(plan.fixed):
-        ops += [Add(each.key, 1, each.max, each.window, by) for each in plan.fixed[len(keys) - 1 :]]
+    if len(keys) <= len(fixed):
+        ops += [Add(each.key, 1, each.max, each.window, by) for each in fixed[len(keys) - 1 :]]
     if draft.claims:
         ops += [claim.op for claim in draft.claims]
     return ops, first
@@ -176,7 +182,7 @@ def _refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> F
 def _trial(house: House, draft: Draft) -> Flow[list[Finding]]:
     """Which claims and holds would refuse right now, each asked alone; nothing is taken."""
     found: list[Finding] = []
-    fixed = draft.plan.fixed if draft.plan is not None else ()
+    fixed = [each for each in (draft.plan.fixed if draft.plan is not None else ()) if not each.source.cleared(draft.cleared)]
     asked: list[tuple[Op, Callable[[Refused], Finding]]] = []
     if draft.weighed is not None:
         asked += [(hold.op, hold.said) for hold in draft.weighed.holds if hold.said is not None]
@@ -277,6 +283,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         stop = revocation_said(revoked) or _renewed(task, found)
         if stop is not None:
             return _stopped(draft, stop)
+    if task.generation != house.generation:
+        task.begin(house.generation, house.since or {})  # the policies were loaded anew since
     draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
@@ -290,7 +298,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         if draft.replay is not None:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
-    for _ in range(_TRIES):
+    lost = 0
+    while True:
         draft.adds = adds = call.tool not in task.ran if dry else not task.rests(call.tool)
         weighed = weigh_plain(plan, bound.values) if plan.plain and not adds else None
         if weighed is not None and weighed.clear:
@@ -305,6 +314,10 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         clear = weighed.clear
         if task.incomplete or plan.incomplete is not None or (plan.ends is not None and now >= task.opened + plan.ends):
             clear = _besides(draft, task, plan, now, None) and clear
+        if draft.approvals:
+            weighed = draft.weighed = resting_on(draft, weighed, plan, task)
+            draft.findings = with_answers(draft)
+            clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in draft.findings)
         # Later: external decision points stand here, before the reservation, and may only narrow.
         if not clear:
             dead = (yield from _alive(house, draft, task)) if plan.watched or _asks(draft) else None
@@ -312,6 +325,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
                 draft.findings.append(dead)
             if plan.fixed or draft.claims or weighed.holds:
                 draft.findings += yield from _trial(house, draft)
+            if house.approvals is not None and (yield from answered(house, draft, task)):
+                continue
             break
         # Nobody objects so far; without the reservation's own permit nothing is allowed.
         ops, first = _wanted(draft, task, plan, weighed)
@@ -329,10 +344,15 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         refused = (yield from _refusals(house, draft, task, answer)) if type(answer) is Refused else None
         if refused:
             draft.findings += refused
+            if house.approvals is not None and (yield from answered(house, draft, task)):
+                continue
             break
-        # A race was lost: read and judge again. A refused trial that finds nothing is one too.
-    else:
-        draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
+        # A race was lost: read and judge again. A refused trial that finds nothing is one too. What was approved is looked up again.
+        lost += 1
+        if lost == _TRIES:
+            draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
+            break
+        draft.approvals, draft.cleared = (), {}
     ruling = decide(draft.findings, plan.all_required)
     if ruling.verdict == "allow" and not draft.claims:
         return ruling
@@ -344,13 +364,25 @@ def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound
     live = draft.live
     if live is None:
         live = draft.live = Live(bound.values)
-    wanted = reads(plan, live, task.context)
+    context, origins, asked = task.context, plan.sources, plan.asked
+    wanted = reads(plan, live, context)
+    own = len(wanted)
+    if origins is not None:
+        wanted += origins.reads(live, context, draft.call.args)
+    if asked is not None:
+        wanted += asked.reads(context.task)
     if wanted or plan.signals:
         stop = yield from _read(house, draft, task, plan, wanted)
         if stop is not None:
             return stop
+    answers = draft.answers
+    votes = asked.judge(live, answers[-1:]) if asked is not None else ()
+    sourced = origins.judge(live, answers[own:], context, draft.id, draft.call.args) if origins is not None else None
+    draft.masks = sourced.masks if sourced is not None else None
     at = max(now, draft.read_at)
-    draft.weighed = weigh(plan, live, task.context, draft.id, at, draft.answers, draft.signals, seen=not draft.adds)
+    draft.weighed = weigh(
+        plan, live, context, draft.id, at, answers[:own], draft.signals, draft.cleared, seen=not draft.adds, sourced=sourced, votes=votes
+    )  # fmt: skip
     return None
 
 
@@ -441,7 +473,7 @@ def call_flow(
             span.detach()
     outcome = ran if type(ran) is Outcome else Outcome("unknown")
     if not _streams(outcome.value):
-        yield from finish_flow(house, ticket, outcome)
+        outcome = yield from finish_flow(house, ticket, outcome)
     return ticket, outcome
 
 
@@ -463,9 +495,11 @@ def _streams(value: object) -> bool:
     return type(value).__name__ in ("generator", "async_generator", "coroutine")
 
 
-def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
-    """Steps 10 and 11. Nothing here can undo that the body ran, so nothing here raises."""
+def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]:
+    """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
+    learning = learning_of(ticket, outcome) if plan is not None and plan.sources is not None and not decision.blocks else None
+    outcome = withheld(outcome, learning)
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
     clock: object
@@ -479,19 +513,22 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
         clock = yield Need(house.clock, house.clock.now, ())
     wall = clock if type(clock) is datetime else datetime.now(UTC)
     at = int(wall.timestamp() * 1_000_000)
-    # Later: the result is labelled and indexed here; a result that cannot be observed is withheld.
-    settled = 0
+    number = learnt = 0
     if task is not None and plan is not None and not decision.blocks:
         ops = _settle(ticket, task, plan, outcome, at // 1_000_000)
-        if ops:
-            answer = yield Need(house.store, house.store.apply, ((Add(f"{task.key}|c", 1, None, None, decision.id), *ops),), {"now": wall})
+        if learning is not None:
+            learnt = learning.learnt
+        if ops or learning is not None:
+            answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
             if type(answer) is Applied and type(answer.values[0]) is int:
-                settled = answer.values[0]
+                number = answer.values[0]
                 if outcome.status == "ok":
                     task.settled.add(decision.tool)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
-    record = _outcome_record(decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, settled)
+    record = _outcome_record(
+        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt
+    )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:
             try:
@@ -508,3 +545,4 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[None]:
         task.tickets.pop(decision.id, None)
     if interrupt is not None:
         raise interrupt
+    return outcome

@@ -24,17 +24,18 @@ from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
 from guard.house import House, TaskState
+from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
 from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, parse_map
 from guard.reasons import ReasonCode
 from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
-from guard.workflow.events import shapes_in
+from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
 from guard.workflow.past import Hold
 from guard.writing import decision_of, note_flow, write
 
-__all__ = ["end_flow", "open_flow"]
+__all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]
 
 _SPEAKS: Final[tuple[Judge, ...]] = ("task",)
 """Who must permit the end of a task."""
@@ -73,6 +74,10 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
     state.begin(house.generation, house.since or {})
+    if house.tracks:
+        stop = yield from learn_opening(house, draft, state, prompt)
+        if stop is not None:
+            return (yield from _refuse(house, draft, stop))
     holder = _holder(found)
     if before is not None and before != holder:
         changed = tuple(
@@ -85,6 +90,30 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     if house.spans is not None:
         house.spans.opened(state, house.policy)
     return state
+
+
+def says_flow(house: House, state: TaskState, text: object, quoted: object) -> Flow[Decision | None]:
+    """More words of the user; None where they were heard, else the recorded refusal."""
+    draft = Draft(house, state, ToolCall("task.user_says"), dry=False)
+    if state.closed:
+        return (yield from _refuse(house, draft, forbid("task", ReasonCode.TASK_ENDED)))
+    if type(text) is not str or type(quoted) is not str:
+        return (yield from _refuse(house, draft, forbid("call", ReasonCode.ARGS_TYPE, "what the user says is text")))
+    if state.generation != house.generation:
+        state.begin(house.generation, house.since or {})
+    stop = yield from read_clock(house, draft)
+    if stop is None:
+        found = yield from identify(house, draft, state.token)
+        stop = found if isinstance(found, Finding) else None
+    if stop is None:
+        answer = yield Need(house.store, house.store.apply, ((state.life,),), {"now": draft.now, "commit": False})
+        if type(answer) is Refused:
+            stop = yield from life_said(house, draft, state.life, answer.value, renew=False)
+        elif type(answer) is not Applied:
+            stop = failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    if stop is None and house.tracks:
+        stop = yield from learn_said(house, draft, state, text, quoted)
+    return None if stop is None else (yield from _refuse(house, draft, stop))
 
 
 def task_key(delegation: Delegation) -> str:
@@ -111,6 +140,13 @@ def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
     return proven if type(proven) is str and proven else None
 
 
+def begin_flow(house: House, *, late: bool) -> Flow[Finding | None]:
+    """`_begin` for policies that are loaded into a running guard. `late`: tasks may be open that began in this very second."""
+    draft = Draft(house, None, ToolCall("policy.reload"), dry=False)
+    stop = yield from read_clock(house, draft)
+    return stop if stop is not None else (yield from _begin(house, draft, draft.at // 1_000_000 + late))
+
+
 def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
     """Once after a load: the number of these policies, and from when on their shapes are counted."""
     tag = f"gen|{house.generation}"
@@ -126,6 +162,7 @@ def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
         if type(answer) not in (Applied, Refused):
             return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     shapes = sorted({shape for layer in house.layers for found in shapes_in(layer).values() for shape in found})
+    shapes += [SOURCES] if house.tracks else []
     since: dict[str, int] = {}
     if shapes:
         looks = tuple(Know(f"since|{shape}", "at", str(now)) for shape in shapes)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hmac
 from time import perf_counter, time_ns
 
+from guard.approving import args_hmac
 from guard.decide import Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
-from guard.events import DecisionRecord, PivotRecord, TaskRecord
+from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
 from guard.model import Decision, Finding, quick
-from guard.ops import Add, Applied, Op, Put
+from guard.ops import Add, Applied, Op, Put, Refused
 from guard.ports import Sink
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, forbid, refunds
-from guard.workflow.plan import keep_counters
+from guard.workflow.atoms import Live
+from guard.workflow.plan import Plan, keep_counters
 
 __all__ = ["conclude", "decision_of", "note_flow", "write"]
 
@@ -48,7 +49,7 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
         "" if task is None else task.delegation.txn,
         draft.step,
         tool if type(tool) is str else "",
-        "" if task is None or bound is None else hmac.digest(task.hmac_key, bound.canonical, "sha256").hex()[:32],
+        "" if task is None or bound is None else args_hmac(task, bound),
         house.policy,
         lambda: frozen_details(task, bound),
     )
@@ -61,7 +62,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     if not allowed:
         yield from _cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
-            yield from _count(house, draft, task, ruling)
+            ruling = yield from _count(house, draft, task, ruling)
     decision = decision_of(house, draft, ruling)
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
@@ -78,11 +79,14 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
         span.denied(decision)
     if house.spans is not None:
         house.spans.decided(decision, task, draft.deadline - house.seconds)
-    return Ticket(decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, draft.live, span, perf_counter())
+    return Ticket(
+        decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, draft.live, draft.masks, False, span, perf_counter()
+    )
 
 
-def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[None]:
-    """Number what was not allowed; count the denial; stop the task where a rule says so, in the same list.
+def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[Ruling]:
+    """Number what was not allowed; count the denial; stop the task where a rule says so, in the same list. The ruling: a task that has
+    asked as often as it may is denied. Attack: ask until a tired person says yes.
 
     A rule suspends by a finding that enforces, whoever else forbids.
     """
@@ -96,12 +100,17 @@ def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[
         if rule is not None and not any(f.code in _AT_ITS_END for f in forbids):
             ops.append(Put(task.life.key, f"suspended:{rule}", by))
     else:
-        ops.append(Add(f"{key}|asks", 1, None, None, by))
+        ops.append(Add(f"{key}|asks", 1, house.most_asks, None, by))
     answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now})
     if type(answer) is Need:
         answer = yield answer
+    if type(answer) is Refused and ruling.verdict == "ask":
+        text = f"{house.most_asks} asks of this task were made, and no more may be"
+        draft.findings.append(forbid("task", ReasonCode.ASK_TOO_MANY, text, fix="a new task"))
+        return (yield from _count(house, draft, task, decide(draft.findings, ())))
     if type(answer) is Applied and type(answer.values[0]) is int:
         draft.step = answer.values[0]
+    return ruling
 
 
 def _cancel(house: House, draft: Draft) -> Flow[None]:
@@ -192,7 +201,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         getattr(span, "trace_id", ""),
         getattr(span, "span_id", ""),
         count,
-        dict(live.told) if live is not None and live.told else _NO_ATOMS,
+        _atoms(live, plan) if live is not None and live.told else _NO_ATOMS,
         () if weighed is None else weighed.labels,
         0,
         draft.judged,
@@ -202,7 +211,16 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
     return made
 
 
-def note_flow(house: House, note: PivotRecord | TaskRecord) -> Flow[None]:
+def _atoms(live: Live, plan: Plan | None) -> dict[str, object]:
+    """What was asked of the values; of the sources, without the lists that only the ledger needs."""
+    told = dict(live.told)
+    if plan is not None and plan.sources is not None:
+        for site in plan.sources.unrecorded:
+            told.pop(site, None)
+    return told
+
+
+def note_flow(house: House, note: ApprovalRecord | PivotRecord | TaskRecord) -> Flow[None]:
     """A record that belongs to a task, to the sinks that take such."""
     for sink in house.sinks:
         tell = getattr(sink, "note", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +10,7 @@ from guard.model import Finding
 from guard.ops import Add, Drop, Op
 from guard.policy.data import Rule
 from guard.reasons import ReasonCode
-from guard.replay.plans import judgeable
+from guard.replay.plans import judgeable, without_sources
 from guard.sources import Seen
 from guard.workflow.atoms import Values
 from guard.workflow.events import left_behind
@@ -19,11 +19,25 @@ from guard.workflow.past import PastRule
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.rules import CompiledRule
 
-__all__ = ["as_it_stands", "besides_of", "forced_of", "is_blind", "is_digest", "path_of", "wanted_of", "what_is_left", "without"]
+__all__ = [
+    "as_it_stands",
+    "besides_of",
+    "cleared_of",
+    "forced_of",
+    "is_blind",
+    "is_digest",
+    "path_of",
+    "wanted_of",
+    "what_is_left",
+    "without",
+]
 
 _HANDED_ON: Final = frozenset(("task", "token", "call", "grants"))
 _FAILED: Final = frozenset(("guard", "record", "external"))
 _SHAPE = 16
+_SOURCES: Final = frozenset(("flow", "got", "host", "from"))
+NO_SOURCES: Final = "where values come from"
+"""In `not_judged`: what asks for the sources of values was left out."""
 
 
 # -- what a record says ----------------------------------------------------------------------------------------------------------
@@ -52,6 +66,13 @@ def besides_of(opened: int, seen: Seen, plan: Plan) -> list[Finding]:
     return findings
 
 
+def cleared_of(seen: Seen) -> dict[str, str]:
+    """The asks that approvals covered, with what the record says of them."""
+    head = "approved: "
+    found = (f.text for f in seen.findings if f.says == "permit" and f.text.startswith(head))
+    return {text[len(head) :].partition(" ")[0]: text for text in found}
+
+
 def path_of(text: str) -> str:
     """`argument order must ...`: the argument."""
     words = text.split(" ", 2)
@@ -64,16 +85,16 @@ def is_digest(word: str) -> bool:
 
 def is_blind(rule: Rule) -> bool:
     """It asks for what no trace holds."""
-    return bool(rule.signals) or (rule.unless is not None and rule.unless.flow is not None)
+    return bool(rule.signals)
 
 
 # -- what a call takes -------------------------------------------------------------------------------------------------------------
 
 
-def wanted_of(plan: Plan, weighed: Weighed, by: str) -> tuple[list[Op], int]:
+def wanted_of(plan: Plan, weighed: Weighed, by: str, cleared: Mapping[str, str]) -> tuple[list[Op], int]:
     ops: list[Op] = [*(hold.op for hold in weighed.holds), *weighed.marks]
     first = len(ops)
-    ops += [Add(each.key, 1, each.max, each.window, by) for each in plan.fixed]
+    ops += [Add(each.key, 1, None if each.source.cleared(cleared) else each.max, each.window, by) for each in plan.fixed]
     ops += [claim.op for claim in weighed.claims]
     return ops, first
 
@@ -102,6 +123,8 @@ def without(plan: Plan, site: str, values: Values, context: Context, now: int) -
     kept, names = judgeable(plan, values, context, now)
     if names:
         return kept, names
+    if site.partition(".")[0] in _SOURCES:
+        return without_sources(plan), (NO_SOURCES,)
     rules = tuple(each for each in plan.rules if not site.startswith(f"{each.rule.id}."))
     past = tuple(each for each in plan.past if not site.startswith(f"{each.rule.id}."))
     both: list[CompiledRule | PastRule] = [*plan.rules, *plan.past]

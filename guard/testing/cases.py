@@ -3,12 +3,20 @@
 Every event is `guard.before` and, unless it was blocked, `guard.after` with the outcome the trace states. An event without prefix
 acts as the case's `as:` on the case's own task. `#other` is another task of the same origin, intent and parameters; `@mailer` is a
 sub-agent of the task, handed its work by the case's actor (or a member of `as: {actor: [...]}`, itself); `+5m` moves the clock
-before the event. `as: {tasks: {bob: {...}}}` says what `#bob` acts as; `signal(name, value)` is said from then on. Tokens are refreshed as they run out, as a client would: what a policy says of time is its `ttl` and `within`.
+before the event. `as: {tasks: {bob: {...}}}` says what `#bob` acts as.
+
+| line                       | what happens                                                                                |
+|----------------------------|---------------------------------------------------------------------------------------------|
+| `signal(name, value)`      | it is said from then on, of everybody                                                       |
+| `approve(ask, by=person)`  | the person answers the last call of the task that asked for it: the same call again may run |
+| `user_says("...")`         | more of the user's own words; behind `@mailer`, of that agent's                             |
+
+Tokens are refreshed as they run out, as a client would: what a policy says of time is its `ttl` and `within`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,13 +24,14 @@ from typing import Self
 
 from guard.errors import Denied
 from guard.identity import LocalIssuer
-from guard.model import Decision, Delegation, Outcome, Signal, ToolCall
+from guard.model import Decision, Outcome, ToolCall
 from guard.policy import Policy
 from guard.policy.cases import meets
 from guard.policy.data import Case, Event, RunAs
 from guard.record import ListSink
 from guard.runtime import Guard, Task
 from guard.testing.clock import FrozenClock
+from guard.testing.fakes import FakeApprovals, FakeSignals
 
 __all__ = ["CaseResult", "Step", "run_case"]
 
@@ -66,8 +75,10 @@ def run_case(policy: Policy | Sequence[Policy], case: Case) -> CaseResult:
         steps: list[Step] = []
         for event, expected in zip(case.trace, case.expect, strict=True):
             desk.clock.advance(event.after)
-            if event.kind == "signal":
-                desk.hear(event)
+            if event.kind != "call":
+                wrong = desk.happens(event)
+                if wrong:
+                    return CaseResult(case.name, False, tuple(steps), f"line {event.line}: {wrong}", case.where)
                 continue
             steps.append(_step(event.text, expected, desk.event(event)))
             if not steps[-1].ok:
@@ -112,8 +123,12 @@ class _Desk:
         self._issuer = LocalIssuer("cases", clock=lambda: self.clock.now().timestamp())
         # The deadline is for stores that hang; a case has none, and a loaded machine must not change a verdict.
         deadline = timedelta(seconds=60)
-        self._signals = _Signals()
-        self._guard = Guard(policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals)
+        self._signals, self._approvals = FakeSignals(self.clock), FakeApprovals(self.clock)
+        self._guard = Guard(
+            policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals,
+            approvals=self._approvals,
+        )  # fmt: skip
+        self._asked: dict[tuple[str, str], Decision] = {}
         self._open = ExitStack()
         self._tasks: dict[tuple[str, str | None], tuple[Task, float]] = {}
 
@@ -136,11 +151,28 @@ class _Desk:
             decision = self._guard.before(ToolCall(event.tool, event.args))
             if not decision.blocks:
                 self._guard.after(decision, _outcome(event))
+        for ask in decision.request()["asks"] if decision.verdict == "ask" else ():  # type: ignore[attr-defined]
+            self._asked[event.task or "", str(ask)] = decision
         return decision
 
-    def hear(self, event: Event) -> None:
-        """A signal line: what is said from now on, of everybody."""
-        self._signals.said[str(event.args["name"])] = Signal(event.args["value"], int(self.clock.now().timestamp()))
+    def happens(self, event: Event) -> str:
+        """A line that is no call; what is wrong with it, or nothing."""
+        if event.kind == "signal":
+            self._signals.say(str(event.args["name"]), event.args["value"])
+        elif event.kind == "user_says":
+            try:
+                with self._task(event.task or "", event.actor) as task:
+                    task.user_says(str(event.args["text"]), quoted=str(event.args["quoted"]))
+            except Denied as denied:
+                return str(denied)
+        else:
+            ask, groups = str(event.args["ask"]), event.args["groups"]
+            asked = self._asked.get((event.task or "", ask))
+            if asked is None:
+                return f"no call has asked for `{ask}`"
+            named = groups if isinstance(groups, list) else [groups]
+            self._approvals.approve(asked, ask, by=str(event.args["by"]), groups=[str(one) for one in named])
+        return ""
 
     def end(self) -> Decision:
         """End the case's own task."""
@@ -176,17 +208,6 @@ class _Desk:
             txn=f"case-{name or 'own'}",
             person=run_as.person,
         )
-
-
-class _Signals:
-    """What a case has said outside of its calls."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, Signal] = {}
-
-    def get(self, delegation: Delegation, names: Sequence[str], *, now: int) -> Mapping[str, Signal]:
-        """The latest of each name."""
-        return {name: self.said[name] for name in names if name in self.said}
 
 
 def _outcome(event: Event) -> Outcome:

@@ -12,7 +12,7 @@
 | state, revocations              | in memory, empty                                                                         |
 | clock                           | `clock`: 2026-01-01T00:00Z until `clock.advance(...)`                                     |
 | sinks, spans                    | lists: `records`, `notes`; nothing is written, exported or logged                        |
-| signals                         | what `signal(...)` said; no proofs, no approvals                                         |
+| approvals, signals, proofs      | what `approve(...)` and `signal(...)` said, and `proofs.names`                           |
 | deadline                        | a minute: a loaded machine must not change a verdict                                     |
 | current task                    | none, until one is opened                                                                |
 
@@ -22,25 +22,27 @@ another thread that calls this guard meanwhile meets the test's trust, which kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
 
-from guard.errors import ConfigError
+from guard.errors import ApprovalRequired, ConfigError
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, Record, TaskRecord
 from guard.house import House
 from guard.identity import LocalIssuer, RevocationList, TrustedIssuers
-from guard.model import Delegation, Signal
+from guard.model import Decision
 from guard.record import Blinds, ListSink
 from guard.runtime import Guard, Task
 from guard.state import open_state
 from guard.testing.clock import FrozenClock
+from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
 
 __all__ = ["Desk"]
 
-_OWN = ("layers", "policy", "resolve", "binders")
-"""What a house under test has from the guard's own. Everything else is the test's, or stands at its default."""
+_OWN = ("layers", "policy", "resolve", "binders", "fitted")
+"""What a house under test has from the guard's own. Everything else is the test's, or stands at its default: a port that a house is given
+later is not the production's by oversight."""
 _SECONDS = 60.0
 
 
@@ -51,7 +53,9 @@ class Desk:
         self.clock = FrozenClock()
         self.issuer = LocalIssuer("tests", clock=lambda: self.clock.now().timestamp())
         self.revocations = RevocationList()
-        self._signals = _Signals()
+        self.approvals = FakeApprovals(self.clock)
+        self.proofs = FakeProofs()
+        self._signals = FakeSignals(self.clock)
         self._sink = ListSink()
         self._undo: dict[int, Callable[[], None]] = {}
 
@@ -103,19 +107,28 @@ class Desk:
 
     def signal(self, name: str, value: object) -> None:
         """From now on this is said, of everybody."""
-        self._signals.said[name] = Signal(value, int(self.clock.now().timestamp()))
+        self._signals.say(name, value)
+
+    def approve(self, asked: Decision | ApprovalRequired, *asks: str, by: str, groups: Iterable[str] = ()) -> None:
+        """A person answers what a call asked for, all of it or the named asks: the same call may run once now, if they may answer it."""
+        self.approvals.approve(asked.decision if isinstance(asked, ApprovalRequired) else asked, *asks, by=by, groups=groups)
 
     def _take(self, guard: Guard) -> None:
         """The test's house for `guard`, and how to put its own back."""
         if id(guard) in self._undo:
             return
-        before = (guard._house, guard._current, guard._opened, guard._openers)
+        own = guard._house
+        before = (own, guard._current, guard._opened, guard._openers)
 
         def undo() -> None:
+            # After a reload within the test the list is another one; functions decorated since then are known by their place in it.
+            for tool, shape, binder in guard._house.fitted[len(own.fitted) :]:
+                spec = own.layers[0].tools.get(tool)
+                own.fitted.append((tool, shape, binder.under(spec.types if spec is not None else {})))
             guard._house, guard._current, guard._opened, guard._openers = before
 
         self._undo[id(guard)] = undo
-        guard._house = self._house(guard._house)
+        guard._house = self._house(own)
         guard._current = ContextVar("guardtrail_task", default=None)
         guard._opened, guard._openers = {}, set()
 
@@ -130,20 +143,9 @@ class Desk:
             blinds=Blinds(None),
             spans=None,
             seconds=_SECONDS,
+            approvals=self.approvals,
             signals=self._signals,
+            proofs=self.proofs,
         )
         made.wall0, made.steady0 = self.clock.now().timestamp(), self.clock.monotonic()
         return made
-
-
-class _Signals:
-    """What a test has said outside of its calls."""
-
-    inline = True
-
-    def __init__(self) -> None:
-        self.said: dict[str, Signal] = {}
-
-    def get(self, delegation: Delegation, names: Sequence[str], *, now: int) -> Mapping[str, Signal]:
-        """The latest of each name."""
-        return {name: self.said[name] for name in names if name in self.said}

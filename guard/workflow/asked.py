@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Final
 
 from guard.model import Finding, Verdict
-from guard.ops import Lookup, Op
+from guard.ops import Know, Lookup, Op, parse_map
 from guard.policy.data import EFFECTS, Asked, PolicyData, Tool
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Told, Values
 
-__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge"]
+__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge", "words_of"]
 
 MAX_PROMPT: Final = 1 << 16
 
@@ -85,20 +85,16 @@ class AskedState:
     classes: frozenset[str] = frozenset()
     delegated: bool = False
 
-    @property
-    def text(self) -> str:
-        """As it stands in the store."""
-        return f"classes={','.join(sorted(self.classes)) or '-'} delegated={int(self.delegated)}"
+    def ops(self, task: str, by: str = "") -> list[Op]:
+        """What puts it into the store: a map that only grows, so that what the user says later (`user_says`) adds to it, whoever is first."""
+        words = [*sorted(self.classes), *(["delegated"] if self.delegated else [])]
+        return [Know(asked_key(task), word, "1", "first", by) for word in words]
 
     @classmethod
     def read(cls, text: object) -> AskedState:
         """Back from the store; nothing asked where nothing readable stands there."""
-        found = dict(part.partition("=")[::2] for part in text.split(" ")) if isinstance(text, str) else {}
-        return cls(frozenset(found.get("classes", "").split(",")) & frozenset(EFFECTS), found.get("delegated") == "1")
-
-    def joined(self, other: AskedState) -> AskedState:
-        """With what the user said later (`user_says`)."""
-        return AskedState(self.classes | other.classes, self.delegated or other.delegated)
+        found = parse_map(text)
+        return cls(frozenset(found) & frozenset(EFFECTS), "delegated" in found)
 
 
 def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = None) -> AskedState:
@@ -120,6 +116,15 @@ def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = N
                 classes.add(effect)
                 break
     return AskedState(frozenset(classes), _DELEGATED.search(text) is not None)
+
+
+def words_of(layers: Sequence[PolicyData]) -> dict[str, tuple[str, ...]]:
+    """The words of every layer that has `asked`, together."""
+    words: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        for effect, own in (layer.asked.words if layer.asked is not None else {}).items():
+            words[effect] = (*words.get(effect, ()), *own)
+    return words
 
 
 def _not_negated(tokens: list[tuple[str, int]], stops: list[int]) -> list[bool]:
@@ -167,7 +172,7 @@ def _endings(word: str) -> frozenset[str]:
 
 
 def asked_key(task: str) -> str:
-    """Where the state of a task stands: put when it opens, renewed when the user says more."""
+    """Where the state of a task stands: a map of effect classes, and `delegated`."""
     return f"{task}|a"
 
 

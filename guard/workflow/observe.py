@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from guard.model import Outcome
-from guard.ops import Add, Mark, Op, Pin, Put
-from guard.workflow.asked import AskedState, asked_key
+from guard.ops import Add, Mark, Op, Pin
+from guard.workflow.asked import AskedState
 from guard.workflow.entities import entities
 from guard.workflow.flowtable import SourcePlan
 from guard.workflow.forms import Form, entity_forms, forms, is_whole, leaf_forms
@@ -68,7 +68,7 @@ def opening(
     if prompt is not None:
         ops.append(Pin(f"{ledger.task}|prompt", ledger.hash(("prompt", prompt))))
         if asked is not None:
-            ops.append(Put(asked_key(ledger.task), asked.text))
+            ops += asked.ops(ledger.task)
         ops += said(ledger, prompt, quoted=quoted)
     learnt: dict[str, None] = {}
     for name, value in params.items():

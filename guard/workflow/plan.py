@@ -10,6 +10,8 @@ else: not on the number of tools, of policies, or on how far the task has come.
 | `past`          | verbs that look back: read first, held at the commit    | -                       |
 | `order`, `once` | held at the commit                                      | -                       |
 | `events`        | what a call of this tool leaves behind (`events.py`)    | a look into a set       |
+| `sources`       | `flow`, `from`, `carries`, `unless: {flow: ...}`        | -                       |
+| `asked`         | the prompt's words                                      | -                       |
 """
 
 from __future__ import annotations
@@ -21,19 +23,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge, Signal
 from guard.ops import AMOUNT_MAX, Absent, Drop, Op, Refused, Sum
-from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
+from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge, refused
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
-from guard.workflow.events import NOTHING, Events, compile_events, left_behind, look, shapes_in
+from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, left_behind, look, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.marks import once_key
 from guard.workflow.past import Hold, PastRule, compile_past
-from guard.workflow.rules import CompiledRule, compile_rule, concerns, excused, looks_back, monitored_until
+from guard.workflow.rules import CompiledRule, compile_rule, concerns, excused, looks_back, monitored_until, uses_sources
 
 if TYPE_CHECKING:
     from guard.policy.data import Intent, PolicyData, Rule, Tool
+    from guard.workflow.asked import AskedPlan
+    from guard.workflow.flowtable import Sourced, SourcePlan
 
-__all__ = ["Fixed", "Plan", "Weighed", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain"]
+__all__ = ["Fixed", "Plan", "Weighed", "approved", "keep_counters", "make_plan", "reads", "weigh", "weigh_plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,16 @@ class Plan:
     """Some rule of the policies suspends: a refusal for another reason asks whether the task was stopped."""
     incomplete: Finding | None = None
     """A rule counts what was not counted yet when the task began."""
+    sources: SourcePlan | None = None
+    """Where its values come from: None where no layer asks."""
+    asked: AskedPlan | None = None
     plain: bool = False
     """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
 
 
 _NO_SINCE: Final[Mapping[str, int]] = {}
 _NO_SIGNALS: Final[Mapping[str, Signal]] = {}
+_NOBODY: Final[Mapping[str, str]] = {}
 
 
 class Fixed(NamedTuple):
@@ -149,6 +157,7 @@ def make_plan(
     required: tuple[Judge, ...] = ("token", "grants")
     order: tuple[Hold, ...] = ()
     ends: int | None = None
+    params: Mapping[str, object] = {}
     if delegation.intent is not None:
         required = ("token", "grants", "intent")
         intent = base.intents.get(delegation.intent)
@@ -157,7 +166,7 @@ def make_plan(
         if isinstance(answer, Finding):
             always.append(answer)
         else:
-            check, intent = answer
+            check, intent, params = answer
             choices.append((check,))
             permission = intent.allow[tool]
             if permission.limit is not None:
@@ -168,7 +177,12 @@ def make_plan(
     fixed, asked, past = _rules(layers, spec, delegation.intent, sources, context)
     about = [rule for layer in layers for rule in layer.rules if concerns(rule, spec, delegation.intent)]
     events = compile_events(layers, spec, context)
-    plain = events.light and not (asked or past or limits or order)
+    origins, votes = _sources(layers, spec, delegation.intent, params)
+    if origins is not None and since.get(SOURCES, 0) > context.opened:
+        origins = replace(origins, young=True)
+    if origins is not None and origins.has_flow:
+        required = (*required, "flow")
+    plain = events.light and not (asked or past or limits or order or origins or votes)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
     # What cannot be undone is on disk before it starts; the rest is with the operating system.
@@ -179,8 +193,20 @@ def make_plan(
         past, events, delegation.intent,
         tuple(sorted({name for rule in about for name in rule.signals})),
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
-        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since), plain,
+        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
     )  # fmt: skip
+
+
+def _sources(
+    layers: Sequence[PolicyData], tool: Tool, intent: str | None, params: Mapping[str, object]
+) -> tuple[SourcePlan | None, AskedPlan | None]:
+    """What asks where values come from, and the prompt's vote. Their modules are loaded with a guard whose policies need them (`House`)."""
+    if not uses_sources(layers) and all(layer.asked is None for layer in layers):
+        return None, None
+    from guard.workflow.asked import compile_asked
+    from guard.workflow.sources import compile_sources
+
+    return compile_sources(layers, tool, intent, params), compile_asked(layers, tool)
 
 
 def _rules(
@@ -195,7 +221,7 @@ def _rules(
                 if found is not None:
                     past.append(found)
                 elif not looks_back(each):
-                    rules.append(compile_rule(each, layer.name))
+                    rules.append(compile_rule(each, layer.name, tool))
     sources += [rule.limit for rule in rules if rule.limit is not None and rule.always and rule.rule.unless is None]
     fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool.name)) is not None]
     fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
@@ -205,7 +231,9 @@ def _rules(
     return tuple(fixed), (*(CompiledRule.of_limit(source) for source in loose), *asked), tuple(past)
 
 
-def _incomplete(layers: Sequence[PolicyData], about: Sequence[Rule], context: Context, since: Mapping[str, int]) -> Finding | None:
+def _incomplete(
+    layers: Sequence[PolicyData], about: Sequence[Rule], context: Context, since: Mapping[str, int], origins: SourcePlan | None
+) -> Finding | None:
     """An ask, where a rule about the tool rests on counts that began later than the task: what it did before, nobody knows.
 
     Not for `require_before`, whose strict side is that nothing was, and not for rules that only record.
@@ -216,10 +244,13 @@ def _incomplete(layers: Sequence[PolicyData], about: Sequence[Rule], context: Co
             if rule is not None and any(since.get(shape, 0) > context.opened for shape in shapes):
                 text = f"rule {rule.id} is younger than the task and does not know its past"
                 return Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, None, rule.where, text, fix="a new task")
+    if origins is not None and origins.young and origins.particular:
+        text = "the flow table is younger than the task, and does not know what it has seen"
+        return Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, None, origins.tool.where or None, text, fix="a new task")
     return None
 
 
-def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent] | Finding:
+def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent, Mapping[str, object]] | Finding:
     intent = base.intents.get(delegation.intent or "")
     if intent is None:
         return Finding("intent", "forbid", ReasonCode.INTENT_UNKNOWN, text=f"policy {base.name} has no such intent")
@@ -227,7 +258,7 @@ def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check,
     if isinstance(params, Finding):
         return params
     check = intent_check(base, delegation, intent, params, tool)
-    return check if isinstance(check, Finding) else (check, intent)
+    return check if isinstance(check, Finding) else (check, intent, params)
 
 
 def _order(intent: Intent, where: str, tool: str, context: Context) -> tuple[Hold, ...]:
@@ -291,19 +322,26 @@ def weigh(
     now: int,
     answers: Sequence[object] = (),
     signals: Mapping[str, Signal] = _NO_SIGNALS,
-    cleared: frozenset[str] = frozenset(),
+    cleared: Mapping[str, str] = _NOBODY,
     *,
     seen: bool = False,
-    masks: Mapping[str, Sequence[str]] | None = None,
+    sourced: Sourced | None = None,
+    votes: Sequence[Finding] = (),
 ) -> Weighed:
-    """Ask every pure judge; collect what the call would take. Findings in the order token, grants, intent, rules.
+    """Ask every pure judge; collect what the call would take. Findings in the order token, grants, intent, flow, asked, rules.
 
-    `answers`: of `reads`, in its order. `cleared`: the asks an approval covers. `seen`: see `events.left_behind`. `masks`: the sources of
-    the control values, None: not known, and then no `unless: {flow: ...}` excuses.
+    `answers`: of `reads`, in its order. `cleared`: the asks that approvals cover, with what is said of them. `seen`: see `events.left_behind`. `sourced`: what the
+    sources say of it, None: not known, and then no `unless: {flow: ...}` excuses. `votes`: what the prompt's words say.
     """
     findings: list[Finding] = list(plan.always)
     claims: list[Claim] = []
     sources = _permissions(plan, values, findings)
+    masks: Mapping[str, Sequence[str]] | None = None
+    written: Sequence[Op] = ()
+    if sourced is not None:
+        masks, written = sourced.masks.letters, sourced.marks
+        findings += sourced.findings
+    findings += votes
     for rule in plan.rules:
         if not rule.always and not rule.matches(values):
             continue
@@ -325,19 +363,22 @@ def weigh(
             else:
                 claims.append(claim.silenced() if silent else claim)
     if cleared:
-        findings = [_approved(found, cleared) for found in findings]
-        claims = [claim.silenced() if claim.source.says == "ask" and claim.source.rule in cleared else claim for claim in claims]
+        findings = [approved(found, cleared) for found in findings]
+        claims = [claim.silenced() if claim.source.cleared(cleared) else claim for claim in claims]
     clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in findings)
     tool, events = plan.tool, plan.events
     if tool is None or (events.light and (seen or not clear)):
-        return _weighed(findings, claims, clear, _arranged([*holds, *plan.order]) if holds else plan.order, (), (), (), ())
+        return _weighed(
+            findings, claims, clear, _arranged([*holds, *plan.order]) if holds else plan.order, written if clear else (), (), (), ()
+        )
     holds += plan.order
     if tool.once is not None:
         holds.append(Hold(Absent(once_key(tool, values, context)), _repeated))
     if not clear:
         return _weighed(findings, claims, clear, _arranged(holds), (), (), (), ())
     left = left_behind(events, tool, values, context, decision, answers[at:], seen=seen)
-    return _weighed(findings, claims, clear, _arranged([*holds, *left.holds]), left.marks, left.unmark, left.forget, left.labels)
+    kept = [*left.marks, *written]  # what it writes stays also if it does not run: then that learns nothing new, the strict side
+    return _weighed(findings, claims, clear, _arranged([*holds, *left.holds]), kept, left.unmark, left.forget, left.labels)
 
 
 def keep_counters(weighed: Weighed | None, plan: Plan) -> Weighed | None:
@@ -382,7 +423,7 @@ def _told(checks: tuple[Check, ...], values: Values) -> Check | Finding:
     answer = values.ask(first.judge, lambda _: None)
     if type(answer) is int and 0 <= answer < len(checks):
         return checks[answer]
-    return Finding(first.judge, "forbid", first.code, where=first.where, text=f"argument {answer} is not inside {first.of}", fix=first.fix)
+    return refused(first, str(answer))
 
 
 def _unless(rule: Rule, finding: Finding, plan: Plan, values: Values, masks: Mapping[str, Sequence[str]] | None) -> Finding:
@@ -415,7 +456,8 @@ def _arranged(holds: list[Hold]) -> list[Hold]:
     return [*(hold for hold in holds if type(hold.op) is not Drop), *takes.values()] if takes else holds
 
 
-def _approved(finding: Finding, cleared: frozenset[str]) -> Finding:
+def approved(finding: Finding, cleared: Mapping[str, str]) -> Finding:
+    """The finding, or a permit where an approval covers its ask."""
     if finding.says == "ask" and finding.mode == "enforce" and (finding.rule or str(finding.code)) in cleared:
-        return replace(finding, says="permit", code=ReasonCode.PERMIT, text="approved")
+        return replace(finding, says="permit", code=ReasonCode.PERMIT, text=cleared[finding.rule or str(finding.code)], fix=None)
     return finding

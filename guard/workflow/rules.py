@@ -4,6 +4,7 @@
 |-------------------------|-----------------------------------------------------------------------|
 | no verb                 | its `then` on every call it matches                                   |
 | `require`               | its `then` where the call does not fulfil it                          |
+| `check`                 | its `then` where the expression is not true of the arguments          |
 | `limit`                 | its `then` where the claim does not fit any more                      |
 | `then: alert`           | a permit with an alert                                                |
 | `mode: monitor`         | the same, recorded with mode monitor and without a vote, until `until`|
@@ -28,10 +29,10 @@ from guard.workflow.past import says
 from guard.workflow.reach import reach
 
 if TYPE_CHECKING:
-    from guard.policy.data import Rule, Tool
+    from guard.policy.data import PolicyData, Rule, Tool
     from guard.policy.judge import ArgsCheck
 
-__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until"]
+__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until", "uses_sources"]
 
 SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
@@ -59,6 +60,7 @@ class CompiledRule:
     require: ArgsCheck | None
     limit: LimitSource | None
     until: int | None
+    check: Callable[[Mapping[str, object]], bool] | None = None
 
     @classmethod
     def of_limit(cls, source: LimitSource) -> CompiledRule:
@@ -74,6 +76,11 @@ class CompiledRule:
         """The finding of a rule without state; None where it has nothing to say. Only for rules that match."""
         rule = self.rule
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
+        if self.check is not None:
+            if values.ask(f"{rule.id}.check", self.check) is True:
+                return None
+            said = f"rule {rule.id}: `check` is not true of these arguments"
+            return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, said, mode, "arguments of which it is true")  # type: ignore[arg-type]
         if self.require is None and not rule.signals:
             text = f"rule {rule.id} fires on this call"
             return Finding("rules", says(rule), ReasonCode.RULE_MATCH, rule.id, rule.where, text, mode)  # type: ignore[arg-type]
@@ -146,6 +153,15 @@ def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Seq
     return bool(unless.intents or unless.args)
 
 
+def uses_sources(layers: Sequence[PolicyData]) -> bool:
+    """Whether anything in these layers asks where a value comes from. Without it nothing is indexed."""
+    return any(layer.flow is not None for layer in layers) or any(
+        (rule.unless is not None and rule.unless.flow is not None) for layer in layers for rule in layer.rules
+    ) or any(
+        permission.origins for layer in layers for intent in layer.intents.values() for permission in intent.allow.values()
+    )  # fmt: skip
+
+
 def concerns(rule: Rule, tool: Tool, intent: str | None) -> bool:
     """Is the rule about calls of this tool under this intent, whatever their arguments?"""
     when = rule.when
@@ -160,7 +176,7 @@ def looks_back(rule: Rule) -> bool:
     return denied or rule.after is not None or rule.before is not None or rule.exclusive is not None or bool(rule.any_facts)
 
 
-def compile_rule(rule: Rule, layer: str) -> CompiledRule:
+def compile_rule(rule: Rule, layer: str, tool: Tool) -> CompiledRule:
     """A rule that does not look back, for a tool it concerns."""
     until = monitored_until(rule)
     limit = None
@@ -168,7 +184,12 @@ def compile_rule(rule: Rule, layer: str) -> CompiledRule:
         name = f"r|{layer}|{rule.id}"
         limit = LimitSource(rule.limit, name, "rules", ReasonCode.RULE_LIMIT, says(rule), rule.id, rule.where, _unit(rule), until)
     require = compile_args(rule.require, closed=False) if rule.require else None
-    return CompiledRule(rule, not rule.when.args, compile_when(rule.when.args), require, limit, until)
+    check = None
+    if rule.check is not None:
+        from guard.policy import cel
+
+        check = cel.compile(rule.check, tool.types, tool.control)
+    return CompiledRule(rule, not rule.when.args, compile_when(rule.when.args), require, limit, until, check)
 
 
 def _unit(rule: Rule) -> str:

@@ -9,19 +9,11 @@ from guard.policy.data import FlowRow, PolicyData, Tool
 from guard.workflow.flowtable import SourcePlan
 from guard.workflow.ledger import LETTERS
 from guard.workflow.origin import compile_origins, watched
+from guard.workflow.rules import uses_sources
 
-__all__ = ["compile_sources", "uses_sources"]
+__all__ = ["compile_sources"]
 
 _READS: Final = frozenset({"read", "fetch"})
-
-
-def uses_sources(layers: Sequence[PolicyData]) -> bool:
-    """Whether anything in these layers asks where a value comes from. Without it nothing is indexed."""
-    return any(layer.flow is not None for layer in layers) or any(
-        (rule.unless is not None and rule.unless.flow is not None) for layer in layers for rule in layer.rules
-    ) or any(
-        permission.origins for layer in layers for intent in layer.intents.values() for permission in intent.allow.values()
-    )  # fmt: skip
 
 
 def compile_sources(layers: Sequence[PolicyData], tool: Tool, intent: str | None, params: Mapping[str, object]) -> SourcePlan | None:

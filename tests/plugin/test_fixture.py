@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import guard.testing.plugin  # noqa: F401 - see test_policies
-from guard import Denied, Guard, Issuer, LocalIssuer, Policy, ToolCall
+from guard import ApprovalRequired, Denied, Guard, Issuer, LocalIssuer, Policy, ToolCall
 from guard.errors import ConfigError
 from guard.record import ListSink
 from guard.testing import Desk
@@ -186,6 +186,31 @@ def test_signals_are_what_the_test_says(own: Guard, guardtrail: Desk) -> None:
         assert own.check(call).code == "rule.require"
         guardtrail.signal("device.ok", True)
         assert not own.check(call).blocks
+
+
+def test_a_person_answers_once(own: Guard, guardtrail: Desk) -> None:
+    own.reload(
+        Policy.from_text(POLICY + "  - {id: look-twice, when: {tool: refund}, require: {signals.desk.seen: {eq: true}}, then: ask}\n")
+    )
+    tool = own.tool(refund)
+    with guardtrail.task(own, **TASK):
+        with pytest.raises(ApprovalRequired) as asked:
+            tool("A-17", Decimal("20"))
+        guardtrail.approve(asked.value, by="mallory")
+        assert tool.check("A-17", Decimal("20")).verdict == "ask"
+        guardtrail.approve(asked.value, by="alice")
+        assert tool("A-17", Decimal("20")) == "refunded 20 on A-17"
+
+
+def test_a_reload_in_a_test_ends_with_it(own: Guard, iam: LocalIssuer) -> None:
+    with Desk() as desk:
+        desk.task(own, **TASK)
+        own.reload(Policy.from_text(POLICY.replace('min: "0.01"', 'min: "30"')))
+        tool = own.tool(refund)
+        with desk.task(own, **TASK):
+            assert tool.check("A-17", Decimal("20")).blocks
+    with own.task(iam.mint(actor="support", **TASK)):
+        assert tool("A-17", Decimal("20"))
 
 
 def test_revocations_are_the_tests(own: Guard, guardtrail: Desk) -> None:

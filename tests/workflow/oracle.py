@@ -10,6 +10,7 @@ Every call is answered by looking at all calls before it. It is the definition t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -47,6 +48,7 @@ class Oracle:
     def __init__(self) -> None:
         self.calls: list[Past] = []
         self.denied: list[tuple[str, int]] = []
+        self.asked: Counter[str] = Counter()
         self.suspended: dict[str, str] = {}
         self.ended_tasks: set[str] = set()
         self.log: list[tuple[str, Past, object]] = []  # ends, consumptions and what took them back, in order
@@ -82,6 +84,11 @@ class Oracle:
                 stops = rule.id if rule.then == "suspend" and stops is None else stops
             elif rule.then == "ask":
                 asks.add(rule.id)
+        if asks and not forbids:
+            if self.asked[call.task] >= policy.most_asks:
+                forbids.add("ask.too_many")
+            else:
+                self.asked[call.task] += 1
         call.found = forbids | asks
         if forbids or asks:
             call.status = "refused"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from guard import ConfigError, Guard, LocalIssuer
+from guard import Guard, LocalIssuer
 from guard.constraints import parse
 from guard.model import Delegation
 from guard.ops import parse_map
@@ -169,8 +169,3 @@ def test_a_proof_that_is_late_is_none(wait: float, proven: str | None) -> None:
     with guard.task(iam.mint(origin="alice", actor="worker", intent="work")) as task:
         assert task.state.context.actor_proven == proven
     assert time.monotonic() - started < 4
-
-
-def test_approvals_are_refused_and_not_ignored() -> None:
-    with pytest.raises(ConfigError, match="not supported yet"):
-        Guard(BASE, trust=LocalIssuer("a"), sinks=[ListSink()], approvals=object())  # type: ignore[arg-type]

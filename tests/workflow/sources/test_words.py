@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.model import Finding
+from guard.ops import Applied, Lookup
 from guard.policy.data import Asked, Tool
-from guard.workflow.asked import AskedState, asked_of, judge
+from guard.state import MemoryState
+from guard.workflow.asked import AskedState, asked_key, asked_of, judge
 from guard.workflow.entities import KINDS, entities
 from guard.workflow.forms import forms, leaf_forms, one_form
 from guard.workflow.grams import grams
-from tests.workflow.sources.desk import table
+from tests.workflow.sources.desk import NOW, table
 
 ENTITIES, GRAMS, ASKED = table("entities.yaml"), table("grams.yaml"), table("asked.yaml")
 
@@ -41,7 +43,11 @@ def test_asked(row: dict[str, Any]) -> None:
         assert (word in state.classes) == row[word], (word, state)
     if "delegated" in row:
         assert state.delegated == row["delegated"]
-    assert AskedState.read(state.text) == state
+    store = MemoryState()
+    store.apply([*state.ops("t"), *state.ops("t")], now=NOW)
+    answer = store.apply([Lookup(asked_key("t"))], now=NOW)
+    assert isinstance(answer, Applied)
+    assert AskedState.read(answer.values[0]) == state
 
 
 def _tool(*effects: str) -> Tool:
