@@ -137,7 +137,7 @@ def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning
     """Apply what a call leaves when it has ended, with what was learnt; where the ledger has no room, with its mark that it has none."""
     waiting = [task.pending.pop() for _ in range(len(task.pending))]
     before = [*ops, *waiting]
-    more = learning.ops if learning is not None else ()
+    more = learning.ops if learning is not None else ()  # none at all where there was nothing to learn: that widens nothing
     answer = yield Need(house.store, house.store.apply, ((*before, *more),), {"now": wall})
     if learning is None:
         return answer

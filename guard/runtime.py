@@ -117,7 +117,8 @@ class Guard:
             if tool in layers[0].tools:
                 self._fits(layers[0], tool, shape)
         house = self._house.under(layers)
-        refused = drive(begin_flow(house, late=bool(self._opened) or type(house.store) is not MemoryState), house.seconds)
+        refused = drive(begin_flow(self._house, newest=False), house.seconds) if self._house.since is None else None
+        refused = refused or drive(begin_flow(house, late=bool(self._opened) or type(house.store) is not MemoryState), house.seconds)
         if refused is not None:
             raise GuardError(f"the policy is not reloaded: {refused.text}", code=str(refused.code))
         self._house = house

@@ -16,6 +16,7 @@ from guard.testing.suites import Suite, beside, failure, is_cases, suites
 __all__ = ["test"]
 
 _NAME = 60
+_GAP = 3
 
 
 @answers
@@ -44,7 +45,7 @@ def test(
         missing = "" if is_cases(policy) else f" and there is no {beside(policy).name} beside it" if not beside(policy).is_file() else ""
         raise CannotAnswer(f"nothing tested: {policy} has no `tests:`{missing}")
     results: list[tuple[Suite, CaseResult]] = []
-    wide = min(_NAME, max(width(case.name) for suite in suites for case in suite.cases)) + 3
+    wide = min(_NAME, max(width(case.name) for suite in suites for case in suite.cases)) + _GAP
     for suite in suites:
         for case in suite.cases:
             result = run_case(suite.layers, case)
@@ -67,12 +68,13 @@ def _suites(path: Path, more: Sequence[Path]) -> Iterator[Suite]:
 
 
 def _show(result: CaseResult, wide: int) -> None:
+    name = pad(result.name, wide - _GAP) + " " * _GAP  # also behind a name that is wider than the column
     if result.ok:
         calls = len(result.steps) - sum(step.text == "task.end" for step in result.steps)
-        say("  ", styled("ok"), f"    {pad(result.name, wide)}{count(calls, 'call')}")
+        say("  ", styled("ok"), f"    {name}{count(calls, 'call')}")
         return
     head, line, why = failure(result)
-    say("  ", styled("FAIL"), f"  {pad(result.name, wide)}{head}")
+    say("  ", styled("FAIL"), f"  {name}{head}")
     say(f"          {line}")
     say(f"          {why}")
 

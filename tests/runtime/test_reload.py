@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from guard import ConfigError, Guard, GuardError, LocalIssuer, Policy, ToolCall
-from guard.errors import PolicyError, StateUnavailable
+from guard import Denied, Guard, GuardError, LocalIssuer, Policy, ToolCall
+from guard.errors import ConfigError, PolicyError, StateUnavailable
 from guard.model import Decision, Outcome
 from guard.record import ListSink
 from guard.state import MemoryState
@@ -131,6 +131,36 @@ def test_what_a_new_rule_counts_begins_now() -> None:
     world.clock.advance(2)
     with world.task(txn="later"):
         assert call(world.guard, "send", **MAIL).verdict == "allow"
+
+
+def test_a_rule_that_was_dropped_and_came_back_does_not_know_what_was_between() -> None:
+    world = World()
+    world.guard.reload(read(SHAPED))
+    world.clock.advance(2)
+    with world.task():
+        assert call(world.guard, "send", **MAIL).verdict == "allow"
+        world.guard.reload(read(HEAD))
+        call(world.guard, "file", name="big")
+        world.clock.advance(2)
+        world.guard.reload(read(SHAPED))
+        assert call(world.guard, "send", **MAIL).code == "state.incomplete"
+        world.guard.reload(read(SHAPED + "  - {id: other, when: {tool: page}, then: alert}\n"))
+    world.clock.advance(2)
+    with world.task(txn="later"):
+        assert call(world.guard, "send", **MAIL).verdict == "allow", "it is counted from one policy to the next"
+
+
+def test_a_policy_that_is_loaded_again_is_the_newest() -> None:
+    world = World()
+    with world.task():
+        call(world.guard, "file", name="x")
+        world.guard.reload(read(TRIFECTA))
+        call(world.guard, "file", name="x")
+        world.guard.reload(read(HEAD))
+        assert call(world.guard, "file", name="x").verdict == "allow"
+        with pytest.raises(Denied) as stale, world.task(world.make(TRIFECTA)):
+            pass
+        assert stale.value.decision.code == "policy.older"
 
 
 def test_a_flow_table_that_comes_later_asks_for_what_it_has_not_seen() -> None:
