@@ -40,7 +40,7 @@ test: venv demo-env ## the whole suite
 check: venv ## format, lint, types, floors
 	@$(PY) -m ruff format --check --quiet . || { printf 'run: make format\n'; exit 1; }
 	@$(PY) -m ruff check --quiet .
-	@$(PY) -m mypy --no-error-summary guard adapters
+	@$(PY) -m mypy --no-error-summary guard adapters _guardtrail_pytest.py
 	@$(PY) tools/floors.py
 
 .PHONY: format

@@ -87,6 +87,8 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         )
         note = PivotRecord(draft.at, found.txn, changed, before.split("\n")[0], str(found.credential), found.actors, found.workload, origin)
         yield from note_flow(house, note)
+    if house.spans is not None:
+        house.spans.opened(state, house.policy)
     return state
 
 
@@ -300,6 +302,8 @@ def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Deci
     at = draft.at or int(datetime.now(UTC).timestamp() * 1_000_000)
     rules = tuple(dict.fromkeys(f.rule for f in findings if f.rule and f.says != "permit"))
     yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step, rules))
+    if house.spans is not None:
+        house.spans.ended(state, decision)
     return decision
 
 

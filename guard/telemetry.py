@@ -19,7 +19,8 @@ __all__ = [
     "CALL_ID",
     "CHAIN",
     "CODE",
-    "COVERAGE",
+    "COVERAGE_CALLS",
+    "COVERAGE_KNOWN",
     "CREDENTIAL",
     "DECISION",
     "DECISION_DURATION",
@@ -29,7 +30,9 @@ __all__ = [
     "EFFECT",
     "ERROR_TYPE",
     "EVENT_DECISION",
+    "EVENT_VIOLATION",
     "EXECUTED",
+    "FIRED",
     "FIX",
     "INTENT",
     "ISSUER",
@@ -43,6 +46,7 @@ __all__ = [
     "OWNER",
     "POLICY",
     "RULE",
+    "RULES",
     "SCOPE",
     "SPAN_AUTHORIZE",
     "SPAN_EXECUTE",
@@ -65,6 +69,8 @@ SPAN_EXECUTE: Final = "execute_tool"
 SPAN_AUTHORIZE: Final = "authorize"
 SPAN_WORKFLOW: Final = "invoke_workflow"
 EVENT_DECISION: Final = "guardtrail.decision"
+EVENT_VIOLATION: Final = "guardtrail.violation"
+"""A rule fired: on the call's span and on the root span of its task."""
 
 # conventions of others
 OPERATION: Final = "gen_ai.operation.name"
@@ -88,6 +94,10 @@ INTENT: Final = "guardtrail.intent"
 POLICY: Final = "guardtrail.policy"
 MONITORED: Final = "guardtrail.monitored"
 WORKFLOW_VERDICT: Final = "guardtrail.workflow.verdict"
+FIRED: Final = "guardtrail.fired"
+"""What the rule that fired says: `deny`, `ask`, `alert`; whether that counts stands in `MODE`."""
+RULES: Final = "guardtrail.workflow.rules"
+"""On a task's root span: the rules that fired on its calls or its end and were enforced; monitored ones stand in `MONITORED`."""
 DEFAULT_DENY: Final = "default-deny"
 """The value of `RULE` where nothing spoke for the call."""
 
@@ -107,9 +117,11 @@ ARGS_HMAC: Final = "guardtrail.args_hmac"
 WITNESSES: Final = "guardtrail.witnesses"
 FIX: Final = "guardtrail.fix"
 LINK: Final = "guardtrail.link"
-"""On a span link: why it is there (`witness`)."""
+"""On a span link, why it is there: `witness` (an earlier step that made a rule fire), `flow` (a value of this call came from there), `pivot`
+(the last step before the task changed hands), `caller` (where it happened, in a trace that is not sampled)."""
 
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"
 VIOLATIONS: Final = "guardtrail.workflow.violations"
-COVERAGE: Final = "guardtrail.coverage"
+COVERAGE_CALLS: Final = "guardtrail.coverage.calls"
+COVERAGE_KNOWN: Final = "guardtrail.coverage.known"

@@ -79,6 +79,8 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
             yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
     if span is not None and decision.verdict != "allow":
         span.denied(decision)
+    if house.spans is not None:
+        house.spans.decided(decision, task, draft.deadline - house.seconds)
     return Ticket(
         decision, draft.bound, task, draft.plan, draft.taken, draft.call_key, draft.live, draft.masks, False, span, perf_counter()
     )

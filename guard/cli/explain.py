@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, columns, count, dump, note, say, styled, table
-from guard.cli.records import find, steps_of
+from guard.cli.records import Chain, chain_of, find, listed, nearest, witnesses_of
 from guard.record import directory
 
 __all__ = ["explain"]
 
 _AROUND = 20
+_LOOKS_LIKE = str.maketrans("ILO", "110")
 Row = Mapping[str, Any]
 
 
@@ -26,41 +27,56 @@ def explain(
         Path | None,
         typer.Option("--dir", help="Where the records are (default: $GUARDTRAIL_DIR, .guardtrail).", metavar="DIR", show_default=False),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every step of the task, however many.")] = False,
     as_json: Json = False,
 ) -> int:
     """Explain a recorded decision: who, under which credential, what each judge said, the fix, and the chain of its task.
 
-    Records hold no argument values; a keyed hash says whether two calls had the same ones.
+    In the chain `>` is this step and `*` a witness: an earlier step that made a rule fire. Of a long task the first and the last
+    step, the witnesses, the asks and the steps around this one are shown. Records hold no argument values; a keyed hash says whether two
+    calls had the same ones.
 
     \b
     guardtrail explain 01KAW5C
-    guardtrail explain last
+    guardtrail explain last --all
 
     \b
-    --json: {"decision": the record, "chain": [records of the task, each with "outcome"]}
+    --json: {"decision": the record, "chain": [decisions of the task, each with "outcome" and "witness_of"],
+             "notes": [pivots, approvals, ends], "decisions": how many the task has, "omitted": how many are not in "chain"}
     Exit 0: found; 2: several begin like that; 3: nothing found or nothing recorded.
     """
     folder = dir if dir is not None else directory()
     decision = _one(folder, id)
-    chain = steps_of(folder, decision) if decision.get("task") else [dict(decision)]
+    chain = _chain(folder, decision, None if every else _AROUND)
     if as_json:
-        dump({"decision": decision, "chain": chain})
+        witnesses = witnesses_of(decision)
+        steps = [{**row, "witness_of": witnesses.get(str(row.get("id")), [])} for row in chain.steps]
+        omitted = chain.decisions - len(chain.steps)
+        dump({"decision": decision, "chain": steps, "notes": chain.notes, "decisions": chain.decisions, "omitted": omitted})
         return YES
-    _show(decision, chain)
-    if len(chain) > 1:
+    _show(decision, chain.steps)
+    if len(chain.steps) > 1 or chain.notes:
         _show_chain(decision, chain)
     return YES
 
 
+def _chain(folder: Path, decision: Row, around: int | None) -> Chain:
+    if decision.get("task"):
+        return chain_of(folder, decision, around=around)
+    return Chain([dict(decision)], [], 1)
+
+
 def _one(folder: Path, given: str) -> Row:
-    prefix = given.strip() if given == "last" else given.strip().upper()
+    # Ids are written without I, L and O, so that whoever reads one out cannot be misheard; they are taken for what they look like.
+    prefix = given.strip() if given == "last" else given.strip().upper().translate(_LOOKS_LIKE)
     if not prefix:
         raise WrongUsage("an id is needed, or its beginning, or `last`")
     found = find(folder, prefix)
     if found.broken:
         note(f"note: {count(found.broken, 'line')} could not be read as records; `guardtrail audit verify` says more")
     if not found.decisions:
-        raise CannotAnswer(f"no decision in {folder} begins with {given[:40]}")
+        meant = "".join(f"\n  {row['id']}  {_title(row)}" for row in nearest(folder, prefix))
+        raise CannotAnswer(f"no decision in {folder} begins with {given[:40]}" + (f"; the nearest are:{meant}" if meant else ""))
     if len(found.decisions) > 1:
         near = sorted(found.decisions)
         listed = "\n".join(f"  {each}  {_title(found.decisions[each])}" for each in near[:10])
@@ -107,31 +123,60 @@ def _show(row: Row, chain: Sequence[Row]) -> None:
 def _finding(finding: Row, steps: Mapping[str, Row]) -> list[str]:
     says = f"would {finding.get('says')}" if finding.get("mode") == "monitor" else str(finding.get("says"))
     about = str(finding.get("text", ""))
-    if finding.get("rule"):
+    if finding.get("rule") and not about.startswith(f"rule {finding['rule']}"):
         about = f"rule {finding['rule']}: {about}"
-    seen = [f"step {steps[w].get('step')}" if w in steps else str(w) for w in finding.get("witnesses") or ()]
+    seen = [_witness(steps[str(w)]) if str(w) in steps else str(w) for w in listed(finding.get("witnesses"))]
     where = "   ".join(part for part in (str(finding.get("where") or ""), f"witness {', '.join(seen)}" if seen else "") if part)
     name = str(finding.get("code")) if finding.get("says") != "permit" else str(finding.get("judge"))
     return [f"{says:6}", name, about, where]
 
 
-def _show_chain(decision: Row, chain: Sequence[Row]) -> None:
-    at = next((i for i, row in enumerate(chain) if row.get("id") == decision.get("id")), 0)
-    first, last = max(0, at - _AROUND), min(len(chain), at + _AROUND + 1)
+def _witness(row: Row) -> str:
+    return f"step {row.get('step')}" + (f" (span {row['span']})" if row.get("span") else "")
+
+
+def _show_chain(decision: Row, chain: Chain) -> None:
+    witnesses = witnesses_of(decision)
+    left_out = chain.decisions - len(chain.steps)
     say("")
-    shown = ", steps around this one" if last - first < len(chain) else ""
-    say(f"task {decision.get('task')}: {count(len(chain), 'decision')}{shown}")
-    rows = [_step(row, row.get("id") == decision.get("id")) for row in chain[first:last]]
-    table(["", "#", "tool", "decision", "outcome", "why"], rows, numbers=frozenset({1}))
+    shown = f", {len(chain.steps):,} shown: the ends, witnesses, asks, steps around this one (`--all`: every one)" if left_out else ""
+    say(f"task {decision.get('task')}: {count(chain.decisions, 'decision')}{shown}")
+    out: list[list[str]] = []
+    notes, before = list(chain.notes), 0
+    for row in chain.steps:
+        while notes and (notes[0].get("at") or 0) <= (row.get("at") or 0):
+            out.append(_note(notes.pop(0)))
+        step = row.get("step") or 0
+        if left_out and step > before + 1:
+            out.append(["", "...", count(step - before - 1, "step"), "", "", ""])
+        before = max(before, step)
+        out.append(_step(row, row.get("id") == decision.get("id"), witnesses.get(str(row.get("id")))))
+    table(["", "#", "tool", "decision", "outcome", "why"], [*out, *map(_note, notes)], numbers=frozenset({1}))
 
 
-def _step(row: Row, this: bool) -> list[str]:
+def _note(row: Row) -> list[str]:
+    """A pivot, an approval, or the end of the task."""
+    if row.get("kind") == "task":
+        rules = ", ".join(f"rule {rule}" for rule in row.get("rules") or ())
+        return ["", "", "task.end", _verdict(row), "", "" if row.get("verdict") == "allow" else f"{row.get('code')}: {rules}".rstrip(": ")]
+    if row.get("kind") == "approval":
+        about = row.get("label") or " ".join(str(row[name]) for name in ("tool", "argument") if row.get(name))
+        return ["", "", "approval", "", "", f"{row.get('what')} {about} by {row.get('by')}"]
+    changed = " and ".join(str(each) for each in row.get("changed") or ())
+    who = " > ".join(str(each) for each in row.get("actors") or ())
+    return ["", "", "pivot", "", "", f"another {changed}: now {who}, credential {row.get('credential')}, before {row.get('before')}"]
+
+
+def _step(row: Row, this: bool, witness_of: Sequence[str] | None) -> list[str]:
     findings = [f for f in row.get("findings") or () if isinstance(f, dict)]
     if row.get("verdict") == "allow":
-        monitored = next((f for f in findings if f.get("mode") == "monitor"), None)
+        monitored = next((f for f in findings if f.get("mode") == "monitor" and f.get("says") != "permit"), None)
         said = monitored or next((f for f in findings if f.get("judge") == "intent"), None) or {}
-        why = ("would deny: " if monitored else "") + str(said.get("text", ""))
+        why = (f"would {'ask' if monitored.get('says') == 'ask' else 'deny'}: " if monitored else "") + str(said.get("text", ""))
     else:
         deciding = next((f for f in findings if f.get("code") == row.get("code")), {})
         why = f"{row.get('code')}: {deciding.get('text', '')}"
-    return [">" if this else " ", str(row.get("step")), str(row.get("tool")), _verdict(row), str(row.get("outcome", "")), why]
+    if witness_of is not None:
+        why = f"witness of {', '.join(witness_of) or 'this'}; {why}".removesuffix("; ")
+    mark = ">" if this else "*" if witness_of is not None else " "
+    return [mark, str(row.get("step")), str(row.get("tool")), _verdict(row), str(row.get("outcome", "")), why]

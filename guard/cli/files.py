@@ -9,6 +9,7 @@ from pathlib import Path
 from guard.cli.output import CannotAnswer, WrongUsage, flat, say, styled, width
 from guard.errors import PolicyError, Problem
 from guard.policy import Policy, check_layers
+from guard.testing.suites import is_cases
 
 __all__ = ["is_cases", "load_layers", "load_policy", "read_stdin", "read_text", "read_token", "show_problem"]
 
@@ -52,10 +53,6 @@ def read_token(given: str) -> str:
             raise WrongUsage("`@` needs a file name: `--token @task.jwt`")
         return read_text(Path(given[1:]), "token file", most=_MOST_TOKEN).strip()
     return given.strip()
-
-
-def is_cases(path: Path) -> bool:
-    return path.name.endswith((".cases.yaml", ".cases.yml"))
 
 
 def load_policy(path: Path) -> Policy:

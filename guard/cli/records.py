@@ -10,10 +10,18 @@ from typing import Any
 
 from guard.cli.output import CannotAnswer
 
-__all__ = ["Found", "audit_files", "find", "steps_of"]
+__all__ = ["Chain", "Found", "audit_files", "chain_of", "find", "listed", "nearest", "witnesses_of"]
 
 Row = Mapping[str, Any]
 _LINE = 1 << 24
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("at", "count", "step"), (int, float)),
+    **dict.fromkeys(("actors", "changed", "findings", "rules", "witnesses"), list),
+    **dict.fromkeys(("id", "verdict", "decision", "task"), str),
+}
+_ALIKE = 4
+_MOST_NOTES = 50
+_MOST_KEPT = 1000
 
 
 @dataclass(slots=True)
@@ -33,11 +41,13 @@ def audit_files(folder: Path) -> list[Path]:
     return files
 
 
-def rows(path: Path, found: Found | None = None) -> Iterator[Row]:
-    """The records of one file, in order; what is none is counted and passed over."""
+def rows(path: Path, found: Found | None = None, *, having: bytes = b"") -> Iterator[Row]:
+    """The records of one file, in order; what is none is counted and passed over. `having`: only lines with these bytes are looked at."""
     try:
         with path.open("rb") as file:
             while line := file.readline(_LINE):
+                if having not in line:
+                    continue
                 row = _row(line)
                 if row is not None:
                     yield row
@@ -52,7 +62,10 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("kind"), str) else None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
+        return None
+    # The log may have been changed by anybody: what is not of the type we write is left out here, not met later.
+    return {name: value for name, value in row.items() if isinstance(value, _TYPES.get(name, object))}
 
 
 def find(folder: Path, prefix: str) -> Found:
@@ -72,17 +85,120 @@ def find(folder: Path, prefix: str) -> Found:
     return found
 
 
-def steps_of(folder: Path, decision: Row) -> list[dict[str, Any]]:
-    """The chain of a decision's task: its decisions with their outcomes, in the order of their steps."""
-    task = [decision.get(name) for name in ("tenant", "issuer", "task")]
-    chain: dict[str, dict[str, Any]] = {}
-    outcomes: dict[str, str] = {}
+def nearest(folder: Path, prefix: str, most: int = 3) -> list[Row]:
+    """Decisions whose id begins most like `prefix`, newest first: what was probably meant. None where not even the first four fit."""
+    best: list[tuple[int, float, Row]] = []
     for path in audit_files(folder):
         for row in rows(path):
-            if row["kind"] == "decision" and [row.get(name) for name in ("tenant", "issuer", "task")] == task:
-                chain[str(row.get("id"))] = dict(row)
-            elif row["kind"] == "outcome" and row.get("task") == decision.get("task"):
-                outcomes[str(row.get("decision"))] = str(row.get("status"))
-    for known, row in chain.items():
-        row["outcome"] = outcomes.get(known, "not_executed" if row.get("verdict") != "allow" else "unknown")
-    return sorted(chain.values(), key=lambda row: (row.get("step") or 0, row.get("at") or 0))
+            if row["kind"] == "decision" and isinstance(known := row.get("id"), str):
+                best.append((_same(known, prefix), row.get("at") or 0, row))
+                if len(best) > 1000:
+                    best = _ranked(best)[:most]
+    return [row for same, _, row in _ranked(best)[:most] if same >= _ALIKE]
+
+
+def _same(one: str, other: str) -> int:
+    """How many characters two texts begin with together."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _ranked(found: list[tuple[int, float, Row]]) -> list[tuple[int, float, Row]]:
+    return sorted(found, key=lambda each: (-each[0], -each[1]))
+
+
+@dataclass(slots=True)
+class Chain:
+    """A task as recorded. `steps`: chosen decisions, each with its `outcome`; `notes`: pivots, approvals, ends, in order of time.
+
+    `decisions`: how many the task has.
+    """
+
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[Row] = field(default_factory=list)
+    decisions: int = 0
+
+
+def chain_of(folder: Path, decision: Row, *, around: int | None) -> Chain:
+    """The chain of a decision's task, in the order of its steps, from all files of the log.
+
+    `around` None: every step. Else what a person needs: the first and the last, the witnesses, what was asked, and as many steps before
+    and after the decision. What is held does not grow with the task then.
+    """
+    chosen = _Chosen(decision, around)
+    needle = json.dumps(decision.get("task")).encode("ascii")
+    for path in audit_files(folder):
+        for row in rows(path, having=needle):
+            chosen.see(row)
+    held = chosen.held()
+    for path in audit_files(folder):  # again: the outcome may stand in a file that was read before the one of its decision
+        for row in rows(path, having=needle):
+            if row["kind"] == "outcome" and row.get("decision") in held:
+                held[str(row["decision"])]["outcome"] = str(row.get("status"))
+    for row in held.values():
+        row.setdefault("outcome", "not_executed" if row.get("verdict") != "allow" else "unknown")
+    return Chain(sorted(held.values(), key=_place), sorted(chosen.notes, key=lambda row: _number(row.get("at"))), chosen.count)
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) and value == value else 0.0
+
+
+def _place(row: Row) -> tuple[float, float]:
+    return _number(row.get("step")), _number(row.get("at"))
+
+
+class _Chosen:
+    """Which decisions of a task are kept while its log goes by."""
+
+    def __init__(self, decision: Row, around: int | None) -> None:
+        self._task = [decision.get(name) for name in ("tenant", "issuer", "task")]
+        self._step = _number(decision.get("step"))
+        self._around = around
+        self._wanted = {str(decision.get("id")), *witnesses_of(decision)}
+        self._kept: dict[str, dict[str, Any]] = {}
+        self._ends: list[dict[str, Any]] = []
+        self._asks = 0
+        self.notes: list[Row] = []
+        self.count = 0
+
+    def see(self, row: Row) -> None:
+        kind = row["kind"]
+        if kind in ("pivot", "task", "approval") and row.get("task") == self._task[2]:
+            if self._around is None or len(self.notes) < _MOST_NOTES:
+                self.notes.append(row)
+        elif kind == "decision" and [row.get(name) for name in ("tenant", "issuer", "task")] == self._task:
+            self.count += 1
+            if self._keeps(row):
+                self._kept[str(row.get("id"))] = dict(row)
+            ends = sorted([*self._ends, dict(row)], key=_place)
+            self._ends = ends if len(ends) < 3 else [ends[0], ends[-1]]
+
+    def _keeps(self, row: Row) -> bool:
+        if self._around is None or row.get("id") in self._wanted:
+            return True
+        if row.get("verdict") == "ask" and self._asks < _MOST_NOTES:
+            self._asks += 1
+            return True
+        # A refusal that the store could not number has step 0: those would be kept without end.
+        step = _number(row.get("step"))
+        return step > 0 and abs(step - self._step) <= self._around and len(self._kept) < _MOST_KEPT
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        return {str(row.get("id")): row for row in (*self._ends, *self._kept.values())}
+
+
+def witnesses_of(decision: Row) -> dict[str, list[str]]:
+    """Earlier decision -> the rules or codes it is a witness of, in the order of the findings."""
+    found: dict[str, list[str]] = {str(each): [] for each in listed(decision.get("witnesses"))}
+    for finding in listed(decision.get("findings")):
+        if isinstance(finding, dict):
+            for each in listed(finding.get("witnesses")):
+                named, said = found.setdefault(str(each), []), str(finding.get("rule") or finding.get("code"))
+                if said not in named:
+                    named.append(said)
+    return found
+
+
+def listed(value: object) -> list[Any]:
+    """A member that is a list where we wrote it."""
+    return value if isinstance(value, list) else []

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from guard.cli.files import is_cases, load_policy, read_text
+from guard.cli.files import read_text
 from guard.cli.output import NO, YES, CannotAnswer, Json, answers, count, dump, note, pad, say, styled, width
-from guard.policy import Policy, cases_from_text, check_layers
-from guard.policy.data import Case
 from guard.testing.cases import CaseResult, run_case
+from guard.testing.suites import Suite, beside, failure, is_cases, suites
 
 __all__ = ["test"]
 
 _NAME = 60
 _GAP = 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Suite:
-    """Cases of one file and the layers they are run under."""
-
-    file: str
-    layers: tuple[Policy, ...]
-    cases: tuple[Case, ...]
 
 
 @answers
@@ -53,9 +42,9 @@ def test(
     """
     suites = list(_suites(policy, cases or []))
     if not any(suite.cases for suite in suites):
-        beside = "" if is_cases(policy) else f" and there is no {_beside(policy).name} beside it" if not _beside(policy).is_file() else ""
-        raise CannotAnswer(f"nothing tested: {policy} has no `tests:`{beside}")
-    results: list[tuple[_Suite, CaseResult]] = []
+        missing = "" if is_cases(policy) else f" and there is no {beside(policy).name} beside it" if not beside(policy).is_file() else ""
+        raise CannotAnswer(f"nothing tested: {policy} has no `tests:`{missing}")
+    results: list[tuple[Suite, CaseResult]] = []
     wide = min(_NAME, max(width(case.name) for suite in suites for case in suite.cases)) + _GAP
     for suite in suites:
         for case in suite.cases:
@@ -71,32 +60,11 @@ def test(
     return NO if failed else YES
 
 
-def _suites(path: Path, more: Sequence[Path]) -> Iterator[_Suite]:
-    if is_cases(path):
-        yield _case_file(path, None)
-    else:
-        policy = load_policy(path)
-        if policy.tests:
-            yield _Suite(policy.file, check_layers([policy]), policy.tests)
-        more = [*([_beside(path)] if _beside(path).is_file() else []), *more]
-    for each in more:
-        yield _case_file(each, path)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.cases{path.suffix or '.yaml'}")
-
-
-def _case_file(path: Path, tested: Path | None) -> _Suite:
-    """Its cases under the policies it names beside it, else under the one that is tested; over its own tools where it has some."""
-    file = cases_from_text(read_text(path, "case file"), str(path))
-    names = [path.with_name(name) for name in file.policies]
-    if not names and tested is None:
-        raise CannotAnswer(f"{path} names no policy: write `policy: NAME.yaml`, or give the policy and `--cases {path}`")
-    if tested is not None and names and tested.resolve() not in [name.resolve() for name in names]:
-        note(f"{path} tests {', '.join(file.policies)}, not {tested.name}")
-    layers = [load_policy(name) for name in names or ([tested] if tested is not None else [])]
-    return _Suite(str(path), check_layers([*([file.over] if file.over is not None else []), *layers]), file.tests)
+def _suites(path: Path, more: Sequence[Path]) -> Iterator[Suite]:
+    for suite in suites(path, more, read=read_text):
+        if suite.note:
+            note(suite.note)
+        yield suite
 
 
 def _show(result: CaseResult, wide: int) -> None:
@@ -105,12 +73,12 @@ def _show(result: CaseResult, wide: int) -> None:
         calls = len(result.steps) - sum(step.text == "task.end" for step in result.steps)
         say("  ", styled("ok"), f"    {name}{count(calls, 'call')}")
         return
-    step = result.steps[-1]
-    say("  ", styled("FAIL"), f"  {name}step {result.failed}")
-    say(f"          {step.text}")
-    say(f"          {result.message}")
+    head, line, why = failure(result)
+    say("  ", styled("FAIL"), f"  {name}{head}")
+    say(f"          {line}")
+    say(f"          {why}")
 
 
-def _dict(suite: _Suite, result: CaseResult) -> dict[str, Any]:
+def _dict(suite: Suite, result: CaseResult) -> dict[str, Any]:
     steps = [{"text": s.text, "expected": s.expected, "verdict": s.got.verdict, "code": str(s.got.code), "ok": s.ok} for s in result.steps]
     return {"name": result.name, "file": suite.file, "where": result.where, "ok": result.ok, "message": result.message, "steps": steps}

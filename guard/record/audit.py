@@ -12,7 +12,7 @@ from time import monotonic
 
 from guard.events import DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
 from guard.record.lines import decision_body, outcome_body, record_body
-from guard.record.log import Log
+from guard.record.log import LIMIT, Log
 
 __all__ = ["AuditFile", "writing"]
 
@@ -24,7 +24,9 @@ class AuditFile:
     """Writes every record of this process to the hash-chained log of `directory`. Required.
 
     Several guards of one process that name the same directory share one chain; each further process writes a file beside it. The
-    directory is made with the first record, not here. `patience`: how long a record may wait for the disk or for another thread.
+    directory is made with the first record, not here. `patience`: how long a record may wait for the disk or for another thread. `limit`: a
+    file of so many bytes is full, and the chain goes on in the next one (of several sinks on a directory, the smallest counts). No file is
+    ever deleted: how long records are kept is for others to decide.
 
     | `record.sync` | on return the record survives                     |
     |---------------|---------------------------------------------------|
@@ -35,13 +37,16 @@ class AuditFile:
 
     required = True
 
-    def __init__(self, directory: str | Path, *, patience: timedelta = timedelta(milliseconds=250)) -> None:
+    def __init__(self, directory: str | Path, *, patience: timedelta = timedelta(milliseconds=250), limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError("`limit` is a number of bytes, from 1")
         folder = os.path.realpath(directory)
         with _logs_lock:
             log = _logs.get(folder)
             if log is None:
-                log = _logs[folder] = Log(Path(folder), Path(directory), patience.total_seconds())
+                log = _logs[folder] = Log(Path(folder), Path(directory), patience.total_seconds(), limit)
             log.users += 1
+            log.limit = min(log.limit, limit)
         self._log = log
         # Closes with the last sink that writes here, at the latest when the interpreter ends.
         self._leave = weakref.finalize(self, _left, folder, log)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ from typing import Any, NamedTuple
 __all__ = [
     "LINE_MAX",
     "MAIN",
+    "After",
     "Link",
     "Registered",
     "chained",
     "checkpoints_of",
+    "continued",
     "encode",
     "last_line",
     "link",
@@ -109,17 +111,25 @@ def last_line(fd: int) -> tuple[bytes, int, int]:
         step *= 4
 
 
+After = tuple[str, int, str]
+
+
 class Registered(NamedTuple):
-    """One line of `writers.jsonl`. `genesis`: the `prev` of this writer's first line."""
+    """One line of `writers.jsonl`. `genesis`: the `prev` of this writer's first line, its hash; so the chain goes on from `after`.
+
+    `after`: (writer, number of its last record, hash of that) whose full file this one continues; None: it continues none.
+    """
 
     writer: str
     file: str
     genesis: str
+    after: After | None = None
 
 
-def register(folder: Path, writer: str, file: str, at: int) -> Registered:
+def register(folder: Path, writer: str, file: str, at: int, after: After | None = None) -> Registered:
     """Add a writer to the list, durably, before its first line."""
-    line = encode({"v": 1, "kind": "writer", "writer": writer, "file": file, "at": at, "pid": os.getpid()})
+    fields = {"v": 1, "kind": "writer", "writer": writer, "file": file, "at": at, "pid": os.getpid()}
+    line = encode({**fields, "after": after} if after is not None else fields)
     fd = os.open(folder / WRITERS, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(fd).st_size
@@ -130,7 +140,7 @@ def register(folder: Path, writer: str, file: str, at: int) -> Registered:
         os.fsync(fd)
     finally:
         os.close(fd)
-    return Registered(writer, file, sha256(line.encode("ascii")).hexdigest())
+    return Registered(writer, file, sha256(line.encode("ascii")).hexdigest(), after)
 
 
 def writers(folder: Path) -> list[Registered]:
@@ -147,8 +157,25 @@ def writers(folder: Path) -> list[Registered]:
         except (ValueError, KeyError, TypeError):
             continue
         if isinstance(writer, str) and isinstance(file, str) and "/" not in file:
-            found.append(Registered(writer, file, sha256(line).hexdigest()))
+            found.append(Registered(writer, file, sha256(line).hexdigest(), _after(entry.get("after"))))
     return found
+
+
+def _after(given: object) -> After | None:
+    if (
+        isinstance(given, list)
+        and len(given) == 3
+        and isinstance(given[1], int)
+        and isinstance(given[0], str)
+        and isinstance(given[2], str)
+    ):
+        return given[0], given[1], given[2]
+    return None
+
+
+def continued(known: Iterable[Registered]) -> dict[str, Registered]:
+    """Writer -> who went on in another file when its own was full. Nobody writes such a file any more."""
+    return {entry.after[0]: entry for entry in known if entry.after is not None}
 
 
 def checkpoints_of(folder: Path, file: str, writer: str) -> Path:

@@ -5,7 +5,8 @@
 
 `sig`: Ed25519 over the bytes of the line up to, and without, `,"sig"`, under `keys/audit.key`; `keys/audit.pub` checks it. `heads`
 are the last checkpoints of the other writers: [n, seq, head]. A checkpoint is written only once the lines it counts are on the
-disk, so it never speaks of records that a power failure took.
+disk, so it never speaks of records that a power failure took. The last one of a file that is full says also who goes on, and where:
+`"next":["81aa...","audit-81aa....jsonl"]`. Attack: the newest file is taken away with everything about it, and the one before looks closed.
 
 Whoever can read `keys/audit.key` can write another history, checkpoints included. A public key or a checkpoint kept on another
 machine finds that too: `verify_log(path, key=..., witness=...)`.
@@ -20,15 +21,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from time import time_ns
+from typing import TYPE_CHECKING, NamedTuple
 
-from guard.record.chain import checkpoints_of, encode, last_line, writers
+from guard.record.chain import Registered, checkpoints_of, continued, encode, last_line, link, own_hash, writers
 from guard.record.files import keep
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["Checkpoint", "Signer", "heads_of_others", "parse_checkpoint", "public_key"]
+    from guard.record.claim import Claim
+
+__all__ = ["Checkpoint", "Owed", "Signer", "heads_of_others", "owed", "parse_checkpoint", "public_key"]
 
 _SIG = 138  # len(',"sig":"' + 128 + '"}')
 _SIGNED = re.compile(rb',"sig":"[0-9a-f]{128}"\}\n?\Z')
@@ -49,6 +53,7 @@ class Checkpoint:
     hash: str
     signed: bytes
     signature: bytes
+    next: tuple[str, str] | None = None
 
 
 def parse_checkpoint(line: bytes) -> Checkpoint | None:
@@ -71,8 +76,9 @@ def parse_checkpoint(line: bytes) -> Checkpoint | None:
             sha256(line).hexdigest(),
             line[: -len(',"sig":"') - 128 - len('"}')],
             bytes.fromhex(entry["sig"]),
+            (str(entry["next"][0]), str(entry["next"][1])) if entry.get("next") else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -89,10 +95,12 @@ def last_checkpoint(path: Path) -> Checkpoint | None:
 
 
 def heads_of_others(folder: Path, writer: str) -> dict[str, tuple[int, int, str]]:
-    """How far everybody else says to have come."""
+    """How far everybody else says to have come. Of a file that is full, the one that goes on from it speaks: it is chained to its end."""
     found: dict[str, tuple[int, int, str]] = {}
-    for other in writers(folder):
-        if other.writer == writer:
+    everybody = writers(folder)
+    full = continued(everybody)
+    for other in everybody:
+        if other.writer == writer or other.writer in full:
             continue
         last = last_checkpoint(checkpoints_of(folder, other.file, other.writer))
         if last is not None and last.writer == other.writer:
@@ -107,6 +115,44 @@ def public_key(folder: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return key if len(key) == 32 else None
+
+
+class Owed(NamedTuple):
+    """A last checkpoint that a full file still lacks: its writer was killed, or its checkpoints could not be written."""
+
+    folder: Path
+    full: Registered
+    seq: int
+    head: str
+    next: tuple[str, str]
+
+    def pay(self) -> None:
+        """Raises OSError. A file that does not end where the next one begins is left as it is: `verify_log` says of what it is evidence."""
+        fd = os.open(self.folder / self.full.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            line = last_line(fd)[0]
+            end = link(line)
+            if end is None or (end.seq, end.hash) != (self.seq, self.head) or own_hash(line) != self.head:
+                return
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        signer = Signer(self.folder, self.full.file, self.full.writer)
+        signer.write(self.seq, self.head, time_ns() // 1000, closed=True, next=self.next)
+
+
+def owed(folder: Path, mine: Claim) -> list[Owed]:
+    """What the files before `mine` lack, the oldest first: of several writers in a row each may have been killed before it could write it."""
+    known = {each.writer: each for each in writers(folder)}
+    found: list[Owed] = []
+    after, heir = mine.after, (mine.writer, mine.file)
+    while after is not None and (full := known.pop(after[0], None)) is not None and (folder / full.file).is_file():
+        last = last_checkpoint(checkpoints_of(folder, full.file, full.writer))
+        if last is not None and last.next is not None:
+            break  # and whoever wrote that wrote the ones before it first
+        found.insert(0, Owed(folder, full, after[1], after[2], heir))
+        after, heir = full.after, (full.writer, full.file)
+    return found
 
 
 class Signer:
@@ -125,9 +171,9 @@ class Signer:
         self.n, self._prev = (last.n, last.hash) if last is not None else (0, "0" * 64)
         self.seq = last.seq if last is not None else 0
 
-    def write(self, seq: int, head: str, at: int, *, closed: bool) -> None:
+    def write(self, seq: int, head: str, at: int, *, closed: bool, next: tuple[str, str] | None = None) -> None:
         """Raises OSError; then nothing of it stands in the file."""
-        fields = {
+        fields: dict[str, object] = {
             "v": 1,
             "kind": "checkpoint",
             "writer": self._writer,
@@ -139,6 +185,8 @@ class Signer:
             "heads": heads_of_others(self._folder, self._writer),
             "prev": self._prev,
         }
+        if next is not None:
+            fields["next"] = next
         signed = encode(fields)[:-1].encode("ascii")
         line = b'%b,"sig":"%b"}' % (signed, self._key.sign(signed).hex().encode())
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

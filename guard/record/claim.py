@@ -5,6 +5,7 @@
 | nothing                                                    | `audit.jsonl` is made, a writer registered for it          |
 | a registered file that nobody holds                        | its writer is continued: also after a crash                |
 | the same, with a last line that was never finished         | that piece is cut off; it was never acknowledged           |
+| a registered file that was full: another goes on from it   | never again; the one that goes on is looked at             |
 | a registered file that another process holds               | the next one; if none is free, `audit-<writer>.jsonl`      |
 | a registered file that does not end as its chain must, or  | it is left as it is: it is evidence, `verify_log` says of  |
 | before its last checkpoint, or is missing                  | what; a writer of its own is registered                    |
@@ -24,11 +25,11 @@ from secrets import token_hex
 from time import sleep
 from typing import NamedTuple
 
-from guard.record.chain import MAIN, Registered, checkpoints_of, last_line, link, own_hash, register, writers
+from guard.record.chain import MAIN, After, Registered, checkpoints_of, continued, last_line, link, own_hash, register, writers
 from guard.record.checkpoints import last_checkpoint
 from guard.record.files import ensure, sync_folder
 
-__all__ = ["Claim", "claim", "end_of", "held"]
+__all__ = ["Claim", "begin", "claim", "end_of", "file_of", "held"]
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -44,6 +45,7 @@ class Claim(NamedTuple):
     size: int
     covered: int
     reopened: bool
+    after: After | None = None
 
 
 def claim(folder: Path, now: int, left: Collection[str] = ()) -> Claim:
@@ -52,20 +54,32 @@ def claim(folder: Path, now: int, left: Collection[str] = ()) -> Claim:
     known: dict[str, Registered] = {}
     for entry in writers(folder):
         known.setdefault(entry.file, entry)
+    full = continued(known.values())
     for entry in known.values():
-        if entry.file not in left and (found := _continue(folder, entry)) is not None:
+        if entry.file not in left and entry.writer not in full and (found := _continue(folder, entry)) is not None:
             return found
     if MAIN not in known and MAIN not in left and (found := _begin_main(folder, now)) is not None:
         return found
-    writer = token_hex(4)
-    file = f"audit-{writer}.jsonl"
+    return begin(folder, token_hex(4), now)
+
+
+def begin(folder: Path, writer: str, now: int, after: After | None = None) -> Claim:
+    """A file of its own for a new writer. Raises OSError."""
+    file = file_of(writer)
     fd = os.open(folder / file, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _begin(folder, fd, writer, file, now)
+        return _begin(folder, fd, writer, file, now, after)
     except BaseException:
         os.close(fd)
+        if not any(each.writer == writer for each in writers(folder)):
+            (folder / file).unlink(missing_ok=True)  # a full disk: not one more empty file with every try
         raise
+
+
+def file_of(writer: str) -> str:
+    """The name of a writer's own file."""
+    return f"audit-{writer}.jsonl"
 
 
 def _begin_main(folder: Path, now: int) -> Claim | None:
@@ -81,10 +95,10 @@ def _begin_main(folder: Path, now: int) -> Claim | None:
     return None
 
 
-def _begin(folder: Path, fd: int, writer: str, file: str, now: int) -> Claim:
-    entry = register(folder, writer, file, now)
+def _begin(folder: Path, fd: int, writer: str, file: str, now: int, after: After | None = None) -> Claim:
+    entry = register(folder, writer, file, now, after)
     sync_folder(folder)
-    return Claim(fd, writer, file, 0, entry.genesis, 0, 0, False)
+    return Claim(fd, writer, file, 0, entry.genesis, 0, 0, False, after)
 
 
 def _continue(folder: Path, entry: Registered) -> Claim | None:
@@ -98,10 +112,14 @@ def _continue(folder: Path, entry: Registered) -> Claim | None:
             seq, head, size = end
             last = last_checkpoint(checkpoints_of(folder, entry.file, entry.writer))
             if last is None:
-                return Claim(fd, entry.writer, entry.file, seq, head, size, 0, False)
+                return Claim(fd, entry.writer, entry.file, seq, head, size, 0, False, entry.after)
+            if last.next is not None:
+                # Attack: who went on from here was taken away with its registration. Writing on would bury that.
+                os.close(fd)
+                return None
             # Attack: the file was cut to before its last checkpoint. Writing on would bury the gap under new records.
             if last.writer == entry.writer and (last.seq < seq or (last.seq == seq and last.head == head)):
-                return Claim(fd, entry.writer, entry.file, seq, head, size, last.seq, last.closed)
+                return Claim(fd, entry.writer, entry.file, seq, head, size, last.seq, last.closed, entry.after)
     except BaseException:
         os.close(fd)
         raise

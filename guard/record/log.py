@@ -8,6 +8,8 @@
 | fsync fails                                     | refused; then a file of its own: what the kernel could not write is gone |
 | fsync hangs, another thread hangs in a write    | refused after `patience`                                                 |
 | the process forks                               | the child lets go of the file; its first record takes one of its own     |
+| the file is full (`limit` bytes)                | a last checkpoint that says who goes on; the next file, chained to it    |
+| ... and the next one cannot be begun            | the full one goes on; tried again a little later                         |
 | the process ends                                | a last checkpoint that says: closed                                      |
 """
 
@@ -16,18 +18,25 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic, time_ns
 
-from guard.record.chain import LINE_MAX, MAIN, Registered, chained
-from guard.record.checkpoints import Signer
-from guard.record.claim import claim, end_of
+from guard.record.chain import LINE_MAX, MAIN, Registered, chained, writers
+from guard.record.checkpoints import Owed, Signer, owed
+from guard.record.claim import begin, claim, end_of
 from guard.record.files import Unavailable, unavailable
 from guard.record.keeper import EVERY, MOST_UNCOVERED, Chain, Keeper
 
-__all__ = ["Log"]
+__all__ = ["LIMIT", "Log"]
+
+LIMIT = 64 << 20
+"""Bytes after which a file is full: about 60,000 records."""
 
 _LOOK = 0.001
 """A look at the file is good for so many seconds: in a burst of calls the kernel is not asked the same thing for every one."""
+
+_AGAIN = 10.0
+"""Seconds after which the next file is tried again."""
 
 _write = os.write
 _fstat = os.fstat
@@ -36,8 +45,9 @@ _fstat = os.fstat
 class Log:
     """Appends lines. Safe for threads and forks."""
 
-    def __init__(self, folder: Path, shown: Path, patience: float) -> None:
+    def __init__(self, folder: Path, shown: Path, patience: float, limit: int = LIMIT) -> None:
         self.folder = folder
+        self.limit = limit
         self.patience = patience
         self.users = 0
         self.slow_until = 0.0
@@ -56,6 +66,8 @@ class Log:
         self._signer: Signer | None = None
         self._left: set[str] = set()
         self._looked = 0.0
+        self._try_again = 0.0
+        self._owed: list[Owed] = []
 
     def forked(self) -> None:
         """In the child: the file, its lock and its chain are the parent's."""
@@ -69,8 +81,9 @@ class Log:
 
     @property
     def ready(self) -> bool:
-        """Is the file open? Opening it takes an fsync or two."""
-        return self._chain is not None
+        """Is the file open, and has it room? Opening one takes an fsync or two, and so does beginning the next."""
+        chain = self._chain
+        return chain is not None and (chain.size < self.limit or monotonic() < self._try_again)
 
     @property
     def path(self) -> Path:
@@ -98,6 +111,9 @@ class Log:
                 seen = _fstat(chain.fd)
                 if seen.st_size != chain.size or seen.st_nlink == 0:
                     self._lost(chain)
+            if chain.size >= self.limit and start >= self._try_again:
+                chain = self._go_on(chain)
+                start = monotonic()
             seq, head = chain.tip
             seq += 1
             if seq - chain.covered > MOST_UNCOVERED:
@@ -137,6 +153,8 @@ class Log:
 
     def _durable(self, chain: Chain, seq: int) -> None:
         self.syncs = True
+        if chain.synced >= seq:  # perhaps because the file was full since; its keeper is gone then
+            return
         keeper = self._keeper
         if keeper is None or not keeper.durable(seq, self.patience):
             raise unavailable(
@@ -167,7 +185,8 @@ class Log:
         if chain is not None:
             self._leave(chain)
         try:
-            chain = Chain(*claim(self.folder, time_ns() // 1000, self._left))
+            claimed = claim(self.folder, time_ns() // 1000, self._left)
+            chain, self._owed = Chain(*claimed[:-1]), owed(self.folder, claimed)
         except OSError as error:
             raise self._refused(error) from None
         self._chain, self._signer = chain, None
@@ -179,10 +198,46 @@ class Log:
             self._chain = None
             chain.close(self.patience)
             raise self._refused(error, "its checkpoints cannot be written") from None
-        self._keeper = Keeper(chain, lambda: self._sign(chain, closed=False))
-        if chain.tip[0] > chain.covered:
+        self._keep(chain)
+        if self._keeper is not None and self._owed:
+            self._keeper.uncovered(EVERY)
+        if self._keeper is not None and chain.tip[0] > chain.covered:
             self._keeper.uncovered(1)
         return chain
+
+    def _go_on(self, chain: Chain) -> Chain:
+        """The file is full: the next one, whose chain begins at the end of this one's. Raises Unavailable.
+
+        | killed after                | what the next writer finds                                                      |
+        |-----------------------------|---------------------------------------------------------------------------------|
+        | the next file was made      | an empty file of nobody, which nobody minds, beside a full one: tried again      |
+        | the next one was registered | the next one, empty; it owes the full one its last checkpoint                    |
+        """
+        writer = token_hex(4)
+        try:
+            chain.flush()  # the list of writers names the end: a power failure must not take it
+            claimed = begin(self.folder, writer, time_ns() // 1000, (chain.writer, *chain.tip))
+        except OSError as error:
+            if any(each.writer == writer for each in writers(self.folder)):
+                # Named already: who writes on here would write after the end. The next record takes the next file.
+                self._leave(chain)
+                raise self._refused(error) from None
+            self._try_again = monotonic() + _AGAIN
+            return chain  # no call is refused because a file is long
+        try:
+            self._sign(chain, closed=True, again=True, next=(claimed.writer, claimed.file))
+        except OSError:
+            self._owed = owed(self.folder, claimed)
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.stop(0)
+        chain.close(self.patience)
+        self._chain, self._signer = Chain(*claimed[:-1]), None
+        self._keep(self._chain)
+        return self._chain
+
+    def _keep(self, chain: Chain) -> None:
+        self._keeper = Keeper(chain, lambda: self._sign(chain, closed=False))
 
     def _reread(self, chain: Chain) -> bool:
         """After an interrupt: does the line stand or not? Number and hash come from the file."""
@@ -241,17 +296,20 @@ class Log:
         finally:
             self._lock.release()
 
-    def _sign(self, chain: Chain, *, closed: bool, again: bool = False, flush: bool = True) -> None:
+    def _sign(self, chain: Chain, *, closed: bool, again: bool = False, flush: bool = True, next: tuple[str, str] | None = None) -> None:
         """A checkpoint, unless the last one says the same. Raises OSError; also where another thread hangs in one."""
         if not self._signing.acquire(timeout=max(self.patience, 1.0)):
             raise TimeoutError
         try:
+            while self._owed and not chain.shut:
+                self._owed[0].pay()
+                del self._owed[0]
             seq, head = chain.tip
             if chain.shut or seq == 0 or (seq == chain.covered and not again and (not closed or chain.signed_off)):
                 return
             if flush:
                 chain.flush()
-            self._signed(chain).write(seq, head, time_ns() // 1000, closed=closed)
+            self._signed(chain).write(seq, head, time_ns() // 1000, closed=closed, next=next)
             chain.covered, chain.signed_off = seq, closed
         finally:
             self._signing.release()

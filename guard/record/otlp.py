@@ -2,6 +2,8 @@
 
     {"resourceSpans":[{"resource":{"attributes":[...]},"scopeSpans":[{"scope":{"name":"guardtrail"},"spans":[...]}]}]}
 
+A file that is full becomes `spans-000001.jsonl`, and so on: sorted by name they stand in their order, the current one last. None is deleted.
+
 Ids are hex, times and 64-bit integers are strings, kinds and status codes are numbers: the JSON mapping of the OTLP specification.
 """
 
@@ -21,27 +23,65 @@ from guard.record.files import ensure
 
 __all__ = ["FileExporter", "request"]
 
+LIMIT = 64 << 20
+_TRIES = 16
+
 Json = dict[str, Any]
 
 
 class FileExporter(SpanExporter):
-    """Appends to `path`. Called by the batch processor's thread, never by a call; what cannot be written is dropped."""
+    """Appends to `path`. Called by the batch processor's thread, never by a call; what cannot be written is dropped.
 
-    def __init__(self, path: Path) -> None:
+    `limit`: a file of so many bytes is full.
+    """
+
+    def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
         self._path = Path(os.path.abspath(path))  # noqa: PTH100
+        self._limit = limit
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
             ensure(self._path.parent)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = self._open()
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)  # other processes write here too, and a long line takes more than one write
                 _append(fd, encode(request(spans)).encode("ascii") + b"\n")
             finally:
                 os.close(fd)
         except (OSError, ValueError, TypeError):
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
+
+    def _open(self) -> int:
+        """The current file, locked, with room in it: other processes write here too, and a long line takes more than one write."""
+        for _ in range(_TRIES):
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                seen = os.fstat(fd)
+                # While we waited for the lock, who held it may have found the file full and moved it away.
+                if _same(self._path, seen):
+                    if seen.st_size < self._limit:
+                        return fd
+                    os.rename(self._path, self._full())  # noqa: PTH104 - atomic: a kill leaves it here or there, whole
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise OSError("others move the file away faster than it can be opened")
+
+    def _full(self) -> Path:
+        """The next name. Nobody else takes it: only who holds the lock of the current file gets here."""
+        stem, suffix = self._path.stem, self._path.suffix
+        numbers = [int(n) for p in self._path.parent.glob(f"{stem}-*{suffix}") if (n := p.stem.removeprefix(f"{stem}-")).isdigit()]
+        return self._path.with_name(f"{stem}-{max(numbers, default=0) + 1:06}{suffix}")
+
+
+def _same(path: Path, seen: os.stat_result) -> bool:
+    try:
+        now = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (seen.st_dev, seen.st_ino)
 
 
 def _append(fd: int, line: bytes) -> None:

@@ -6,6 +6,8 @@
 | deny         | the same, ended at once: status ERROR, `error.type` = `guardtrail.denied.<code>`; below it `authorize {tool}`|
 | ask          | the same without an error: nobody has refused yet                                                          |
 
+Around them stands the span of the task (`guard/record/roots.py`).
+
 Attributes are there from the start, those a sampler may go by first; events, links and status only where there is something to say.
 The decision stands as an event too: some backends take no logs. Names, codes, keyed hashes; no values.
 """
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Decision
 from guard.record.files import directory
+from guard.record.metrics import Metrics
+from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
     ACTOR,
     ARGS_HMAC,
@@ -33,6 +37,7 @@ from guard.telemetry import (
     EFFECT,
     ERROR_TYPE,
     EVENT_DECISION,
+    EVENT_VIOLATION,
     EXECUTED,
     FIX,
     INTENT,
@@ -52,13 +57,13 @@ from guard.telemetry import (
     STEP,
     TASK_ID,
     TOOL_NAME,
-    VIOLATIONS,
     WITNESSES,
     WORKLOAD,
 )
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, SpanContext, Tracer
 
@@ -71,14 +76,14 @@ Attributes = dict[str, Any]
 class Spans:
     """Opens the span of a call. Stands in the list of sinks and is driven apart from them: it is open before the record, which names it.
 
-    `provider`: where spans go; None follows the program and the OTEL_* variables (see `guard/record/provider.py`). Whatever fails
-    here costs a span, never a call.
+    `provider`: where spans go; None follows the program and the OTEL_* variables (see `guard/record/provider.py`). `meters`: where metrics
+    go (`guard/record/metrics.py`); None: the program's meter provider, nothing without one. Whatever fails here costs a span, never a call.
     """
 
     required = False
     inline = True
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None = None, meters: MeterProvider | None = None) -> None:
         # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
         from opentelemetry import context, trace
         from opentelemetry.trace import status
@@ -91,11 +96,12 @@ class Spans:
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
-        self._violations: Any = None
         self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
         self._seen: dict[str, SpanContext] = {}
         self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
+        self._roots = Roots(trace, context, status)
+        self._metrics = Metrics(meters)
 
     # A sink in name: records are not its business.
 
@@ -104,6 +110,10 @@ class Spans:
 
     def outcome(self, record: OutcomeRecord) -> None:
         pass
+
+    def decided(self, decision: Decision, task: Any, since: float) -> None:
+        """A call was decided and recorded: measure it. `since`: monotonic seconds at which it arrived. Never raises."""
+        self._metrics.decided(decision, task, since)
 
     def start(self, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan | None:
         """The span of a call that was just decided, not yet recorded. `task`: its TaskState, None outside one. Never raises."""
@@ -115,12 +125,34 @@ class Spans:
         except Exception:
             return None
 
+    def opened(self, task: Any, policy: str) -> None:
+        """A task was opened. Never raises."""
+        self._metrics.look()
+        try:
+            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            if tracer is not None:
+                self._roots.begin(tracer, task, _fixed(task, ""), policy)
+        except Exception:  # noqa: S110 - a span less
+            pass
+
+    def ended(self, task: Any, decision: Decision) -> None:
+        """The end of a task was decided. Never raises."""
+        try:
+            self._metrics.violated(fired(decision.findings), decision, task)
+            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            if tracer is not None:
+                self._roots.end(tracer, task, _fixed(task, ""), decision)
+        except Exception:  # noqa: S110 - a span less
+            pass
+
     def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
         name, attributes = self._attributes(decision, task)
         if call_id:
             attributes[CALL_ID] = call_id[:256]
         if decision.verdict != "allow" or decision.mode == "monitor":
             attributes.update(_more(decision))
+        elif decision.witnesses:
+            attributes[WITNESSES] = decision.witnesses
         holder = None if task is None else self._holders.get(task.key)
         links = None
         if decision.witnesses or (holder is not None and holder[0] is not task.delegation):
@@ -130,13 +162,22 @@ class Spans:
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
         own = not (current.is_recording() and _executes(current, decision.tool))
         if own:
-            span = tracer.start_span(name, here, attributes=attributes, links=links, start_time=ns)
+            # Nothing is current in another thread or context: there the call stands below its task all the same.
+            alone = task is not None and current is self._trace.INVALID_SPAN
+            parent = self._roots.parent(task.key) if alone else None
+            span = tracer.start_span(name, parent or here, attributes=attributes, links=links, start_time=ns)
         else:
             span = current
             span.set_attributes(attributes)
             for link in links or ():
                 span.add_link(link.context, link.attributes)
         where = span.get_span_context()
+        violations = fired(decision.findings)
+        if violations:
+            for finding in violations:
+                span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
+            if task is not None:
+                self._roots.violated(task.key, violations, decision)
         self._remember(decision, task, holder, where)
         return CallSpan(self, tracer, span, own, here, where, ns)
 
@@ -168,13 +209,17 @@ class Spans:
         }
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
-        """To the spans of the witnesses, and, where the task changed hands, to the last one of who held it before."""
+        """To the spans of the witnesses, to those whose values flowed into this call, and, where the task changed hands, to the last one of
+        who held it before."""
         links: list[Any] | None = None
-        for witness in decision.witnesses:
-            seen = self._seen.get(witness) or self._before.get(witness)
-            if seen is not None:
-                links = links or []
-                links.append(self._trace.Link(seen, {LINK: "witness"}))
+        if decision.witnesses:
+            kinds = (("flow" if f.judge == "flow" else "witness", each) for f in decision.findings for each in f.witnesses)
+            # Those no finding names were put there by whoever made the decision.
+            for kind, witness in dict.fromkeys((*kinds, *_unnamed(decision))):
+                seen = self._seen.get(witness) or self._before.get(witness)
+                if seen is not None:
+                    links = links or []
+                    links.append(self._trace.Link(seen, {LINK: kind}))
         if holder is not None and holder[0] is not task.delegation and _holder(holder[0]) != _holder(task.delegation):
             links = links or []
             links.append(self._trace.Link(holder[1], {LINK: "pivot"}))
@@ -208,17 +253,6 @@ class Spans:
                 self._tracer = provider.get_tracer(SCOPE) if provider is not None else None
                 self._ours, self._ready = True, True
             return self._tracer
-
-    def violation(self, decision: Decision) -> None:
-        """Count a refusal by a rule, on the program's meter; nothing where it has none."""
-        finding = decision.deciding
-        if finding is None or finding.judge != "rules":
-            return
-        if self._violations is None:
-            from opentelemetry import metrics
-
-            self._violations = metrics.get_meter(SCOPE).create_counter(VIOLATIONS, description="calls refused by a workflow rule")
-        self._violations.add(1, {RULE: finding.rule or "", CODE: str(decision.code), TOOL_NAME: decision.tool})
 
 
 class CallSpan:
@@ -269,7 +303,6 @@ class CallSpan:
             self._span.set_attributes({**facts, **more})
             self._span.add_event(EVENT_DECISION, {**facts, **more, DECISION_ID: decision.id})
             self._authorize(decision, {**facts, **more})
-            self._room.violation(decision)
         except Exception:  # noqa: S110 - a span less
             pass
         self._finish()
@@ -310,6 +343,11 @@ class CallSpan:
                 self._span.end()
             except Exception:  # noqa: S110 - a span less
                 pass
+
+
+def _unnamed(decision: Decision) -> list[tuple[str, str]]:
+    named = {each for finding in decision.findings for each in finding.witnesses}
+    return [("witness", each) for each in decision.witnesses if each not in named]
 
 
 def _executes(span: Any, tool: str) -> bool:

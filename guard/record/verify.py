@@ -10,6 +10,7 @@
 | the end cut off after it                         | cannot be told from a crash: **incomplete**                            |
 | a checkpoint edited, forged, deleted             | signature, `prev` and `n` do not fit; too many records under none      |
 | a whole file deleted                             | the list of writers, and the checkpoints of the other writers, name it |
+| ... the newest, with all that names it there     | the last checkpoint of the file before it names who went on from it    |
 | everything rewritten, checkpoints signed anew    | only by a key or a checkpoint kept elsewhere: `key`, `witness`         |
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guard.record.audit import writing
-from guard.record.chain import LINE_MAX, MAIN, Registered, checkpoints_of, writers
+from guard.record.chain import LINE_MAX, MAIN, Registered, checkpoints_of, continued, writers
 from guard.record.checkpoints import Checkpoint, parse_checkpoint, public_key
 from guard.record.claim import held
 from guard.record.walk import Findings, Mark, Walk
@@ -143,6 +144,10 @@ class _Check:
             # Attack: an empty or foreign folder that passes because there is nothing to find fault with.
             self.findings.add("writers.jsonl", 0, "writers.jsonl is missing: nobody is known to have written here")
         for entry in self.known.values():
+            if entry.after is not None:
+                writer, seq, head = entry.after
+                self.marks.setdefault(writer, []).append(Mark(seq, head, 0, "", "the list of writers"))
+        for entry in self.known.values():
             self._writer(entry)
         # Asked again: a writer that came while we read is no stranger, only not read.
         here = {entry.writer for entry in (*self.known.values(), *writers(self.folder))}
@@ -189,7 +194,15 @@ class _Check:
         self.checkpoints += walk.checkpoints
         self.uncovered += walk.uncovered
         self.running = self.running or running
+        heir = continued(self.known.values()).get(entry.writer)
+        if heir is not None and heir.after is not None and walk.last > heir.after[1]:
+            self.findings.add(
+                entry.file, heir.after[1] + 1, f"record {heir.after[1] + 1} was added after the file was full and {heir.file} went on"
+            )
         why = walk.open_end()
+        if heir is None and walk.next is not None and not any(each.writer == walk.next[0] for each in writers(self.folder)):
+            text = f"writer {walk.next[0]}, who went on from here in {walk.next[1]}, is not in the list of writers any more"
+            self.findings.add(entry.file, 0, text)
         if why and not running:
             self.open_ends.append(why if entry.file == MAIN else f"{why} ({entry.file})")
 

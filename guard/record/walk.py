@@ -68,12 +68,19 @@ class Walk:
         self._trusted = True  # nothing wrong since the last checkpoint
         self.number = 0
         self.checkpoints = 0
+        self.next: tuple[str, str] | None = None
+        """Writer and file that go on from here, as the last checkpoint says."""
         self.torn = False
         self._next_point()
 
     @property
     def uncovered(self) -> int:
         return max(0, self._expected - 1 - self._covered)
+
+    @property
+    def last(self) -> int:
+        """Number of the last record."""
+        return self._expected - 1
 
     def open_end(self) -> str:
         """Why nothing proves that the end is there; "" where it is proven."""
@@ -181,6 +188,7 @@ class Walk:
             return
         self.checkpoints += 1
         self._closed = point.closed
+        self.next = point.next
         for mark in self._claims.get(point.n, ()):
             if (mark.hash and mark.hash != point.hash) or (mark.seq, mark.head) != (point.seq, point.head):
                 self._wrong(f"checkpoint {point.n} is not the one that {mark.by} knows: rewritten", 0)

@@ -5,7 +5,7 @@
 | `python` | runs in the page's own folder, after the blocks before it; saved under the file name the text before it mentions |
 | `yaml` | saved under the file name the text before it mentions; a policy (`guardtrail: 1`) must lint clean, and its tests pass |
 | `yaml` that begins with `policy:` | cases; they run under the policies of the page that they name, and pass |
-| `json`, `toml` | must parse |
+| `json`, `toml` | must parse; `toml` is saved under the file name the text before it mentions, if it mentions one |
 | `output` | is exactly what the `python` block before it printed |
 | `console` with `$ ` prompts | each command runs; what follows is exactly what it printed |
 | `console` without prompts | a list of commands: each target, verb and option must exist |
@@ -110,6 +110,8 @@ def run_page(page: Path, folder: Path) -> None:
                 json.loads(block.text)
             case "toml":
                 tomllib.loads(block.text)
+                if block.file:
+                    (folder / block.file).write_text(block.text, "utf-8")
             case "output":
                 assert printed is not None, f"{where}: an `output` block stands right after the `python` block that prints it"
                 assert printed == block.text, where

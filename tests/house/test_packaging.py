@@ -80,6 +80,7 @@ def test_wheel_holds_the_package_the_adapters_and_the_packs(wheel: Path) -> None
     held = names(wheel)
     wanted = {str(file.relative_to(ROOT)) for file in (ROOT / "guard").rglob("*.py")} | {"guard/py.typed"}
     wanted |= {f"guard/adapters/{file.name}" for file in (ROOT / "adapters").glob("*.py")}
+    wanted |= {"_guardtrail_pytest.py"}
     wanted |= {f"guard/_packs/{file.name}" for file in (ROOT / "policies").glob("*.yaml")}
     assert {
         "guard/_packs/baseline.yaml",
@@ -104,6 +105,7 @@ def test_metadata(wheel: Path) -> None:
         assert f"\n{line}\n" in meta
     assert "Provides-Extra: all" not in meta
     assert "guardtrail = guard.cli:main" in points
+    assert "[pytest11]\nguardtrail = _guardtrail_pytest" in points
 
 
 def test_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
@@ -189,3 +191,12 @@ def test_the_command_is_installed(from_wheel: Path) -> None:
     said = run(from_wheel.parent / "guardtrail", "--help", cwd=from_wheel.parent)
     for verb in ("init", "lint", "test", "check", "explain", "token", "audit"):
         assert verb in said
+
+
+@pytest.mark.parametrize("install", ["from_wheel", "from_checkout"])
+def test_what_pytest_loads_is_installed_and_imports_nothing_of_ours(install: str, request: pytest.FixtureRequest) -> None:
+    python: Path = request.getfixturevalue(install)
+    look = "import sys, _guardtrail_pytest as p; print(p.__file__, 'guard' in sys.modules)"
+    file, loaded = run(python, "-c", look, cwd=python.parent).split()
+    assert Path(file).is_relative_to(python.parent.parent) == (install == "from_wheel")
+    assert loaded == "False"

@@ -137,8 +137,8 @@ def test_a_denied_call(desk: Desk) -> None:
     }
     assert facts.items() <= dict(execute.attributes or {}).items()
     assert (execute.attributes or {})["error.type"] == "guardtrail.denied.rule.limit"
-    (event,) = execute.events
-    assert event.name == "guardtrail.decision"
+    violation, event = execute.events
+    assert (violation.name, event.name) == ("guardtrail.violation", "guardtrail.decision")
     assert facts.items() <= dict(event.attributes or {}).items()
     assert {**facts, "openinference.span.kind": "GUARDRAIL", "guardtrail.decision.id": "D1"}.items() <= dict(
         authorize.attributes or {}
@@ -351,7 +351,7 @@ def test_the_embedded_default_is_a_file_of_otlp_json_lines(tmp_path: Path) -> No
         assert values["gen_ai.tool.name"] == {"stringValue": "refund"}
         assert authorize["parentSpanId"] == denied["spanId"]
         assert denied["status"]["code"] == 2
-        assert denied["events"][0]["name"] == "guardtrail.decision"
+        assert [event["name"] for event in denied["events"]] == ["guardtrail.violation", "guardtrail.decision"]
     assert (tmp_path / "log" / "spans.jsonl").stat().st_mode & 0o077 == 0
 
 
