@@ -8,7 +8,7 @@ from typing import Any
 
 from guard import Guard, LocalIssuer
 from guard.drive import drive
-from guard.flow import judge_flow
+from guard.judging import judge_flow
 from guard.model import ToolCall
 from guard.policy import Policy
 from guard.record import ListSink

@@ -1,0 +1,270 @@
+"""Steps 1 to 7: what every judge says of a call, and the reservation if they all permit.
+
+Identity comes before binding, so that nobody who is not authenticated makes the guard walk through large arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from time import monotonic
+from typing import cast
+
+from guard.approving import answered, resting_on, with_answers
+from guard.constraints import BindError
+from guard.decide import ALLOW, Ruling, decide
+from guard.drive import INTERRUPTS, Failure, Flow, Need
+from guard.house import House, TaskState
+from guard.model import Bound, Delegation, Finding, ToolCall
+from guard.ops import Applied, Op, Refused, Sum
+from guard.reasons import ReasonCode
+from guard.reserving import alive, granted, refusals, trial, wanted
+from guard.steps import NO_SIGNALS as _NO_SIGNALS
+from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said
+from guard.workflow.atoms import Live
+from guard.workflow.plan import Plan, reads, weigh, weigh_plain
+
+__all__ = ["Bind", "judge_flow"]
+
+Bind = Callable[[House], Bound]
+_ORDER = ("task", "token", "call", "grants", "intent", "flow", "asked", "rules", "external", "state", "record", "guard")
+_TRIES = 3
+
+
+def _whose(task: TaskState | None) -> Finding | None:
+    if task is None:
+        return forbid("task", ReasonCode.TASK_NONE, "called outside a task; open one with `with guard.task(token):`")
+    return forbid("task", ReasonCode.TASK_ENDED) if task.closed else None
+
+
+def _renewed(task: TaskState, found: Delegation) -> Finding | None:
+    """Keys were rotated or a cache forgot: the same token, verified anew."""
+    if found is task.delegation:
+        return None
+    if found.task != task.delegation.task or found.origin != task.delegation.origin:
+        return forbid("task", ReasonCode.TASK_MISMATCH)
+    task.renew(found)
+    return None
+
+
+def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
+    """The arguments fitted to the tool, into the draft; or why they do not fit."""
+    try:
+        draft.bound = bind(house) if bind is not None else house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
+    except BindError as error:
+        return Finding("call", "forbid", error.code, text=str(error))
+    except BaseException as error:
+        if isinstance(error, INTERRUPTS):
+            raise
+        return forbid("call", ReasonCode.ARGS_TYPE)
+    return None
+
+
+def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
+    """Steps 1 to 7: what every judge says, and the reservation if they all permit."""
+    task, call, dry = draft.task, draft.call, draft.dry
+    clock, verifier, revocations, store = house.clock, house.verifier, house.revocations, house.store
+    # Each of the four ports in the same words: one that never blocks is asked here, any other through the driver. Written out, because
+    # this is the path of every call.
+    answer: object
+    if getattr(clock, "inline", False) is True:
+        try:
+            answer = both(clock)
+        except BaseException as error:
+            answer = draft.raised(error)
+    else:
+        answer = yield Need(clock, both, (clock,))
+    stop = clock_said(house, draft, answer)
+    if stop is not None or task is None or task.closed:
+        return _stopped(draft, stop or _whose(task))
+    now = draft.at // 1_000_000
+    found: object
+    if getattr(verifier, "inline", False) is True:
+        try:
+            found = verifier.verify(task.token, now=now)
+        except BaseException as error:
+            found = draft.raised(error)
+    else:
+        found = yield Need(verifier, verifier.verify, (task.token,), {"now": now})
+    if type(found) is not Delegation:
+        return _stopped(draft, token_said(found))
+    revoked: object
+    if getattr(revocations, "inline", False) is True:
+        try:
+            revoked = revocations.find(found, now=now)
+        except BaseException as error:
+            revoked = draft.raised(error)
+    else:
+        revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
+    if revoked is not None or found is not task.delegation:
+        stop = revocation_said(revoked) or _renewed(task, found)
+        if stop is not None:
+            return _stopped(draft, stop)
+    if task.generation != house.generation:
+        task.begin(house.generation, house.since or {})  # the policies were loaded anew since
+    draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
+    stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
+    bound = draft.bound
+    if bound is None:
+        draft.findings += plan.always
+        _besides(draft, task, plan, now, stop)
+        return decide(_in_order(draft), plan.all_required)
+    if call.id:
+        draft.call_key = _call_key(task, call, bound)
+        draft.replay = None if draft.dry else house.outcomes.get(draft.call_key)
+        if draft.replay is not None:
+            # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
+            return Ruling("allow", ReasonCode.PERMIT, None)
+    lost = 0
+    while True:
+        draft.adds = adds = call.tool not in task.ran if dry else not task.rests(call.tool)
+        weighed = weigh_plain(plan, bound.values) if plan.plain and not adds else None
+        if weighed is not None and weighed.clear:
+            draft.weighed = weighed
+        else:
+            stop = yield from _weigh(house, draft, task, plan, bound, now)
+            if stop is not None or draft.weighed is None:
+                draft.findings += plan.always
+                return _stopped(draft, stop)
+            weighed = draft.weighed
+        draft.findings, draft.claims = list(weighed.findings), weighed.claims
+        clear = weighed.clear
+        if task.incomplete or plan.incomplete is not None or (plan.ends is not None and now >= task.opened + plan.ends):
+            clear = _besides(draft, task, plan, now, None) and clear
+        if draft.approvals:
+            weighed = draft.weighed = resting_on(draft, weighed, plan, task)
+            draft.findings = with_answers(draft)
+            clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in draft.findings)
+        # Later: external decision points stand here, before the reservation, and may only narrow.
+        if not clear:
+            dead = (yield from alive(house, draft, task)) if plan.watched or _asks(draft) else None
+            if dead is not None:
+                draft.findings.append(dead)
+            if plan.fixed or draft.claims or weighed.holds:
+                draft.findings += yield from trial(house, draft)
+            if house.approvals is not None and (yield from answered(house, draft, task)):
+                continue
+            break
+        # Nobody objects so far; without the reservation's own permit nothing is allowed.
+        ops, first = wanted(draft, task, plan, weighed)
+        if getattr(store, "inline", False) is True:
+            try:
+                answer = store.apply(ops, now=cast("datetime", draft.now), commit=not dry)
+            except BaseException as error:
+                answer = draft.raised(error)
+            if monotonic() > draft.deadline:
+                answer = Failure(None, late=True, answer=answer)
+        else:
+            answer = yield Need(store, store.apply, (ops,), {"now": draft.now, "commit": not dry})
+        if granted(house, draft, plan, answer, ops, first):
+            break
+        refused = (yield from refusals(house, draft, task, answer)) if type(answer) is Refused else None
+        if refused:
+            draft.findings += refused
+            if house.approvals is not None and (yield from answered(house, draft, task)):
+                continue
+            break
+        # A race was lost: read and judge again. A refused trial that finds nothing is one too. What was approved is looked up again.
+        lost += 1
+        if lost == _TRIES:
+            draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
+            break
+        draft.approvals, draft.cleared = (), {}
+    if draft.agreed is not None:
+        return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
+    ruling = decide(draft.findings, plan.all_required)
+    if ruling.verdict == "allow" and not draft.claims:
+        return ruling
+    return decide(_in_order(draft), plan.all_required)
+
+
+def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Flow[Finding | None]:
+    """Read what looks back, and ask every pure judge, into the draft."""
+    live = draft.live
+    if live is None:
+        live = draft.live = Live(bound.values)
+    context, origins, asked = task.context, plan.sources, plan.asked
+    asks = reads(plan, live, context)
+    own = len(asks)
+    if origins is not None:
+        asks += origins.reads(live, context, draft.call.args)
+    if asked is not None:
+        asks += asked.reads(context.task)
+    if asks or plan.signals:
+        stop = yield from _read(house, draft, task, plan, asks)
+        if stop is not None:
+            return stop
+    answers = draft.answers
+    votes = asked.judge(live, answers[-1:]) if asked is not None else ()
+    sourced = origins.judge(live, answers[own:], context, draft.id, draft.call.args) if origins is not None else None
+    draft.masks = sourced.masks if sourced is not None else None
+    at = max(now, draft.read_at)
+    draft.weighed = weigh(
+        plan, live, context, draft.id, at, answers[:own], draft.signals, draft.cleared, seen=not draft.adds, sourced=sourced, votes=votes
+    )  # fmt: skip
+    return None
+
+
+def _besides(draft: Draft, task: TaskState, plan: Plan, now: int, stop: Finding | None) -> bool:
+    """What stands beside the judges; True where none of it is there."""
+    clear = stop is None
+    if task.incomplete:
+        text = "the store is younger than the token and does not know this task's past"
+        draft.findings.append(Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, text=text, fix="a new task"))
+        clear = False
+    if plan.incomplete is not None:
+        draft.findings.append(plan.incomplete)
+        clear = False
+    if plan.ends is not None and now >= task.opened + plan.ends:
+        draft.findings.append(forbid("task", ReasonCode.TASK_EXPIRED, fix="a new task"))
+        clear = False
+    if stop is not None:
+        draft.findings.append(stop)
+    return clear
+
+
+def _asks(draft: Draft) -> bool:
+    return not any(found.says == "forbid" and found.mode == "enforce" for found in draft.findings)
+
+
+def _read(house: House, draft: Draft, task: TaskState, plan: Plan, asks: Sequence[Op]) -> Flow[Finding | None]:
+    """Signals, then the past, into the draft. A part of it that fails denies: nothing is judged on half of the past."""
+    if plan.signals and draft.signals is _NO_SIGNALS:
+        port = house.signals
+        if port is not None:
+            got = draft.ask(port, port.get, (task.delegation, plan.signals), {"now": draft.at // 1_000_000})
+            if type(got) is Need:
+                got = yield got
+            # A port that fails has said nothing: what is missing does not satisfy.
+            draft.signals = dict(got) if isinstance(got, Mapping) else _NO_SIGNALS
+    if not asks:
+        return None
+    ops = (*asks, Sum(task.step_key), Sum(f"{task.key}|c"))
+    answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": False})
+    if type(answer) is Need:
+        answer = yield answer
+    if type(answer) is not Applied or len(answer.values) != len(ops):
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    draft.answers, draft.read_at = answer.values[:-2], answer.now
+    step, settled = answer.values[-2:]
+    if isinstance(step, tuple) and isinstance(settled, tuple):
+        draft.judged = (step[0], settled[0])
+    return None
+
+
+def _stopped(draft: Draft, finding: Finding | None) -> Ruling:
+    """Before anything else was looked at: nobody to judge for."""
+    draft.findings.append(finding or forbid("task", ReasonCode.TASK_NONE))
+    return decide(draft.findings, ())
+
+
+def _in_order(draft: Draft) -> list[Finding]:
+    """Findings in the order of the judges: the first forbid names the code."""
+    draft.findings.sort(key=lambda f: _ORDER.index(f.judge) if f.judge in _ORDER else -1)
+    return draft.findings
+
+
+def _call_key(task: TaskState, call: ToolCall, bound: Bound) -> str:
+    told = b"%b\x00%b\x00%b" % (call.id.encode(errors="backslashreplace"), call.tool.encode(), bound.canonical)
+    return f"{task.key}|c|{sha256(told).hexdigest()}"
