@@ -42,11 +42,12 @@ def _ledger(state: TaskState) -> Ledger:
 
 
 def _asked(house: House, text: str | None) -> AskedState | None:
-    """What the words ask for, by the words of every layer that has `asked`."""
+    """What the words ask for, by the words of every layer that has `asked`; None where no layer asks."""
     from guard.workflow.asked import asked_of
 
     layers = [layer.asked for layer in house.layers if layer.asked is not None]
-    if not layers:
+    rows = [row for layer in house.layers if layer.flow is not None for row in layer.flow.values()]
+    if not layers and not any(row.handed for row in rows):
         return None
     words: dict[str, tuple[str, ...]] = {}
     for one in layers:
