@@ -10,14 +10,15 @@ import hmac
 
 from guard.drive import Flow, Need
 from guard.house import House, TaskState
-from guard.model import Bound, Delegation
+from guard.model import Bound, Delegation, Finding
 from guard.ops import Absent, Applied, Lookup, Mark, Op, Take
+from guard.reasons import ReasonCode
 from guard.steps import Draft
 from guard.workflow.approvals import about, asks_of, clear, used_key
 from guard.workflow.past import Hold
-from guard.workflow.plan import Plan, Weighed
+from guard.workflow.plan import Plan, Weighed, approved
 
-__all__ = ["answered", "args_hmac", "resting_on"]
+__all__ = ["answered", "args_hmac", "resting_on", "with_answers"]
 
 
 def args_hmac(task: TaskState, bound: Bound) -> str:
@@ -32,7 +33,12 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     """
     port, bound = house.approvals, draft.bound
     asks = asks_of(draft.findings)
-    if port is None or bound is None or not asks or any(f.says == "forbid" and f.mode == "enforce" for f in draft.findings):
+    if (
+        port is None
+        or bound is None
+        or not asks.keys() - draft.cleared.keys()
+        or any(f.says == "forbid" and f.mode == "enforce" for f in draft.findings)
+    ):
         return False
     now = {"now": draft.at // 1_000_000}
     hashed = args_hmac(task, bound)
@@ -67,12 +73,22 @@ def _named(house: House, delegation: Delegation, persons: tuple[str, ...]) -> st
         return "a person"
 
 
-def resting_on(draft: Draft, weighed: Weighed, plan: Plan, task: TaskState) -> Weighed:
+def resting_on(draft: Draft, weighed: Weighed, plan: Plan | None, task: TaskState) -> Weighed:
     """The same, with the approvals it rests on: none used meanwhile, all used by this call; and the values they endorse."""
     keys = [used_key(task.key, one.id) for one in draft.approvals]
     holds = [Hold(Absent(key), None) for key in keys]
     marks: list[Op] = [Mark(key, draft.id, None, draft.id) for key in keys]
-    if draft.endorses and plan.sources is not None and draft.live is not None:
+    if draft.endorses and plan is not None and plan.sources is not None and draft.live is not None:
         marks += plan.sources.endorsements(draft.live, task.context, draft.id)
     taken: list[Op] = [Take(key, need=False) for key in keys]
     return weighed._replace(holds=[*holds, *weighed.holds], marks=[*weighed.marks, *marks], unmark=[*weighed.unmark, *taken])
+
+
+def with_answers(draft: Draft) -> list[Finding]:
+    """The findings, with a permit for every ask that was answered; also of a limit, which says nothing else when it is silent."""
+    findings = [approved(found, draft.cleared) for found in draft.findings]
+    told = {found.text for found in findings}
+    findings += [
+        Finding("rules", "permit", ReasonCode.PERMIT, name, None, text) for name, text in draft.cleared.items() if text not in told
+    ]
+    return findings

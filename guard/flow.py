@@ -25,7 +25,7 @@ from hashlib import sha256
 from time import monotonic, perf_counter
 from typing import Any, cast
 
-from guard.approving import answered, resting_on
+from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Lease, Need, Run
@@ -33,13 +33,13 @@ from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
 from guard.learning import learning_of, settled, withheld
 from guard.model import Bound, Delegation, Finding, Outcome, ToolCall, quick
-from guard.ops import Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
 from guard.reasons import ReasonCode
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
 from guard.steps import Draft, Taken, both, clock_said, failed, forbid, life_said, refunds, revocation_said, token_said
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Claim
-from guard.workflow.plan import Plan, Weighed, approved, reads, weigh, weigh_plain
+from guard.workflow.plan import Plan, Weighed, reads, weigh, weigh_plain
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
 
@@ -92,7 +92,7 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tupl
     In this order: the life of the task, its step, the call's id, what must still be so, what is left behind, what is counted.
     """
     by, call_key = draft.id, draft.call_key
-    ops: list[Op] = [task.life]
+    ops: list[Op] = [draft.life or task.life]
     if call_key is not None:
         ops += (Absent(call_key), Mark(call_key, by, value=by))
     if weighed.holds:
@@ -101,9 +101,13 @@ def _wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tupl
         ops += weighed.marks
     first = len(ops)
     keys, most = plan.tally
+    fixed = plan.fixed
+    if draft.cleared:  # a limit whose ask was answered still counts
+        fixed = tuple(each._replace(max=AMOUNT_MAX) if each.source.cleared(draft.cleared) else each for each in fixed)
+        most = (most[0], *(each.max for each in fixed[: len(keys) - 1]))
     ops.append(_new(Tally, (keys, most, by)))
-    if len(keys) <= len(plan.fixed):
-        ops += [Add(each.key, 1, each.max, each.window, by) for each in plan.fixed[len(keys) - 1 :]]
+    if len(keys) <= len(fixed):
+        ops += [Add(each.key, 1, each.max, each.window, by) for each in fixed[len(keys) - 1 :]]
     if draft.claims:
         ops += [claim.op for claim in draft.claims]
     return ops, first
@@ -178,7 +182,7 @@ def _refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> F
 def _trial(house: House, draft: Draft) -> Flow[list[Finding]]:
     """Which claims and holds would refuse right now, each asked alone; nothing is taken."""
     found: list[Finding] = []
-    fixed = draft.plan.fixed if draft.plan is not None else ()
+    fixed = [each for each in (draft.plan.fixed if draft.plan is not None else ()) if not each.source.cleared(draft.cleared)]
     asked: list[tuple[Op, Callable[[Refused], Finding]]] = []
     if draft.weighed is not None:
         asked += [(hold.op, hold.said) for hold in draft.weighed.holds if hold.said is not None]
@@ -279,6 +283,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         stop = revocation_said(revoked) or _renewed(task, found)
         if stop is not None:
             return _stopped(draft, stop)
+    if task.generation != house.generation:
+        task.begin(house.generation, house.since or {})  # the policies were loaded anew since
     draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
@@ -310,7 +316,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             clear = _besides(draft, task, plan, now, None) and clear
         if draft.approvals:
             weighed = draft.weighed = resting_on(draft, weighed, plan, task)
-            draft.findings = [approved(found, draft.cleared) for found in draft.findings]
+            draft.findings = with_answers(draft)
             clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in draft.findings)
         # Later: external decision points stand here, before the reservation, and may only narrow.
         if not clear:

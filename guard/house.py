@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -14,7 +14,7 @@ from os import urandom
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
-from guard.constraints import Binder
+from guard.constraints import Binder, Shape
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Op, Pin
@@ -27,7 +27,7 @@ from guard.workflow.rules import uses_sources
 if TYPE_CHECKING:
     from guard.policy import Policy
 
-__all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket"]
+__all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket", "named"]
 
 _steady: Callable[[], float]
 try:  # A laptop that slept is not a clock that was moved: count the time asleep, where the platform can.
@@ -127,6 +127,8 @@ class TaskState:
 
     def begin(self, generation: str, since: Mapping[str, int]) -> None:
         """The policies that judge the task, and from when on their shapes are counted."""
+        if self.generation:  # loaded anew: what was left out because nobody asked may be asked for now
+            self.ran, self.settled = {}, set()
         self.generation, self.since, self.plans = generation, since, {}
         self.life = Pin(f"{self.key}|life", generation)
 
@@ -252,6 +254,9 @@ class House:
     proofs: Proofs | None = None
     ids: Ids = field(default_factory=Ids)
     binders: dict[str, Binder] = field(default_factory=dict)
+    """Tool -> what binds a call by name."""
+    fitted: list[tuple[str, Shape, Binder]] = field(default_factory=list)
+    """Tool, shape and binder of each guarded function, in the order they were decorated."""
     outcomes: Outcomes = field(default_factory=Outcomes)
     refusals: Refusals = field(default_factory=Refusals)
     wall0: float = 0.0
@@ -269,11 +274,25 @@ class House:
             import guard.workflow.observe
             import guard.workflow.sources  # noqa: F401
 
+    def under(self, layers: tuple[Policy, ...]) -> House:
+        """The same house under other policies: same state, records, clock and outcomes; calls in flight end under the old ones."""
+        types = {name: tool.types for name, tool in layers[0].tools.items()}
+        fitted = [(tool, shape, binder.under(types.get(tool, {}))) for tool, shape, binder in self.fitted]
+        binders = {
+            name: self.binders[name].under(kinds) if name in self.binders else Binder(name, None, kinds) for name, kinds in types.items()
+        }
+        return replace(self, layers=layers, policy=named(layers), since=None, binders=binders, fitted=fitted)
+
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
         """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""
         pending = failure.pending
         if pending is not None:
             pending.add_done_callback(lambda future: None if future.cancelled() or future.exception() else _quiet(refund, future.result()))
+
+
+def named(layers: Sequence[Policy]) -> str:
+    """Policies as records name them: name@digest."""
+    return ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers)
 
 
 def _quiet(refund: Callable[[object, datetime], object], answer: object) -> None:

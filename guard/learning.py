@@ -43,17 +43,12 @@ def _ledger(state: TaskState) -> Ledger:
 
 def _asked(house: House, text: str | None) -> AskedState | None:
     """What the words ask for, by the words of every layer that has `asked`; None where no layer asks."""
-    from guard.workflow.asked import asked_of
+    from guard.workflow.asked import asked_of, words_of
 
-    layers = [layer.asked for layer in house.layers if layer.asked is not None]
     rows = [row for layer in house.layers if layer.flow is not None for row in layer.flow.values()]
-    if not layers and not any(row.handed for row in rows):
+    if all(layer.asked is None for layer in house.layers) and not any(row.handed for row in rows):
         return None
-    words: dict[str, tuple[str, ...]] = {}
-    for one in layers:
-        for effect, own in one.words.items():
-            words[effect] = (*words.get(effect, ()), *own)
-    return asked_of(text, words)
+    return asked_of(text, words_of(house.layers))
 
 
 def _params(house: House, delegation: Delegation) -> tuple[Mapping[str, object], Mapping[str, str]]:
@@ -123,11 +118,11 @@ def learning_of(ticket: Ticket, outcome: Outcome) -> Learning | None:
     ledger = _ledger(task)
     try:
         if ticket.streamed:
-            return Learning((), wide_ops(ledger, ticket.decision.id), 0)
+            return Learning(wide_ops(ledger, ticket.decision.id), (), 0)
         seen = observe(plan.sources, outcome, ticket.bound.values, identifiers(task.delegation))
         return learn(plan.sources, ledger, seen, ticket.masks or Masks(), ticket.decision.id)
     except Exception:
-        return Learning((), wide_ops(ledger, ticket.decision.id), 0, failed=True)
+        return Learning(wide_ops(ledger, ticket.decision.id), (), 0, failed=True)
 
 
 def withheld(outcome: Outcome, learning: Learning | None) -> Outcome:
@@ -143,7 +138,7 @@ def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning
     """Apply what a call leaves when it has ended, with what was learnt; where the ledger has no room, with its mark that it has none."""
     waiting = [task.pending.pop() for _ in range(len(task.pending))]
     before = [*ops, *waiting]
-    more = (learning.ops or learning.full) if learning is not None else ()
+    more = learning.ops if learning is not None else ()  # none at all where there was nothing to learn: that widens nothing
     answer = yield Need(house.store, house.store.apply, ((*before, *more),), {"now": wall})
     if learning is None:
         return answer

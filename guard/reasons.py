@@ -66,6 +66,7 @@ class ReasonCode(StrEnum):
     ARGS_SIZE = "args.size"
     ARGS_CONSTRAINT = "args.constraint"
     ARGS_FROM = "args.from"
+    ARGS_CHECK = "args.check"
 
     GRANT_TOOL = "grant.tool"
     GRANT_ARGS = "grant.args"
@@ -88,6 +89,8 @@ class ReasonCode(StrEnum):
     ASKED_NOT_ASKED = "asked.not_asked"
     ASKED_DELEGATED = "asked.delegated"
     ASK_TOO_MANY = "ask.too_many"
+    ASK_ENDORSE = "ask.endorse"
+    ASK_DECLASSIFY = "ask.declassify"
 
     LIMIT_CALLS = "limit.calls"
     LIMIT_SUM = "limit.sum"
@@ -171,6 +174,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.ARGS_FROM: _R(
         "an argument does not come from where the intent says it must", "an argument has the wrong source", ("OWASP-ASI01",)
     ),
+    ReasonCode.ARGS_CHECK: _R(
+        "the intent's `check` is not true of the arguments", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")
+    ),
     ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
     ReasonCode.GRANT_ARGS: _R(
         "an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")
@@ -233,6 +239,8 @@ REASONS: dict[ReasonCode, Reason] = {
         "the trusted prompt hands its orders to somebody else's words (a heuristic)", "a person must look first", ("OWASP-ASI01",)
     ),
     ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
+    ReasonCode.ASK_ENDORSE: _R("a person must vouch for the value before it may be used", "a person must look first", ("OWASP-ASI09",)),
+    ReasonCode.ASK_DECLASSIFY: _R("a person must vouch that a label does not hold any more", "a person must look first", ("OWASP-ASI09",)),
     ReasonCode.LIMIT_CALLS: _R("the number of calls of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.LIMIT_SUM: _R("the sum of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),
     ReasonCode.RULE_MATCH: _R("a rule without a verb matches the call", "a rule does not allow this"),

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias, T
 
 from guard.constraints import Binder, Shape
 from guard.drive import adrive, drive
-from guard.errors import ApprovalRequired, ConfigError, Denied
+from guard.errors import ApprovalRequired, ConfigError, Denied, GuardError
 from guard.flow import call_flow, decide_flow, finish_flow
-from guard.house import House, SystemClock, TaskState, Ticket
+from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
 from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore
 from guard.reasons import ReasonCode
 from guard.record import Blinds, Spans, default_sinks, directory
-from guard.state import open_state
+from guard.state import MemoryState, open_state
 from guard.suggest import did_you_mean
-from guard.taskflow import end_flow, open_flow, says_flow
+from guard.taskflow import begin_flow, end_flow, open_flow, says_flow
+from guard.vouch import Vouch, declassified, endorsed, vouch_flow
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Guard:
         base = layers[0]
         self._house = House(
             layers,
-            ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers),
+            named(layers),
             TrustedIssuers(trust),
             revocations if revocations is not None else RevocationList(),
             open_state(state) if isinstance(state, str) else state,
@@ -103,6 +104,24 @@ class Guard:
         self._current: ContextVar[_Frame | None] = ContextVar("guardtrail_task", default=None)
         self._opened: dict[tuple[str, str, str], int] = {}
         self._openers: set[tuple[str, str, str]] = set()
+
+    def reload(self, policy: PolicySource | Sequence[PolicySource]) -> None:
+        """Judge by `policy` from the next call on, also in tasks that are open; calls in flight end under what they began with.
+
+        Raises PolicyError where it does not load, ConfigError where a guarded function does not fit it (a tool it does not name may
+        stay: its calls are denied), GuardError `state.unavailable`: then nothing has changed. What a new rule counts begins now, so a
+        task that is older asks (`state.incomplete`); other processes of the same state that still have the older policy deny then.
+        """
+        layers = _load(policy)
+        for tool, shape, _ in self._house.fitted:
+            if tool in layers[0].tools:
+                self._fits(layers[0], tool, shape)
+        house = self._house.under(layers)
+        refused = drive(begin_flow(self._house, newest=False), house.seconds) if self._house.since is None else None
+        refused = refused or drive(begin_flow(house, late=bool(self._opened) or type(house.store) is not MemoryState), house.seconds)
+        if refused is not None:
+            raise GuardError(f"the policy is not reloaded: {refused.text}", code=str(refused.code))
+        self._house = house
 
     # -- tools -----------------------------------------------------------------------------------------------------------------
 
@@ -141,16 +160,18 @@ class Guard:
 
     def argument_names(self, tool: str) -> frozenset[str]:
         """The top-level arguments the policy declares for `tool`. Raises ConfigError for an unknown tool, with the nearest name."""
-        base = self._house.layers[0]
-        spec = base.tools.get(tool)
-        if spec is None:
-            raise ConfigError(f"@guard.tool `{tool}` is not in {base.file}{did_you_mean(tool, base.tools)}")
-        return frozenset(path.split(".")[0].removesuffix("[]") for path in spec.types)
+        return _declared(self._house.layers[0], tool)
 
-    def fit(self, tool: str, shape: Shape) -> Binder:
-        """The binder of `tool` for a callable of this shape. Raises ConfigError where the policy and the callable do not fit."""
-        declared = self.argument_names(tool)
-        base = self._house.layers[0]
+    def fit(self, tool: str, shape: Shape) -> int:
+        """The number of the binder of `tool` for a callable of this shape. Raises ConfigError where the policy and the callable do not fit."""
+        self._fits(self._house.layers[0], tool, shape)
+        binder = Binder(tool, shape, self._house.layers[0].tools[tool].types)
+        self._house.binders[tool] = binder
+        self._house.fitted.append((tool, shape, binder))
+        return len(self._house.fitted) - 1
+
+    def _fits(self, base: Policy, tool: str, shape: Shape) -> None:
+        declared = _declared(base, tool)
         names = frozenset(shape.names)
         for argument in sorted(names - declared):
             raise ConfigError(
@@ -160,9 +181,6 @@ class Guard:
             raise ConfigError(
                 f"@guard.tool `{tool}`: {base.file} declares `{argument}`, which the function does not take{did_you_mean(argument, names)}"
             )
-        binder = Binder(tool, shape, base.tools[tool].types)
-        self._house.binders[tool] = binder
-        return binder
 
     def visible(self, tools: Iterable[str]) -> list[str]:
         """Those the current delegation and intent could ever allow. A convenience for lists, not protection."""
@@ -334,6 +352,13 @@ async def _acoroutine(guard: Guard, ticket: Ticket, body: Any) -> Any:
 _STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream, "async_generator": _astream, "coroutine": _acoroutine}
 
 
+def _declared(base: Policy, tool: str) -> frozenset[str]:
+    spec = base.tools.get(tool)
+    if spec is None:
+        raise ConfigError(f"@guard.tool `{tool}` is not in {base.file}{did_you_mean(tool, base.tools)}")
+    return frozenset(path.split(".")[0].removesuffix("[]") for path in spec.types)
+
+
 def _load(policy: PolicySource | Sequence[PolicySource]) -> tuple[Policy, ...]:
     from guard.policy import Policy, check_layers
 
@@ -414,6 +439,28 @@ class Task:
         decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
         if decision is not None:
             raise denied(decision)
+
+    def endorse(self, tool: str, argument: str, value: object) -> Decision:
+        """A person vouches that `argument` (a control argument) of `tool` may have `value` in this task, wherever it came from.
+
+        Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
+        nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
+        """
+        return self._vouch(endorsed(self._guard._house, tool, argument, value))
+
+    def declassify(self, label: str) -> Decision:
+        """A person vouches that `label` does not hold any more: rules on it count from now on.
+
+        Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
+        """
+        return self._vouch(declassified(self._guard._house, label))
+
+    def _vouch(self, vouch: Vouch) -> Decision:
+        house = self._guard._house
+        decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
+        if decision.blocks:
+            raise denied(decision)
+        return decision
 
     def end(self) -> Decision:
         """Judge `task.end` and end the task: its identifier is never used again.

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.errors import TokenRefused
+from guard.errors import GuardError, TokenRefused
 from guard.house import House, SystemClock, TaskState
 from guard.model import Approval, Bound, Delegation, Finding, Outcome, Signal, ToolCall
 from guard.ops import Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Take, Tally
@@ -86,6 +86,7 @@ class Draft:
     endorses = False
     interrupt: BaseException | None = None
     judged: tuple[int, int] | None = None
+    life: Pin | None = None
     live: Live | None = None
     masks: Masks | None = None
     now: datetime | None = None
@@ -180,7 +181,7 @@ def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bo
     |----------------------|--------------------------------------------------------------------------|
     | `ended:DECISION`     | `task.ended`                                                             |
     | `suspended:RULE`     | `task.suspended`                                                         |
-    | policies, older      | the newest loaded policies govern the next call: ours are put            |
+    | policies, older      | the newest loaded policies govern the next call: ours are put (not dry)  |
     | policies, newer      | `policy.older`: a process that was not reloaded must not judge on        |
     | anything else        | `state.unavailable`                                                      |
     """
@@ -203,12 +204,15 @@ def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bo
         return forbid("task", ReasonCode.POLICY_OLDER, fix="load the newer policy here")
     if not renew:
         return None
+    if draft.dry:  # the call itself would put ours; the trial goes on from the life that stands
+        draft.life = Pin(life.key, str(stood))
+        return None
     # Only over the one that was seen: somebody may have ended the task meanwhile.
     swap = (Pin(life.key, str(stood)), Put(life.key, mine, draft.id))
-    put = draft.ask(house.store, house.store.apply, (swap,), {"now": draft.now, "commit": not draft.dry})
+    put = draft.ask(house.store, house.store.apply, (swap,), {"now": draft.now})
     if type(put) is Need:
         put = yield put
-    if type(put) is Refused or (type(put) is Applied and not draft.dry):
+    if type(put) in (Refused, Applied):
         return None
     return failed(put, "state", ReasonCode.STATE_UNAVAILABLE)
 
@@ -219,6 +223,9 @@ def revocation_said(answer: object) -> Finding | None:
         return None
     if type(answer) is str and answer:
         return forbid("token", ReasonCode.TOKEN_REVOKED, f"{answer} was revoked", "a new token, from an identity that was not revoked")
+    error = answer.error if type(answer) is Failure and not answer.late else None
+    if isinstance(error, GuardError) and error.code == ReasonCode.REVOCATION_UNAVAILABLE:  # names the file and the line to repair
+        return forbid("token", ReasonCode.REVOCATION_UNAVAILABLE, str(error))
     return failed(answer, "token", ReasonCode.REVOCATION_UNAVAILABLE)
 
 

@@ -26,16 +26,16 @@ from guard.events import PivotRecord, TaskRecord
 from guard.house import House, TaskState
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
-from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, parse_map
+from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, map_text, parse_map
 from guard.reasons import ReasonCode
 from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
-from guard.workflow.events import shapes_in
+from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
 from guard.workflow.past import Hold
 from guard.writing import decision_of, note_flow, write
 
-__all__ = ["end_flow", "open_flow", "says_flow"]
+__all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]
 
 _SPEAKS: Final[tuple[Judge, ...]] = ("task",)
 """Who must permit the end of a task."""
@@ -97,6 +97,8 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
         return (yield from _refuse(house, draft, forbid("task", ReasonCode.TASK_ENDED)))
     if type(text) is not str or type(quoted) is not str:
         return (yield from _refuse(house, draft, forbid("call", ReasonCode.ARGS_TYPE, "what the user says is text")))
+    if state.generation != house.generation:
+        state.begin(house.generation, house.since or {})
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)
@@ -136,31 +138,69 @@ def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
     return proven if type(proven) is str and proven else None
 
 
-def _begin(house: House, draft: Draft, now: int) -> Flow[Finding | None]:
-    """Once after a load: the number of these policies, and from when on their shapes are counted."""
+def begin_flow(house: House, *, late: bool = False, newest: bool = True) -> Flow[Finding | None]:
+    """`_begin` for policies that are loaded into a running guard: they are the newest, also where they were loaded before (a rollback).
+
+    `late`: tasks may be open that began in this very second.
+    """
+    draft = Draft(house, None, ToolCall("policy.reload"), dry=False)
+    stop = yield from read_clock(house, draft)
+    return stop if stop is not None else (yield from _begin(house, draft, draft.at // 1_000_000 + late, newest=newest))
+
+
+def _begin(house: House, draft: Draft, now: int, *, newest: bool = False) -> Flow[Finding | None]:
+    """Once after a load: the number of these policies, and from when on their shapes are counted.
+
+    | these policies      | their number | a shape is counted since                                                             |
+    |---------------------|--------------|--------------------------------------------------------------------------------------|
+    | never seen          | the next     | as stored, where the policies just before had it too; else now                       |
+    | seen; a process starts | as it was | as stored, where these policies, or newer ones, had it last; else now                |
+    | seen, loaded again  | the next     | as where they were never seen                                                        |
+
+    Attack: a rule is dropped and comes back, and what a task did in between was not counted.
+    """
     tag = f"gen|{house.generation}"
     answer = yield Need(house.store, house.store.apply, ((Lookup(tag),),), {"now": draft.now})
     if type(answer) is not Applied:
         return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    if answer.values[0] is None:
-        answer = yield Need(house.store, house.store.apply, ((Add("gen", 1),),), {"now": draft.now})
-        if type(answer) is not Applied:
-            return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-        # Two processes with the same policies at once: the first number stands.
-        answer = yield Need(house.store, house.store.apply, ((Pin(tag, str(answer.values[0])),),), {"now": draft.now})
-        if type(answer) not in (Applied, Refused):
+    number, fresh = answer.values[0], False
+    if newest or type(number) is not str or not number.isdigit():
+        counted = yield Need(house.store, house.store.apply, ((Add("gen", 1),),), {"now": draft.now})
+        if type(counted) is not Applied:
+            return failed(counted, "state", ReasonCode.STATE_UNAVAILABLE)
+        number, fresh = str(counted.values[0]), True
+        # Two processes that start with the same policies at once: the first number stands.
+        op = Put(tag, number) if newest else Pin(tag, number)
+        answer = yield Need(house.store, house.store.apply, ((op,),), {"now": draft.now})
+        if type(answer) is Refused and type(answer.value) is str and answer.value.isdigit():
+            number, fresh = answer.value, False
+        elif type(answer) is not Applied:
             return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     shapes = sorted({shape for layer in house.layers for found in shapes_in(layer).values() for shape in found})
-    since: dict[str, int] = {}
+    shapes += [SOURCES] if house.tracks else []
     if shapes:
-        looks = tuple(Know(f"since|{shape}", "at", str(now)) for shape in shapes)
-        answer = yield Need(house.store, house.store.apply, ((*looks, *(Lookup(op.key) for op in looks)),), {"now": draft.now})
+        answer = yield Need(house.store, house.store.apply, ([Lookup(f"since|{shape}") for shape in shapes],), {"now": draft.now})
+        if type(answer) is not Applied or len(answer.values) != len(shapes):
+            return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+        since = {shape: _since(text, int(number) - fresh, now) for shape, text in zip(shapes, answer.values, strict=True)}
+        kept = [
+            Put(f"since|{shape}", map_text({"at": str(since[shape]), "n": max(number, parse_map(text).get("n", "0"), key=int)}))
+            for shape, text in zip(shapes, answer.values, strict=True)
+        ]
+        answer = yield Need(house.store, house.store.apply, (kept,), {"now": draft.now})
         if type(answer) is not Applied:
             return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-        texts = answer.values[len(looks) :]
-        since = {shape: int(parse_map(text).get("at", now)) for shape, text in zip(shapes, texts, strict=True)}
-    house.since = since
+        house.since = since
+    else:
+        house.since = {}
     return None
+
+
+def _since(text: object, least: int, now: int) -> int:
+    """`text`: since when, and the number of the last policies that had the shape. `least`: what that must be to go on counting."""
+    found = parse_map(text)
+    at, last = found.get("at", ""), found.get("n", "")
+    return int(at) if at.isdigit() and last.isdigit() and int(last) >= least else now
 
 
 _Opened = tuple[bool, int, bool, str | None, tuple[bytes, bytes]]

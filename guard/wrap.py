@@ -12,7 +12,7 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
-from guard.constraints import Binder, Shape
+from guard.constraints import Shape
 from guard.drive import leased
 from guard.errors import ConfigError, Denied
 from guard.model import Bound, Decision, Finding, Outcome, ToolCall, quick
@@ -44,11 +44,11 @@ def guarded(guard: Guard, function: Callable[P, R], name: str) -> GuardedTool[P,
     """Wrap `function` as the tool `name` of `guard`'s policy. Raises ConfigError where the two do not fit together."""
     signature = _signature(function, name)
     skip = _takes_self(signature, guard.argument_names(name))
-    binder = guard.fit(name, Shape.from_signature(signature, skip_first=skip))
-    wrapper = _WRAPPERS[_kind(function)](guard, cast("Callable[..., Any]", function), name, binder, skip)
+    fitted = guard.fit(name, Shape.from_signature(signature, skip_first=skip))
+    wrapper = _WRAPPERS[_kind(function)](guard, cast("Callable[..., Any]", function), name, fitted, skip)
     functools.update_wrapper(wrapper, function)
     wrapper.__wrapped__ = _sealed(function, name)
-    wrapper.check = functools.partial(_check, guard, name, binder, skip)
+    wrapper.check = functools.partial(_check, guard, name, fitted)
     wrapper.__guardtrail__ = name
     return cast("GuardedTool[P, R]", wrapper)
 
@@ -75,14 +75,14 @@ def _kind(function: Callable[..., object]) -> str:
     return "async" if inspect.iscoroutinefunction(call) else "sync"
 
 
-def _bind(binder: Binder, skip: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[House], Bound]:
+def _bind(fitted: int, skip: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[House], Bound]:
     own = args[1:] if skip else args
-    return lambda house: binder.bind_call(own, kwargs, house.resolve)
+    return lambda house: house.fitted[fitted][2].bind_call(own, kwargs, house.resolve)
 
 
-def _check(guard: Guard, name: str, binder: Binder, skip: bool, *args: Any, **kwargs: Any) -> Decision:
+def _check(guard: Guard, name: str, fitted: int, *args: Any, **kwargs: Any) -> Decision:
     # A method's check is called on the function, so there is no instance to leave out.
-    return guard.dry(ToolCall(name, kwargs), lambda house: binder.bind_call(args, kwargs, house.resolve))
+    return guard.dry(ToolCall(name, kwargs), _bind(fitted, False, args, kwargs))
 
 
 def _sealed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -104,29 +104,29 @@ def _seal_denied(name: str) -> Denied:
     return Denied(Decision("", "deny", "enforce", ReasonCode.CALL_SEALED, (finding,), finding.fix, (), "", 0, name, "", ""))
 
 
-def _sync(guard: Guard, function: Callable[..., Any], name: str, binder: Binder, skip: bool) -> Any:
+def _sync(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if leased(name):  # `guard.call(ToolCall(...), guarded_tool)`: judged already, this is its body
             return function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return guard.run(_call(name, kwargs), body, _bind(binder, skip, args, kwargs))
+        return guard.run(_call(name, kwargs), body, _bind(fitted, skip, args, kwargs))
 
     return wrapper
 
 
-def _async(guard: Guard, function: Callable[..., Any], name: str, binder: Binder, skip: bool) -> Any:
+def _async(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         if leased(name):
             return await function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return await guard.arun(ToolCall(name, kwargs), body, _bind(binder, skip, args, kwargs))
+        return await guard.arun(ToolCall(name, kwargs), body, _bind(fitted, skip, args, kwargs))
 
     return wrapper
 
 
-def _generator(guard: Guard, function: Callable[..., Any], name: str, binder: Binder, skip: bool) -> Any:
+def _generator(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        ticket = guard.open_call(ToolCall(name, kwargs), _bind(binder, skip, args, kwargs))
+        ticket = guard.open_call(ToolCall(name, kwargs), _bind(fitted, skip, args, kwargs))
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:
@@ -142,9 +142,9 @@ def _generator(guard: Guard, function: Callable[..., Any], name: str, binder: Bi
     return wrapper
 
 
-def _async_generator(guard: Guard, function: Callable[..., Any], name: str, binder: Binder, skip: bool) -> Any:
+def _async_generator(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        ticket = await guard.aopen_call(ToolCall(name, kwargs), _bind(binder, skip, args, kwargs))
+        ticket = await guard.aopen_call(ToolCall(name, kwargs), _bind(fitted, skip, args, kwargs))
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:

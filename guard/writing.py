@@ -8,7 +8,7 @@ from guard.approving import args_hmac
 from guard.decide import Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
-from guard.events import DecisionRecord, PivotRecord, TaskRecord
+from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
 from guard.model import Decision, Finding, quick
 from guard.ops import Add, Applied, Op, Put, Refused
@@ -218,7 +218,7 @@ def _atoms(live: Live, plan: Plan | None) -> dict[str, object]:
     return told
 
 
-def note_flow(house: House, note: PivotRecord | TaskRecord) -> Flow[None]:
+def note_flow(house: House, note: ApprovalRecord | PivotRecord | TaskRecord) -> Flow[None]:
     """A record that belongs to a task, to the sinks that take such."""
     for sink in house.sinks:
         tell = getattr(sink, "note", None)

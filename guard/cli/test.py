@@ -18,6 +18,7 @@ from guard.testing.cases import CaseResult, run_case
 __all__ = ["test"]
 
 _NAME = 60
+_GAP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def test(
         beside = "" if is_cases(policy) else f" and there is no {_beside(policy).name} beside it" if not _beside(policy).is_file() else ""
         raise CannotAnswer(f"nothing tested: {policy} has no `tests:`{beside}")
     results: list[tuple[_Suite, CaseResult]] = []
-    wide = min(_NAME, max(width(case.name) for suite in suites for case in suite.cases)) + 3
+    wide = min(_NAME, max(width(case.name) for suite in suites for case in suite.cases)) + _GAP
     for suite in suites:
         for case in suite.cases:
             result = run_case(suite.layers, case)
@@ -99,12 +100,13 @@ def _case_file(path: Path, tested: Path | None) -> _Suite:
 
 
 def _show(result: CaseResult, wide: int) -> None:
+    name = pad(result.name, wide - _GAP) + " " * _GAP  # also behind a name that is wider than the column
     if result.ok:
         calls = len(result.steps) - sum(step.text == "task.end" for step in result.steps)
-        say("  ", styled("ok"), f"    {pad(result.name, wide)}{count(calls, 'call')}")
+        say("  ", styled("ok"), f"    {name}{count(calls, 'call')}")
         return
     step = result.steps[-1]
-    say("  ", styled("FAIL"), f"  {pad(result.name, wide)}step {result.failed}")
+    say("  ", styled("FAIL"), f"  {name}step {result.failed}")
     say(f"          {step.text}")
     say(f"          {result.message}")
 

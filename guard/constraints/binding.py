@@ -180,6 +180,10 @@ class Binder:
         self._defaults = dict(shape.defaults) if shape is not None else {}
         self._required = tuple(sorted(shape.required)) if shape is not None else ()
 
+    def under(self, types: Mapping[str, str]) -> Binder:
+        """The same shape under other declarations: the policy was loaded anew."""
+        return Binder(self._tool, self._shape, types)
+
     def bind(self, args: Mapping[str, object], resolve: Resolve | None = None) -> Bound:
         """Raises BindError."""
         if type(args) is not dict and not isinstance(args, Mapping):

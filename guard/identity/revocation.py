@@ -53,8 +53,9 @@ class RevocationList:
     | task       | `txn`                                   | every token of that task                               |
 
     The file holds one JSON object a line, as `revoke` writes it; it is looked at once a second. A file that is missing, unreadable or
-    has a line that cannot be understood makes `find` raise, and the guard denies with `revocation.unavailable`. An empty file is an
-    empty list; `revoke` never makes the file: a list that was lost would come back with one entry, and give life to all the others.
+    has a line that cannot be understood makes `find` raise, naming file and line, and the guard denies with `revocation.unavailable`.
+    An empty file is an empty list; `revoke` never makes the file: a list that was lost would come back with one entry, and give life to
+    all the others.
     """
 
     inline = True  # no I/O but one `stat` a second, and reading the file when it changed
@@ -65,7 +66,7 @@ class RevocationList:
         self._clock = clock
         self._own: _Index = {}
         self._index: _Index = {}
-        self._broken = False
+        self._broken = ""  # why the file cannot be relied on
         self._digest: bytes | None = None  # of the file `_index` was made of
         self._generation = 0
         self._lock = Lock()
@@ -110,8 +111,8 @@ class RevocationList:
     def find(self, delegation: Delegation, *, now: int) -> str | None:
         """What of `delegation` is revoked, or None. Raises where the file cannot be relied on."""
         self._refresh()
-        if self._broken:
-            raise GuardError("the revocation list could not be read", code=ReasonCode.REVOCATION_UNAVAILABLE)
+        if why := self._broken:
+            raise GuardError(f"the revocation list {self._path} {why}", code=ReasonCode.REVOCATION_UNAVAILABLE)
         index = self._index
         if not index:
             return None
@@ -126,17 +127,18 @@ class RevocationList:
         if self._file is None or not self._file.changed(now=now):
             return
         with self._lock:
-            raw = _content(self._file)
-            digest = None if raw is None else sha256(raw).digest()
-            if digest is not None and digest == self._digest:
-                return
-            index = None if raw is None else _read(raw)
-            self._broken = index is None
-            if index is None:
-                self._digest = None
+            index, digest = None, None
+            try:
+                raw = _content(self._file)
+                digest = sha256(raw).digest()
+                if digest == self._digest:
+                    return
+                index = _read(raw)
+            except _Unusable as why:
+                self._broken, self._digest = str(why), None
                 self._file.forget()
-            else:
-                self._digest = digest
+            if index is not None:
+                self._broken, self._digest = "", digest
                 for key, issuers in self._own.items():  # written by us, and gone from the file: somebody shortened it
                     for issuer, at in issuers.items():
                         _put(index, Entry(*key, issuer, at))
@@ -205,8 +207,15 @@ def _ends_a_line(handle: int) -> bool:
     return os.read(handle, 1) == b"\n"
 
 
-def _content(file: WatchedFile) -> bytes | None:
-    """The file as it is between two appends. A line that crosses a page appears in two steps to whoever reads meanwhile: look again."""
+class _Unusable(Exception):
+    """Why the file cannot be relied on. Names the line, never what stands in it: a list of who lost what is nobody's business."""
+
+
+def _content(file: WatchedFile) -> bytes:
+    """The file as it is between two appends. Raises `_Unusable`.
+
+    A line that crosses a page appears in two steps to whoever reads meanwhile: look again.
+    """
     try:
         for wait in _LOOKS:
             raw = file.read()
@@ -214,21 +223,23 @@ def _content(file: WatchedFile) -> bytes | None:
                 return raw
             time.sleep(wait)
         return file.read()
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "not a regular file of a sensible size"
+        raise _Unusable(f"cannot be read: {why}") from None
 
 
-def _read(raw: bytes) -> _Index | None:
-    """The whole file, or None where any line is not understood: half a list is not a list."""
+def _read(raw: bytes) -> _Index:
+    """The whole file. Raises `_Unusable` where any line is not understood: half a list is not a list."""
     index: _Index = {}
-    if raw and not raw.endswith(b"\n"):
-        return None
-    try:
-        for line in raw.splitlines():
+    number = 0
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
             if line.strip():
                 _put(index, _entry(line))
-    except ValueError:
-        return None
+        except ValueError:
+            raise _Unusable(f"cannot be relied on: line {number} is no entry; repair it") from None
+    if raw and not raw.endswith(b"\n"):  # an entry, and perhaps the beginning of a longer one
+        raise _Unusable(f"cannot be relied on: line {number}, the last one, has no end; repair it")
     return index
 
 

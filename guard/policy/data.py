@@ -134,7 +134,8 @@ class From:
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One tool of an intent. `args`: argument path -> constraint (may use `$parameters`). `at`: argument path -> `policy.yaml:12:31`.
+    """One tool of an intent. `args`: argument path -> constraint (may use `$parameters`). `at`: argument path, or `judge.CHECK`
+    for `check` -> `policy.yaml:12:31`.
 
     `origins`: argument path -> where its value must come from. `check`: a CEL expression over the arguments.
     """

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from guard.constraints import Constraint, ValueRefused, compile_args, normalise
 from guard.model import Delegation, Finding, Grant, Judge
 from guard.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from guard.policy.data import Intent, PolicyData
+    from guard.policy.data import Intent, PolicyData, Tool
 
-__all__ = ["ArgsCheck", "Check", "bind_params", "grant_checks", "identifiers", "intent_check", "judge"]
+__all__ = ["CHECK", "ArgsCheck", "Check", "bind_params", "grant_checks", "identifiers", "intent_check", "judge", "refused"]
 
 ArgsCheck = Callable[[Mapping[str, object]], tuple[str, Constraint | None] | None]
+
+CHECK: Final = "check()"
+_TOO_LARGE: Final = "check(size)"
+"""What fails where it is not an argument: no argument is called so. They stand in records (`atoms`), so they stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,26 @@ def judge(checks: tuple[Check, ...], values: Mapping[str, object]) -> Check | Fi
     return first or Finding("guard", "forbid", ReasonCode.DEFAULT_DENY, text="no permission to judge by")
 
 
+def refused(check: Check, path: str) -> Finding:
+    """The refusal at `path`, where its constraint is not at hand: in a replay."""
+    if CHECK in check.at and path in (CHECK, _TOO_LARGE):
+        return _unchecked(check, path)
+    text = f"argument {path} is not inside {check.of}"
+    return Finding(check.judge, "forbid", check.code, where=check.where, text=text, fix=check.fix)
+
+
+def _unchecked(check: Check, path: str) -> Finding:
+    where, fix = check.at[CHECK]
+    if path == _TOO_LARGE:
+        text = f"the arguments are too large for the `check` of {check.of}"
+        return Finding(check.judge, "forbid", ReasonCode.ARGS_SIZE, where=where, text=text, fix="smaller arguments")
+    text = f"`check` of {check.of} is not true of these arguments"
+    return Finding(check.judge, "forbid", ReasonCode.ARGS_CHECK, where=where, text=text, fix=fix)
+
+
 def _refuse(check: Check, path: str, constraint: Constraint | None) -> Finding:
+    if CHECK in check.at and path in (CHECK, _TOO_LARGE):
+        return _unchecked(check, path)
     must = constraint.text if constraint is not None else "is not named there, and what is not named is not granted"
     text = f"argument {path} {must} of {check.of}"
     where, fix = check.at.get(path, (check.where, check.fix))
@@ -150,14 +173,38 @@ def intent_check(policy: PolicyData, delegation: Delegation, intent: Intent, par
         return Finding("intent", "forbid", ReasonCode.INTENT_TOOL, where=intent.where, text=text, fix="none: not part of this task")
     me = identifiers(delegation)
     bound = {path: _bind(constraint, params, me) for path, constraint in permission.args.items()}
-    facts = "; ".join(f"{path} {constraint.fact}" for path, constraint in permission.args.items())
-    permit = Finding("intent", "permit", ReasonCode.PERMIT, where=permission.where, text=facts or f"intent {intent.name}")
-    test = compile_args(bound, closed=False) if bound else None
+    facts = [f"{path} {constraint.fact}" for path, constraint in permission.args.items()]
+    test: ArgsCheck | None = compile_args(bound, closed=False) if bound else None
+    if permission.check is not None:
+        facts.append("`check` is true")
+        test = _checked(test, permission.check, policy.tools[tool])
+    permit = Finding("intent", "permit", ReasonCode.PERMIT, where=permission.where, text="; ".join(facts) or f"intent {intent.name}")
     of = f"intent {intent.name}"
     at = {path: (permission.at.get(path, permission.where), _fix(constraint)) for path, constraint in permission.args.items()}
+    if CHECK in permission.at:  # also where replay leaves the expression itself out
+        at[CHECK] = permission.at[CHECK], _TRUE
     return Check("intent", ReasonCode.ARGS_CONSTRAINT, test, permit, of, _INSIDE, permission.where, at)
 
 
+def _checked(test: ArgsCheck | None, expression: str, tool: Tool) -> ArgsCheck:
+    """The argument tests, and then the expression: it narrows, so it is not asked of what is refused already.
+
+    Compiled once in the process (`cel.compile` keeps it), by lint. Raises where CEL is gone since then, which denies.
+    """
+    from guard.policy import cel
+
+    holds = cel.compile(expression, tool.types, tool.control)
+
+    def both(values: Mapping[str, object]) -> tuple[str, Constraint | None] | None:
+        failed = test(values) if test is not None else None
+        if failed is not None or holds(values):
+            return failed
+        return (_TOO_LARGE if holds.too_large(values) else CHECK), None
+
+    return both
+
+
+_TRUE = "arguments of which it is true"
 _INSIDE = "arguments inside what the intent allows"
 
 

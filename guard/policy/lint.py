@@ -199,7 +199,7 @@ def _shadowing(draft: Draft) -> None:
     for one in reaches:
         for other in known.candidates(one):
             compared += 1
-            if other is not one and other.covers(one) and (how := _how(other, one)):
+            if other is not one and other.covers(one) and (how := _how(draft, other, one)):
                 text = f"rule `{one.rule.id}` {how.format(other.rule.id)}"
                 draft.report.error("shadowed", draft.at("rules", one.rule.id), text, "remove one of them")
                 break
@@ -227,8 +227,10 @@ class _Known:
                 yield from self.by.get((verb, tool), ())
 
 
-def _how(other: _Reach, one: _Reach) -> str | None:
+def _how(draft: Draft, other: _Reach, one: _Reach) -> str | None:
     first, rule = other.rule, one.rule
+    if first.then == rule.then == "ask" and _answered(draft, other) != _answered(draft, one):
+        return None  # the one is answered by other persons than the other: both must say yes
     alike = one.covers(other) and first.then == rule.then and not rule.monitor and other.verb == one.verb
     if alike and first.limit == rule.limit:
         return "says the same as rule `{}`, which stands before it" if other.number < one.number else None
@@ -242,6 +244,12 @@ def _how(other: _Reach, one: _Reach) -> str | None:
         return None
     longer = theirs.window is None or (mine.window is not None and theirs.window >= mine.window)
     return "is shadowed by rule `{}`, which always speaks first" if longer and theirs.max <= mine.max else None
+
+
+def _answered(draft: Draft, one: _Reach) -> object:
+    """Who answers an ask of the rule, as far as this file says; what its code is follows from its verb."""
+    by_code = any(key == "rule" or key.startswith("rule.") for key in draft.asks)
+    return draft.asks.get(one.rule.id), one.verb if by_code else None
 
 
 def _raw(args: Mapping[str, Constraint]) -> dict[str, object]:

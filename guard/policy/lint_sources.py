@@ -105,6 +105,19 @@ def _row(draft: Draft, tool: Tool) -> None:
 
 
 def lint_checks(draft: Draft) -> None:
+    try:
+        _checks(draft)
+    except _Missing as missing:  # said once, however many there are
+        draft.report.error("check", missing.at, "`check` needs CEL, which is not installed here", cel.INSTALL)
+
+
+class _Missing(Exception):
+    def __init__(self, at: Mark) -> None:
+        super().__init__()
+        self.at = at
+
+
+def _checks(draft: Draft) -> None:
     if not draft.pack:
         for intent in draft.intents.values():
             for permission in intent.allow.values():
@@ -121,10 +134,9 @@ def _compiles(draft: Draft, expression: str, at: Mark, tool: Tool) -> bool:
     if tool.name in draft.doubtful:
         return True
     try:
-        cel.compile(expression, tool.types)
+        cel.compile(expression, tool.types, tool.control)
     except cel.CelMissing:
-        draft.report.error("check", at, "`check` needs CEL, which is not installed here", cel.INSTALL)
-        return False
+        raise _Missing(at) from None
     except cel.CelError as error:
         hint = (
             suggest(error.unknown, {f"args.{path.partition('.')[0].removesuffix('[]')}" for path in tool.types}) if error.unknown else None

@@ -54,17 +54,22 @@ def known_argument(draft: Draft, tool: Tool, path: Word) -> str | None:
     """The type of the tool's argument at `path`; reports an argument it does not have. None also for a list as a whole."""
     if path.text in tool.types:
         return tool.types[path.text]
-    if f"{path.text}[]" in tool.types:
-        return None  # `to` where `to[]` is declared: the list itself
+    if _is_list(tool, path.text):
+        return None
     if tool.name not in draft.doubtful:
         hint = suggest(path.text, tool.types) or (None if tool.types else f"`{tool.name}` declares no arguments")
         draft.report.error("unknown-argument", path.at, f"tool `{tool.name}` has no argument `{path.text}`", hint)
     return None
 
 
+def _is_list(tool: Tool, path: str) -> bool:
+    """Whether it is a list as a whole: `to` where `to[]` is declared, `legs` or `legs[]` where the fields of its objects are (`legs[].number`)."""
+    return f"{path}[]" in tool.types or any(known.startswith(f"{path.removesuffix('[]')}[].") for known in tool.types)
+
+
 def argument_kinds(draft: Draft, what: str, path: Word, tools: Sequence[Tool], *, every: bool, otherwise: str = _FIRES) -> set[str]:
     """The types of the argument at `path` in `tools`. One of them must have it; with `every`, each of them (`otherwise`: or what)."""
-    having = [tool for tool in tools if path.text in tool.types or f"{path.text}[]" in tool.types]
+    having = [tool for tool in tools if path.text in tool.types or _is_list(tool, path.text)]
     lacking = [tool for tool in tools if tool not in having and tool.name not in draft.doubtful]
     if lacking and not having:
         if len(lacking) == 1:

@@ -12,6 +12,7 @@ from guard.policy.data import IRREVERSIBLE, From, Intent, Limit, Permission, Too
 from guard.policy.draft import Draft
 from guard.policy.facts import read_once, read_remember
 from guard.policy.fields import Word, check_name, entries, take, word_of
+from guard.policy.judge import CHECK
 from guard.policy.origins import split_origin
 from guard.policy.predicates import comparable, constraint, first_key, known_argument
 from guard.policy.problems import Report, suggest
@@ -153,6 +154,7 @@ def _permission(draft: Draft, intent: str, tool: Word, node: Node, params: Mappi
         limit = Limit(Decimal(calls["calls"])) if "calls" in calls else None
     if "check" in got:
         draft.places["intents", intent, "allow", tool.text, "", "check"] = got["check"].at
+        at[CHECK] = report.where(got["check"].at)
     check = got["check"].text if "check" in got else None
     return Permission(tool.text, args, limit, report.where(tool.at), at, origins, check)
 

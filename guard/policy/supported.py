@@ -40,7 +40,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "signals": Part(True, _FACTS),
     "require_any": Part(True, _FACTS),
     "remember": Part(True, _FACTS),
-    "check": Part(False, _CEL),
+    "check": Part(True, _CEL),
     "unless": Part(True, _SOURCES),
     # results, labels, sources
     "returns": Part(True, _SOURCES),

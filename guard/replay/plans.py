@@ -4,6 +4,7 @@
 |--------|--------------------------------------------------------------------------------------------------------------------|
 | token, grants | not judged again: what a guard found stands in its record; a foreign trace has no token                     |
 | intent | its tools, limits and order; what it asks of arguments where they, or the answers, are known                       |
+| flow, asked | from a record, what was found in the ledger then; of a trace, where its prompt and its results were captured   |
 | rules  | as inline                                                                                                          |
 
 What cannot be judged is left out of the plan by name, so that the rest still is.
@@ -14,21 +15,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from guard.model import Credential, Delegation, Judge
+from guard.model import Credential, Delegation
 from guard.policy.data import Intent, PolicyData
 from guard.sources import Seen
 from guard.workflow.atoms import NotJudged, Values
 from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan, reads, weigh
+from guard.workflow.sources import compile_sources
 
-__all__ = ["judgeable", "plan_for", "without_params"]
+__all__ = ["judgeable", "plan_for", "tenant_wide", "unjudged_parts", "without_params", "without_sources"]
 
 _NOWHERE = Credential("replay", "", "")
 
 
-def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context) -> Plan:
-    """`layers`: of `without_params` where the parameters are not known."""
+def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, whole: Sequence[PolicyData]) -> Plan:
+    """`layers`: of `without_params` where the parameters are not known. `whole`: the layers as they are."""
     delegation = Delegation(
         "replay", *seen.task, _NOWHERE, seen.origin, "person" if seen.person else "workload", seen.actors or ("agent",), 0, 0, "", seen.intent,
         seen.params or {}, person=seen.person,
@@ -38,10 +40,23 @@ def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context) -> Plan
         return plan
     always = tuple(found for found in plan.always if found.judge not in ("token", "grants"))
     choices = tuple(checks for checks in plan.choices if checks[0].judge == "intent")
-    required: tuple[Judge, ...] = ("intent",) if "intent" in plan.required else ()
+    required = tuple(judge for judge in plan.required if judge in ("intent", "flow"))
+    # What an intent pins to a value it pins whether the value is known here or not.
+    sources = compile_sources(whole, plan.tool, seen.intent, seen.params or {}) if plan.sources is not None else None
     return replace(
-        plan, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
+        plan, sources=sources, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
         possible=all(found.says == "permit" for found in always),
+    )  # fmt: skip
+
+
+def without_sources(plan: Plan) -> Plan:
+    """The plan without what asks where values come from, and what the prompt asks for."""
+    every = [*(each.rule for each in plan.rules), *(each.rule for each in plan.past)]
+    blind = [rule for rule in every if rule.unless is not None and rule.unless.flow is not None]
+    required = tuple(judge for judge in plan.required if judge != "flow")
+    return replace(
+        plan, sources=None, asked=None, required=required, all_required=(*required, "state"),
+        rules=tuple(each for each in plan.rules if each.rule not in blind), past=tuple(each for each in plan.past if each.rule not in blind),
     )  # fmt: skip
 
 
@@ -131,10 +146,6 @@ def _only(plan: Plan, **kept: object) -> Plan:
 def unjudged_parts(layers: Sequence[PolicyData]) -> list[str]:
     """Parts of the policies a replay does not judge, whatever is recorded."""
     found: list[str] = []
-    if any(layer.flow is not None for layer in layers):
-        found.append("the flow table (sources of values are not replayed)")
-    if any(layer.asked is not None for layer in layers):
-        found.append("`asked` (the prompt is not replayed)")
     rules = [rule for layer in layers for rule in layer.rules]
     found += [f"rule {rule.id}: the actor's proof is not recorded" for rule in rules if _by_actor(rule)]
     return found

@@ -15,7 +15,7 @@ A finding of a replay never suspends and never revokes: it is about the past.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, get_args
 
@@ -26,10 +26,11 @@ from guard.ops import Add, Applied, Op, Refused, Tally
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
-from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params
+from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params, without_sources
 from guard.replay.said import WITHOUT, Judged, Summary
 from guard.replay.state import ReplayState
 from guard.replay.taking import (
+    NO_SOURCES,
     as_it_stands,
     besides_of,
     cleared_of,
@@ -43,15 +44,21 @@ from guard.replay.taking import (
 )
 from guard.sources import Seen
 from guard.steps import Taken, refunds
+from guard.workflow.asked import asked_of, words_of
 from guard.workflow.atoms import Live, NotJudged, Told, Values
 from guard.workflow.end import end_reads, weigh_end
+from guard.workflow.flowtable import Sourced, SourcePlan
+from guard.workflow.ledger import Ledger, Masks
 from guard.workflow.limits import Claim, Context
+from guard.workflow.observe import learn, observe, opening
 from guard.workflow.plan import Plan, Weighed, keep_counters, reads, weigh
+from guard.workflow.rules import uses_sources
 from guard.workflow.settle import settle_ops
 
 __all__ = ["Replay"]
 
 _ORDER: Final = {judge: at for at, judge in enumerate(get_args(Judge))}
+_KEY: Final = b"replay"
 _IDLE = 24 * 3600 * 1_000_000
 _STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
 NO_TOKEN = "grants and intents: a trace has no token"
@@ -66,6 +73,7 @@ class _Ran:
     context: Context
     taken: Taken
     added: bool
+    masks: Masks | None = None
 
 
 @dataclass(slots=True)
@@ -81,6 +89,9 @@ class _Task:
     keys: set[tuple[str, int | None]] = field(default_factory=set)
     who: Seen | None = None
     ended: bool = False
+    prompted: bool = False
+    heard: bool = False
+    """Its prompt is known, and every result so far: where values come from can be told."""
 
 
 class Replay:
@@ -99,6 +110,7 @@ class Replay:
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._numbers = 0
+        self._tracks = uses_sources(layers) or any(layer.asked is not None for layer in layers)
         self.summary = Summary(parts=tuple(unjudged_parts(layers)))
 
     # -- events ------------------------------------------------------------------------------------------------------------------
@@ -150,6 +162,12 @@ class Replay:
             self.summary.tasks += 1
             task = _Task(f"\x00{self._numbers}", seen.at // 1_000_000, Waiting(self._window if seen.trust == "proven" else 0))
             self._tasks[seen.task] = task
+            if self._tracks and seen.trust != "proven" and seen.prompt is not None:
+                task.prompted = task.heard = True
+                asked = asked_of(seen.prompt, words_of(self._layers))
+                me = [one for one in (seen.origin, seen.person) if one]
+                params = seen.params or {}
+                self._apply(task, seen.at // 1_000_000, opening(Ledger(_KEY, task.key), seen.prompt, params, me=me, asked=asked))
         else:
             self._tasks.move_to_end(seen.task)
         task.last = max(task.last, seen.at)
@@ -231,10 +249,11 @@ class Replay:
         held = task.plans.get(name)
         if held is None:
             context = Context(
-                task.key, seen.task[0], seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
+                task.key, seen.task[0], seen.origin, seen.actors[-1] if seen.actors else "", _KEY, _KEY, seen.person, None,
                 max(len(seen.actors) - 1, 0), task.opened,
             )  # fmt: skip
-            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context)
+            layers = self._recorded if own else self._unknown if seen.params is None else self._layers
+            plan = plan_for(layers, seen, context, self._layers)
             if not own and seen.intent is None:
                 plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
             held = plan, context
@@ -244,6 +263,10 @@ class Replay:
         if own:
             return plan, context, ()
         left_out: tuple[str, ...] = (NO_TOKEN,) if seen.intent is None and self._layers[0].intents else ()
+        if (plan.sources is not None or plan.asked is not None) and not (task.heard and seen.args is not None):
+            why = "the results were not captured" if task.prompted else "the prompt is not known"
+            left_out += (f"{NO_SOURCES}: {why}",)
+            plan = without_sources(plan)
         blind = [each.rule.id for each in plan.rules if is_blind(each.rule)] + [each.rule.id for each in plan.past if is_blind(each.rule)]
         if blind:
             left_out += tuple(f"rule {name}: a trace has no signals or sources" for name in blind)
@@ -285,14 +308,15 @@ class Replay:
         ran = seen.status != "not_executed"
         adds = seen.tool not in task.ran
         cleared = cleared_of(seen)
-        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds)
+        sourced, votes = self._sourced(task, seen, plan, context, values, now)
+        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds, sourced=sourced, votes=votes)
         findings = [*besides, *weighed.findings]
         left = weighed
         if not weighed.clear and ran:
             left = what_is_left(plan, values, context, seen.id, answers, weighed, adds)
         taken: Taken | None = None
         if weighed.clear and not any(f.says != "permit" for f in besides):
-            ops, first = wanted_of(plan, weighed, seen.id)
+            ops, first = wanted_of(plan, weighed, seen.id, cleared)
             got = self._apply(task, now, ops, commit=ran)
             if type(got) is Applied:
                 findings.append(_STATE_OK)
@@ -303,9 +327,9 @@ class Replay:
                 ]
                 taken = Taken(ops, first, now, weighed)
             else:
-                findings += self._trial(task, now, plan, weighed, seen.id)
+                findings += self._trial(task, now, plan, weighed, seen.id, cleared)
         elif plan.fixed or weighed.claims or weighed.holds:
-            findings += self._trial(task, now, plan, weighed, seen.id)
+            findings += self._trial(task, now, plan, weighed, seen.id, cleared)
         if ran and plan.tool is not None:
             if taken is None:
                 ops, first = forced_of(plan, left, seen.id)
@@ -313,13 +337,36 @@ class Replay:
                 taken = Taken(ops, first, now, left)
             if plan.events.skippable:
                 task.ran[seen.tool] = 0 if adds else task.ran.get(seen.tool, 0) + 1
-            task.open[seen.id] = _Ran(plan, values, context, taken, adds)
+            task.open[seen.id] = _Ran(plan, values, context, taken, adds, sourced.masks if sourced is not None else None)
         return self._said(seen, findings, plan, left_out)
 
-    def _trial(self, task: _Task, now: int, plan: Plan, weighed: Weighed, by: str) -> list[Finding]:
+    def _sourced(
+        self, task: _Task, seen: Seen, plan: Plan, context: Context, values: Values, now: int
+    ) -> tuple[Sourced | None, Sequence[Finding]]:
+        """What the sources and the prompt say: from the record, or from the ledger of the replay."""
+        origins, asked = plan.sources, plan.asked
+        if type(values) is Told:
+            return origins.judge(values, (), context, seen.id) if origins is not None else None, asked.judge(
+                values, ()
+            ) if asked is not None else ()
+        args = seen.args or {}
+        wanted = origins.reads(values, context, args) if origins is not None else ()
+        votes = asked.reads(context.task) if asked is not None else ()
+        answer = self._apply(task, now, (*wanted, *votes), commit=False) if wanted or votes else None
+        found = answer.values if type(answer) is Applied else ()
+        return (
+            origins.judge(values, found[: len(wanted)], context, seen.id, args) if origins is not None else None,
+            asked.judge(values, found[len(wanted) :]) if asked is not None else (),
+        )
+
+    def _trial(self, task: _Task, now: int, plan: Plan, weighed: Weighed, by: str, cleared: Mapping[str, str]) -> list[Finding]:
         """Which claims and holds would refuse, each asked alone."""
         asked = [(hold.op, hold.said) for hold in weighed.holds if hold.said is not None]
-        claims = [Claim(Add(each.key, 1, each.max, each.window, by), each.source, "enforce", False) for each in plan.fixed]
+        claims = [
+            Claim(Add(each.key, 1, each.max, each.window, by), each.source, "enforce", False)
+            for each in plan.fixed
+            if not each.source.cleared(cleared)
+        ]
         asked += [(claim.op, claim.refused) for claim in (*claims, *weighed.claims) if not claim.soft]
         answers = ((said, self._apply(task, now, (op,), commit=False)) for op, said in asked)
         return [said(answer) for said, answer in answers if type(answer) is Refused]
@@ -350,6 +397,21 @@ class Replay:
                 self.summary.not_judged["what the call leaves when it ended well", seen.file] += 1
         if ops:
             self._apply(task, seen.at // 1_000_000, ops)
+        if ran.plan.sources is not None and type(ran.values) is Live:
+            self._learn(task, decision, seen, ran, ran.plan.sources)
+
+    def _learn(self, task: _Task, decision: str, seen: Seen, ran: _Ran, origins: SourcePlan) -> None:
+        """A trace's result into the ledger; where it was not captured, nothing after it can be told."""
+        if seen.status == "ok" and not seen.known_result and origins.learns:
+            task.heard = False
+            return
+        outcome = Outcome(seen.status or "ok", seen.result, RuntimeError(str(seen.result or "")) if seen.status == "error" else None)
+        ledger = Ledger(_KEY, task.key)
+        me = [one for one in (ran.context.origin, ran.context.person) if one]
+        observed = observe(origins, outcome, ran.values.values if type(ran.values) is Live else {}, me)
+        learning = learn(origins, ledger, observed, ran.masks or Masks(), decision)
+        if learning.ops and type(self._apply(task, seen.at // 1_000_000, learning.ops)) is Refused:
+            self._apply(task, seen.at // 1_000_000, learning.full)
 
     def _take_back(self, task: _Task, seen: Seen, ran: _Ran) -> None:
         del task.open[seen.id]

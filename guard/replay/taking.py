@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +10,7 @@ from guard.model import Finding
 from guard.ops import Add, Drop, Op
 from guard.policy.data import Rule
 from guard.reasons import ReasonCode
-from guard.replay.plans import judgeable
+from guard.replay.plans import judgeable, without_sources
 from guard.sources import Seen
 from guard.workflow.atoms import Values
 from guard.workflow.events import left_behind
@@ -35,6 +35,9 @@ __all__ = [
 _HANDED_ON: Final = frozenset(("task", "token", "call", "grants"))
 _FAILED: Final = frozenset(("guard", "record", "external"))
 _SHAPE = 16
+_SOURCES: Final = frozenset(("flow", "got", "host", "from"))
+NO_SOURCES: Final = "where values come from"
+"""In `not_judged`: what asks for the sources of values was left out."""
 
 
 # -- what a record says ----------------------------------------------------------------------------------------------------------
@@ -82,16 +85,16 @@ def is_digest(word: str) -> bool:
 
 def is_blind(rule: Rule) -> bool:
     """It asks for what no trace holds."""
-    return bool(rule.signals) or (rule.unless is not None and rule.unless.flow is not None)
+    return bool(rule.signals)
 
 
 # -- what a call takes -------------------------------------------------------------------------------------------------------------
 
 
-def wanted_of(plan: Plan, weighed: Weighed, by: str) -> tuple[list[Op], int]:
+def wanted_of(plan: Plan, weighed: Weighed, by: str, cleared: Mapping[str, str]) -> tuple[list[Op], int]:
     ops: list[Op] = [*(hold.op for hold in weighed.holds), *weighed.marks]
     first = len(ops)
-    ops += [Add(each.key, 1, each.max, each.window, by) for each in plan.fixed]
+    ops += [Add(each.key, 1, None if each.source.cleared(cleared) else each.max, each.window, by) for each in plan.fixed]
     ops += [claim.op for claim in weighed.claims]
     return ops, first
 
@@ -120,6 +123,8 @@ def without(plan: Plan, site: str, values: Values, context: Context, now: int) -
     kept, names = judgeable(plan, values, context, now)
     if names:
         return kept, names
+    if site.partition(".")[0] in _SOURCES:
+        return without_sources(plan), (NO_SOURCES,)
     rules = tuple(each for each in plan.rules if not site.startswith(f"{each.rule.id}."))
     past = tuple(each for each in plan.past if not site.startswith(f"{each.rule.id}."))
     both: list[CompiledRule | PastRule] = [*plan.rules, *plan.past]

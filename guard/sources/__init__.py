@@ -12,10 +12,12 @@ Of a directory the audit files are read; where there are none, all its `*.jsonl`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from heapq import merge
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from guard.sources.audit import is_audit, read_audit
 from guard.sources.corpora import is_corpus, read_corpus
@@ -26,6 +28,7 @@ from guard.sources.spans import is_span, read_documents
 
 __all__ = ["Found", "Seen", "Status", "read"]
 
+_WORD: Final = re.compile(r"[A-Za-z0-9_:.,\-]{1,128}")
 _OPEN = 200
 """So many audit files are merged by time; more are read one after the other."""
 
@@ -61,9 +64,12 @@ def read(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None =
 
 
 def _safe(events: Iterator[Seen], file: str, found: Found) -> Iterator[Seen]:
-    """A file that stops being readable ends there."""
+    """A file that stops being readable ends there. Ids are made words of the state: those of a foreign trace are anybody's text."""
     try:
-        yield from events
+        for seen in events:
+            if seen.id and not _WORD.fullmatch(seen.id):
+                seen.id = sha256(seen.id.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+            yield seen
     except OSError as error:
         found.unreadable[file] = (error.strerror or type(error).__name__).lower()
 

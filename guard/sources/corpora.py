@@ -36,7 +36,7 @@ def read_corpus(lines: Lines) -> Iterator[Seen]:
             result = call.get("result", results.get(str(call.get("result_id"))))
             args = call.get("args")
             yield Seen(
-                "call", ("", "", name), (number * 3600 + step) * _STEP, step=step, id=f"{name}#{step}", tool=str(call["tool"]),
+                "call", ("", "", name), (number * 3600 + step) * _STEP, step=step, id=f"{name}.{step}", tool=str(call["tool"]),
                 args={str(k): v for k, v in args.items()} if isinstance(args, Mapping) else None, status="ok", result=result,
                 known_result=result is not None, actors=("agent",), origin="user", prompt=prompt if isinstance(prompt, str) else None,
                 file=lines.name, line=number,

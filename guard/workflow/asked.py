@@ -19,7 +19,7 @@ from guard.reasons import ReasonCode
 from guard.workflow.askwords import BREAKS, DELEGATED, GAP, NEGATIONS, PAIRS, REFERS, SENT_SUM, SEVERAL, WORDS
 from guard.workflow.atoms import Told, Values
 
-__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge"]
+__all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge", "words_of"]
 
 MAX_PROMPT: Final = 1 << 16
 
@@ -117,6 +117,15 @@ def _pairs() -> tuple[Mapping[str, frozenset[tuple[str, int]]], Mapping[str, fro
                     for form in _endings(word):
                         into.setdefault(form, set()).add((effect, number))
     return {form: frozenset(one) for form, one in verbs.items()}, {form: frozenset(one) for form, one in nouns.items()}
+
+
+def words_of(layers: Sequence[PolicyData]) -> dict[str, tuple[str, ...]]:
+    """The words of every layer that has `asked`, together."""
+    words: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        for effect, own in (layer.asked.words if layer.asked is not None else {}).items():
+            words[effect] = (*words.get(effect, ()), *own)
+    return words
 
 
 def _not_negated(tokens: list[tuple[str, int]], stops: list[int]) -> list[bool]:

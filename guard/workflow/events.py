@@ -2,8 +2,8 @@
 
 | left at           | what                                                        | taken back: not run | error without effect |
 |-------------------|-------------------------------------------------------------|---------------------|----------------------|
-| commit, once      | `x|t|TOOL`, `x|e|EFFECT`, labels no rule names              | yes                 | yes, labels stay     |
-| commit, each call | labels some rule names                                      | yes                 | no                   |
+| commit, once      | `x|t|TOOL`, `x|e|EFFECT`, labels no rule names              | yes, labels stay    | yes, labels stay     |
+| commit, each call | labels some rule names                                      | no                  | no                   |
 | commit, each call | `x|i|SHAPE` of each item it meets, both counters of `exclusive` | yes             | yes                  |
 | commit            | the position of a sequence, if the one before was read as reached | no (strict)   | no (strict)          |
 | commit            | `once`                                                      | yes                 | yes                  |
@@ -30,10 +30,14 @@ from guard.workflow.reach import reach
 if TYPE_CHECKING:
     from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
 
-__all__ = ["NOTHING", "Events", "Left", "compile_events", "ended_well", "labels_of", "left_behind", "look", "shapes_in"]
+__all__ = ["NOTHING", "SOURCES", "Events", "Left", "compile_events", "ended_well", "labels_of", "left_behind", "look", "shapes_in"]
 
 UNDECLARED = ("untrusted",)
 """What a result is labelled of which the policy says nothing."""
+
+
+SOURCES = "sources"
+"""Among the shapes: since when results are looked at for where values come from."""
 
 
 class Place(NamedTuple):
@@ -229,7 +233,8 @@ def left_behind(
             counted += exclusive_keys(exclusive, item, values, context)
     label_keys = {key for key in counted if "|x|l|" in key and key.startswith(f"{context.task}|x|l|")}
     done: list[Op] = [marks.add(key, decision) for key in (*counted, *latched)]
-    unmark: list[Op] = [marks.back(key, decision) for key in (*counted, *latched)]
+    # A label stays, also if the body does not run: one taken back after somebody declassified it would hide the next one.
+    unmark: list[Op] = [marks.back(key, decision) for key in counted if key not in label_keys]
     forget: list[Op] = [marks.back(key, decision) for key in counted if key not in label_keys]
     holds: list[Hold] = []
     at = 0

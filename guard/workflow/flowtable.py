@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from guard.model import Finding, Says
 from guard.ops import Add, Know, Lookup, Mark, Op, parse_map
-from guard.policy.data import FlowRow, Tool
+from guard.policy.data import SOURCES, FlowRow, Tool
 from guard.reasons import ReasonCode
 from guard.workflow.asked import AskedState, asked_key
 from guard.workflow.atoms import Told, Values
@@ -41,6 +41,10 @@ __all__ = ["Keys", "SourcePlan", "Sourced"]
 _MADE_HERE: Final = frozenset({"write", "delete"})
 _READS: Final = frozenset({"read", "fetch"})
 _OBJECTS: Final = frozenset({"id", "name", "text", "path", "url", "any"})
+
+
+MAX_LINKS: Final = 8
+"""Calls that are named as the origin of an allowed call's values."""
 
 
 class Keys(Protocol):
@@ -90,8 +94,16 @@ class SourcePlan:
     endorsable: bool
     delegates: bool = False
     downloads: tuple[str, ...] = ()
+    young: bool = False
+    """The task has seen things before anybody looked: what is unknown may be one of them."""
     unrecorded: frozenset[str] = UNRECORDED
     """Sites whose answers a record leaves out."""
+
+    @property
+    def particular(self) -> bool:
+        """Does it matter where a value comes from? Not where every source may reach every effect of the tool."""
+        free = all(row is not None and all(row.cells.get(source) == "allow" for source in SOURCES) for _, row in self.rows)
+        return bool(self.origins) or (bool(self.control) and not free)
 
     # --- the questions
 
@@ -171,7 +183,7 @@ class SourcePlan:
             parts[part.site] = part
             found[part.site] = [[next(left, None) for _ in one] for one in self._keys(ledger, part)]
         handed = self.delegates and _got(values, "handed", AskedState.read(next(left, None)).hands_over) is True
-        wide = self.has_flow and _got(values, "wide", next(left, None) is not None) is True
+        wide = self.has_flow and _got(values, "wide", next(left, None) is not None or self.young) is True
         findings = self._origin_findings(values, parts, found)
         known: dict[str, list[Value]] = {}
         caps: set[str] = set()
@@ -234,17 +246,20 @@ class SourcePlan:
     def _flow(self, known: Mapping[str, list[Value]], wide: bool, handed: bool) -> list[Finding]:
         found: dict[tuple[str, str], Finding] = {}
         passed: dict[str, str] = {}
+        brought: dict[str, None] = {}  # the calls whose values flow into this one: its span links to theirs
         for path, items in known.items():
             for value in items:
                 cell = self._cell(value, wide, path in self.pinned, handed)
                 if cell.verdict == "allow":
                     passed.setdefault(path, cell.source)
+                    if cell.by and len(brought) < MAX_LINKS:
+                        brought[cell.by] = None
                 elif (old := found.get((path, cell.code))) is None or (old.says == "ask" and cell.verdict == "deny"):
                     found[path, cell.code] = self._fault(path, cell)
         if found:
             return list(found.values())
         text = "; ".join(f"{path} from {source}" for path, source in passed.items()) or "no control value"
-        return [Finding("flow", "permit", ReasonCode.PERMIT, text=text)]
+        return [Finding("flow", "permit", ReasonCode.PERMIT, text=text, witnesses=tuple(brought))]
 
     def _cell(self, value: Value, wide: bool, pinned: bool, handed: bool) -> Cell:
         """The worst of the effects' cells for one value."""

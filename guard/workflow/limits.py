@@ -78,6 +78,10 @@ class LimitSource:
         key = self._key(context, tool, lambda per: str(values.ask(f"{self.name}.{per}", lambda found: _hash(per, found))))
         return Claim(Add(key, amount, None if soft else top, self.limit.window, decision), self, mode, soft)
 
+    def cleared(self, asks: Mapping[str, str]) -> bool:
+        """Was its ask answered? Then it counts and refuses nothing."""
+        return self.says == "ask" and self.rule in asks
+
     def fixed(self, context: Context, tool: str) -> tuple[str, int, int | None] | None:
         """Key and maximum where neither depends on the call: a hard limit on the number of calls; None otherwise."""
         if self.limit.sum is not None or self.until is not None or self.says == "permit":

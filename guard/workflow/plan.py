@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge, Signal
 from guard.ops import AMOUNT_MAX, Absent, Drop, Op, Refused, Sum
-from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge
+from guard.policy.judge import Check, bind_params, grant_checks, intent_check, judge, refused
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
-from guard.workflow.events import NOTHING, Events, compile_events, left_behind, look, shapes_in
+from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, left_behind, look, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.marks import once_key
 from guard.workflow.past import Hold, PastRule, compile_past
@@ -178,6 +178,8 @@ def make_plan(
     about = [rule for layer in layers for rule in layer.rules if concerns(rule, spec, delegation.intent)]
     events = compile_events(layers, spec, context)
     origins, votes = _sources(layers, spec, delegation.intent, params)
+    if origins is not None and since.get(SOURCES, 0) > context.opened:
+        origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
     plain = events.light and not (asked or past or limits or order or origins or votes)
@@ -191,7 +193,7 @@ def make_plan(
         past, events, delegation.intent,
         tuple(sorted({name for rule in about for name in rule.signals})),
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
-        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since), origins, votes, plain,
+        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
     )  # fmt: skip
 
 
@@ -219,7 +221,7 @@ def _rules(
                 if found is not None:
                     past.append(found)
                 elif not looks_back(each):
-                    rules.append(compile_rule(each, layer.name))
+                    rules.append(compile_rule(each, layer.name, tool))
     sources += [rule.limit for rule in rules if rule.limit is not None and rule.always and rule.rule.unless is None]
     fixed = [Fixed(*known, source, source.rule is None) for source in sources if (known := source.fixed(context, tool.name)) is not None]
     fixed.sort(key=lambda each: each.window is not None)  # what is counted together stands together, and first
@@ -229,7 +231,9 @@ def _rules(
     return tuple(fixed), (*(CompiledRule.of_limit(source) for source in loose), *asked), tuple(past)
 
 
-def _incomplete(layers: Sequence[PolicyData], about: Sequence[Rule], context: Context, since: Mapping[str, int]) -> Finding | None:
+def _incomplete(
+    layers: Sequence[PolicyData], about: Sequence[Rule], context: Context, since: Mapping[str, int], origins: SourcePlan | None
+) -> Finding | None:
     """An ask, where a rule about the tool rests on counts that began later than the task: what it did before, nobody knows.
 
     Not for `require_before`, whose strict side is that nothing was, and not for rules that only record.
@@ -240,6 +244,9 @@ def _incomplete(layers: Sequence[PolicyData], about: Sequence[Rule], context: Co
             if rule is not None and any(since.get(shape, 0) > context.opened for shape in shapes):
                 text = f"rule {rule.id} is younger than the task and does not know its past"
                 return Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, None, rule.where, text, fix="a new task")
+    if origins is not None and origins.young and origins.particular:
+        text = "the flow table is younger than the task, and does not know what it has seen"
+        return Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, None, origins.tool.where or None, text, fix="a new task")
     return None
 
 
@@ -357,7 +364,7 @@ def weigh(
                 claims.append(claim.silenced() if silent else claim)
     if cleared:
         findings = [approved(found, cleared) for found in findings]
-        claims = [claim.silenced() if claim.source.says == "ask" and claim.source.rule in cleared else claim for claim in claims]
+        claims = [claim.silenced() if claim.source.cleared(cleared) else claim for claim in claims]
     clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in findings)
     tool, events = plan.tool, plan.events
     if tool is None or (events.light and (seen or not clear)):
@@ -416,7 +423,7 @@ def _told(checks: tuple[Check, ...], values: Values) -> Check | Finding:
     answer = values.ask(first.judge, lambda _: None)
     if type(answer) is int and 0 <= answer < len(checks):
         return checks[answer]
-    return Finding(first.judge, "forbid", first.code, where=first.where, text=f"argument {answer} is not inside {first.of}", fix=first.fix)
+    return refused(first, str(answer))
 
 
 def _unless(rule: Rule, finding: Finding, plan: Plan, values: Values, masks: Mapping[str, Sequence[str]] | None) -> Finding:

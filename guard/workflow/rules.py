@@ -4,6 +4,7 @@
 |-------------------------|-----------------------------------------------------------------------|
 | no verb                 | its `then` on every call it matches                                   |
 | `require`               | its `then` where the call does not fulfil it                          |
+| `check`                 | its `then` where the expression is not true of the arguments          |
 | `limit`                 | its `then` where the claim does not fit any more                      |
 | `then: alert`           | a permit with an alert                                                |
 | `mode: monitor`         | the same, recorded with mode monitor and without a vote, until `until`|
@@ -59,6 +60,7 @@ class CompiledRule:
     require: ArgsCheck | None
     limit: LimitSource | None
     until: int | None
+    check: Callable[[Mapping[str, object]], bool] | None = None
 
     @classmethod
     def of_limit(cls, source: LimitSource) -> CompiledRule:
@@ -74,6 +76,11 @@ class CompiledRule:
         """The finding of a rule without state; None where it has nothing to say. Only for rules that match."""
         rule = self.rule
         mode: Mode = "monitor" if self.until is not None and now < self.until else "enforce"
+        if self.check is not None:
+            if values.ask(f"{rule.id}.check", self.check) is True:
+                return None
+            said = f"rule {rule.id}: `check` is not true of these arguments"
+            return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, said, mode, "arguments of which it is true")  # type: ignore[arg-type]
         if self.require is None and not rule.signals:
             text = f"rule {rule.id} fires on this call"
             return Finding("rules", says(rule), ReasonCode.RULE_MATCH, rule.id, rule.where, text, mode)  # type: ignore[arg-type]
@@ -175,7 +182,7 @@ def looks_back(rule: Rule) -> bool:
     return denied or rule.after is not None or rule.before is not None or rule.exclusive is not None or bool(rule.any_facts)
 
 
-def compile_rule(rule: Rule, layer: str) -> CompiledRule:
+def compile_rule(rule: Rule, layer: str, tool: Tool) -> CompiledRule:
     """A rule that does not look back, for a tool it concerns."""
     until = monitored_until(rule)
     limit = None
@@ -183,7 +190,12 @@ def compile_rule(rule: Rule, layer: str) -> CompiledRule:
         name = f"r|{layer}|{rule.id}"
         limit = LimitSource(rule.limit, name, "rules", ReasonCode.RULE_LIMIT, says(rule), rule.id, rule.where, _unit(rule), until)
     require = compile_args(rule.require, closed=False) if rule.require else None
-    return CompiledRule(rule, not rule.when.args, compile_when(rule.when.args), require, limit, until)
+    check = None
+    if rule.check is not None:
+        from guard.policy import cel
+
+        check = cel.compile(rule.check, tool.types, tool.control)
+    return CompiledRule(rule, not rule.when.args, compile_when(rule.when.args), require, limit, until, check)
 
 
 def _unit(rule: Rule) -> str:

@@ -237,6 +237,11 @@ def test_a_case_file_alone_names_its_policy(cli: Run, desk: Path) -> None:
     assert cli("test", "policy.yaml", "--cases", "more.cases.yaml").lines[-1] == "2 passed"
 
 
+def test_a_name_wider_than_its_column(cli: Run, desk: Path) -> None:
+    (desk / "more.cases.yaml").write_text(FAILING.replace("deny limit.calls", "deny args").replace("only the", "only " + "x" * 60), "utf-8")
+    assert cli("test", "more.cases.yaml").lines[0] == f"  ok    only {'x' * 60} order of the task   2 calls"
+
+
 def test_nothing_tested_is_no_pass(cli: Run, desk: Path) -> None:
     text = (desk / "policy.yaml").read_text("utf-8")
     (desk / "policy.yaml").write_text(text.partition("tests:")[0], "utf-8")

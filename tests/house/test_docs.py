@@ -3,7 +3,8 @@
 | block | what happens |
 |---|---|
 | `python` | runs in the page's own folder, after the blocks before it; saved under the file name the text before it mentions |
-| `yaml` | saved under the file name the text before it mentions; a policy (`guardtrail: 1`) must load without an error |
+| `yaml` | saved under the file name the text before it mentions; a policy (`guardtrail: 1`) must lint clean, and its tests pass |
+| `yaml` that begins with `policy:` | cases; they run under the policies of the page that they name, and pass |
 | `json`, `toml` | must parse |
 | `output` | is exactly what the `python` block before it printed |
 | `console` with `$ ` prompts | each command runs; what follows is exactly what it printed |
@@ -23,14 +24,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from guard import Policy
 from guard.errors import PolicyError
+from guard.policy import cases_from_text, check_layers
+from guard.policy.data import Case
+from guard.testing.cases import run_case
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -143,7 +147,19 @@ def _yaml(block: Block, folder: Path, where: str) -> None:
     assert block.file, f"{where}: name the file in the text right before the block, as `policy.yaml`"
     (folder / block.file).write_text(block.text, "utf-8")
     if block.text.startswith("guardtrail:"):
-        Policy.from_text(block.text, file=block.file)
+        policy = Policy.from_text(block.text, file=block.file)
+        assert policy.warnings == (), where
+        _pass([policy], policy.tests, where)
+    elif block.text.startswith("policy:"):
+        cases = cases_from_text(block.text, block.file)
+        named = [Policy.from_text((folder / name).read_text("utf-8"), file=name) for name in cases.policies]
+        _pass(named if cases.over is None else [cases.over, *named], cases.tests, where)
+
+
+def _pass(layers: Sequence[Policy], cases: Sequence[Case], where: str) -> None:
+    for case in cases:
+        result = run_case(check_layers(layers), case)
+        assert result.ok, f"{where}: {case.name}: step {result.failed}: {result.message}"
 
 
 def _console(block: Block, folder: Path, where: str) -> None:
@@ -220,12 +236,30 @@ def test_links_lead_somewhere() -> None:
     ] == []
 
 
+POLICY = """guardtrail: 1
+name: p
+tools: {pay: {effect: pay, control: {iban: iban}, returns: none}}
+intents: {i: {allow: {pay: {args: {iban: {eq: DE1}}}}}}
+"""
+TESTS = """tests:
+  - {{name: t, as: {{origin: alice, actor: a, intent: i}}, trace: 'pay(iban="DE1")', expect: [{}]}}
+"""
 WRONG = {
     "an output that differs": ("```python\nprint(1)\n```\n\n```output\n2\n```\n", AssertionError),
     "an output of nothing": ("```output\n2\n```\n", AssertionError),
     "an exception": ("```python\n1 / 0\n```\n", AssertionError),
     "a policy without a name": ("Text:\n\n```yaml\nguardtrail: 1\n```\n", AssertionError),
     "a policy that does not load": ("`policy.yaml`:\n\n```yaml\nguardtrail: 1\nname: x\ntols: {}\n```\n", PolicyError),
+    "a policy with a warning": (
+        f"`policy.yaml`:\n\n```yaml\n{POLICY.replace('iban: {eq: DE1}', 'iban: {any: true}')}```\n",
+        AssertionError,
+    ),
+    "a policy whose test fails": (f"`policy.yaml`:\n\n```yaml\n{POLICY}{TESTS.format('deny')}```\n", AssertionError),
+    "cases that fail": (
+        f"`p.yaml`:\n\n```yaml\n{POLICY}```\n\n`p.cases.yaml`:\n\n```yaml\npolicy: p.yaml\n{TESTS.format('deny')}```\n",
+        AssertionError,
+    ),
+    "cases of no policy": (f"`p.cases.yaml`:\n\n```yaml\npolicy: p.yaml\n{TESTS.format('allow')}```\n", FileNotFoundError),
     "an unknown language": ("```ruby\nputs 1\n```\n", pytest.fail.Exception),
     "no language": ("```\nputs 1\n```\n", pytest.fail.Exception),
     "an open fence": ("```text\nx\n", AssertionError),
@@ -245,7 +279,18 @@ def test_the_runner_finds(what: str, tmp_path: Path) -> None:
         run_page(page, tmp_path)
 
 
-RIGHT = """
+RIGHT = f"""
+`p.yaml`:
+
+```yaml
+{POLICY}{TESTS.format("allow")}```
+
+`p.cases.yaml`:
+
+```yaml
+policy: p.yaml
+{TESTS.format("allow")}```
+
 Write `names.py`:
 
 ```python
@@ -278,7 +323,7 @@ puts 1
 ```
 
 ```json
-{"a": 1}
+{{"a": 1}}
 ```
 
 ```console
@@ -292,3 +337,27 @@ def test_the_runner_runs(tmp_path: Path) -> None:
     page.write_text(RIGHT, "utf-8")
     run_page(page, tmp_path)
     assert [block.excuse for block in blocks(page) if block.excuse] == ["it is a picture of an error"]
+
+
+def test_the_four_classic_policies_are_forty_lines(tmp_path: Path) -> None:
+    """Cases do not count. Each has a chain that only two together break: without one party, all of whose calls ran, nothing is denied."""
+    run_page(ROOT / "docs" / "policies.md", tmp_path)
+    policies = [
+        Policy.from_text(file.read_text("utf-8"), file=file.name) for file in sorted(tmp_path.glob("*.yaml")) if ".cases" not in file.name
+    ]
+    assert len(policies) == 4 and sum(len(policy.text.splitlines()) for policy in policies) <= 40
+    for policy in policies:
+        cases = cases_from_text((tmp_path / policy.file.replace(".yaml", ".cases.yaml")).read_text("utf-8"))
+        assert any(_only_together(policy, case) for case in cases.tests), policy.file
+
+
+def _only_together(policy: Policy, case: Case) -> bool:
+    """Whether something is denied that runs where one other actor or task, which did nothing wrong itself, is left out."""
+    steps = [(event, expected, (event.actor, event.task)) for event, expected in zip(case.trace, case.expect, strict=True)]
+    guilty = {who for _, expected, who in steps if expected.startswith("deny")}
+    for innocent in {who for _, _, who in steps} - guilty if guilty else ():
+        rest = [(event, "allow") for event, _, who in steps if who != innocent]
+        trace, expect = zip(*rest, strict=True)
+        if run_case([policy], replace(case, trace=trace, expect=expect)).ok:
+            return True
+    return False

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from guard.errors import ConfigError, GuardError
+from guard import Guard, LocalIssuer, Policy, ToolCall
+from guard.errors import ConfigError, Denied, GuardError
 from guard.identity import RevocationList
+from guard.record import ListSink
 from guard.tokens import verify
 from tests.tokens.forge import ISS, ISSUERS, NOW, claims, token
 
@@ -84,30 +86,58 @@ def test_two_processes_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "said"),
     [
-        b'{"kind": "task", "value": "x"}',  # torn: no line end
-        b"garbage\n",
-        b'{"kind": "task"}\n',
-        b'{"kind": "everything", "value": "x"}\n',
-        b'{"kind": "origin", "value": "alice"}\n',
-        b'{"kind": "task", "value": "x", "more": 1}\n',
-        b'{"kind": "task", "value": "x", "kind": "key"}\n',
-        b"\xff\n",
+        (b'{"kind": "task", "value": "x-1"}', "line 2, the last one, has no end"),
+        (b'\r\n\n{"kind": "task", "value": "x-1"}', "line 4, the last one, has no end"),
+        (b'{"kind": "task", "val', "line 2 is no entry"),  # torn, and last
+        (b'{"kind": "task", "val\n{"kind": "key", "value": "x-1"}\n', "line 2 is no entry"),  # torn, and written on after it
+        (b'{"kind": "key", "value": "x-1"}\n\n{"kind": "task", "val{"kind": "key", "value": "x-1"}\n', "line 4 is no entry"),
+        (b"garbage x-1\n", "line 2 is no entry"),
+        (b'{"kind": "task"}\n', "line 2 is no entry"),
+        (b'{"kind": "everything", "value": "x-1"}\n', "line 2 is no entry"),
+        (b'{"kind": "origin", "value": "alice"}\n', "line 2 is no entry"),
+        (b'{"kind": "task", "value": "x-1", "more": 1}\n', "line 2 is no entry"),
+        (b'{"kind": "task", "value": "x-1", "kind": "key"}\n', "line 2 is no entry"),
+        (b"\xff\n", "line 2 is no entry"),
     ],
 )
-def test_half_a_list_is_not_a_list(content: bytes, tmp_path: Path) -> None:
+def test_half_a_list_is_not_a_list_and_the_line_is_named(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "revoked.jsonl"
     path.write_bytes(b'{"kind": "task", "value": "other"}\n' + content)
-    with pytest.raises(GuardError) as caught:
-        RevocationList(path).find(DELEGATION, now=NOW)
-    assert caught.value.code == "revocation.unavailable"
+    revoked = RevocationList(path, check_every=0.0)
+    for _ in range(2):
+        with pytest.raises(GuardError) as caught:
+            revoked.find(DELEGATION, now=NOW)
+        assert caught.value.code == "revocation.unavailable"
+        assert str(caught.value) == f"the revocation list {path} cannot be relied on: {said}; repair it"
+    path.write_bytes(b'{"kind": "task", "value": "task-1"}\n')
+    assert revoked.find(DELEGATION, now=NOW) == "task"
+
+
+def test_a_denial_names_the_line_and_nothing_of_it(tmp_path: Path) -> None:
+    """At the opening of a task and at a call."""
+    path = tmp_path / "revoked.jsonl"
+    path.touch()
+    iam, sink = LocalIssuer("x"), ListSink()
+    text = "guardtrail: 1\nname: t\nowner: o\ntools: {look: {effect: read}}\nintents: {work: {description: d, allow: {look: {}}}}\n"
+    guard = Guard(Policy.from_text(text), trust=iam, sinks=[sink], revocations=RevocationList(path, check_every=0.0))
+    said = f"the revocation list {path} cannot be relied on: line 1 is no entry; repair it [revocation.unavailable]"
+    with guard.task(iam.mint(origin="alice", actor="a", intent="work")):
+        path.write_text('{"kind": "task", "value": "secret-task"\n')
+        with pytest.raises(Denied) as caught:
+            guard.call(ToolCall("look", {}), lambda: None)
+        assert str(caught.value) == f"look denied: {said}"
+    with pytest.raises(Denied) as caught, guard.task(iam.mint(origin="alice", actor="a", intent="work")):
+        pass
+    assert str(caught.value).endswith(said)
+    assert "secret-task" not in repr([record.findings for record in sink.decisions])
 
 
 def test_a_list_that_is_gone_stops_everything_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "revoked.jsonl"
     revoked = RevocationList(path, check_every=0.0)
-    with pytest.raises(GuardError):
+    with pytest.raises(GuardError, match="revoked.jsonl cannot be read: No such file"):
         revoked.find(DELEGATION, now=NOW)
     path.write_text("")
     assert revoked.find(DELEGATION, now=NOW) is None

@@ -23,8 +23,9 @@ KILLS = 50
 
 def program(name: str, *words: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Not buffered: `communicate` reads the pipe itself, and what `readline` had taken ahead of it would be lost.
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name(name)), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+        [sys.executable, str(Path(__file__).with_name(name)), *words], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
     )
 
 

@@ -98,6 +98,29 @@ def test_a_call_that_ran_counts_also_where_it_would_be_refused(tmp_path: Path) -
     assert (run.summary.violations, len(run.summary.violating)) == (3, 1)
 
 
+@pytest.mark.parametrize("ident", ["a#1", "a b=c", "\u00e4\n", "\ud800", "x" * 5000])
+def test_ids_of_a_foreign_trace_are_anybodys_text(ident: str, tmp_path: Path) -> None:
+    """They become words of the state, and witnesses; two that differ stay two."""
+    policy = read_policy(CLOCK + RULES[0], parts=ALL)
+    ids = (ident, ident + "#")
+    spans = [tool("get_current_time", n, one, timezone="x") for n, one in enumerate(ids, 1)]
+    for span, one in zip(spans, ids, strict=True):
+        span["attributes"]["guardtrail.decision.id"] = one
+    calls, _ = judged(policy, trace(tmp_path, *spans, tool("write_file", 3, "f" * 16, text="x")))
+    assert [one.verdict for one in calls] == ["allow", "allow", "deny"]
+    assert len({one.seen.id for one in calls}) == 3
+    assert set(calls[2].witnesses) <= {one.seen.id for one in calls[:2]} and calls[2].witnesses
+
+
+@pytest.mark.parametrize("path", ["agentdojo/banking/pairs.jsonl", "agentdojo/workspace/user_tasks.jsonl", "tau2/airline_tasks.jsonl"])
+def test_the_corpora_are_replayed_to_their_end(path: str, corpora: Path) -> None:
+    names = sorted({seen.tool for seen in read([corpora / path])})
+    policy = read_policy(json.dumps({"guardtrail": 1, "name": "t", "owner": "o", "tools": {name: {"effect": "read"} for name in names}}))
+    calls, run = judged(policy, corpora / path)
+    assert len(calls) == run.summary.calls == len(list(read([corpora / path])))
+    assert run.summary.tasks == len({one.seen.task for one in calls})
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> tuple[Path, Path]:
     """A policy's file and the audit log of a short run under it: two calls let, two not."""

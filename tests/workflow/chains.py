@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -159,28 +160,28 @@ def make_world(r: Random) -> World:
 
 
 class Listening:
-    """A store, and what it last answered to a list that changes nothing."""
+    """A store, and what it answered lately to lists that change nothing."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._heard: tuple[Sequence[Op], Applied | Refused] | None = None
+        self._heard: deque[tuple[Sequence[Op], Applied | Refused]] = deque(maxlen=8)
         self.inline = getattr(store, "inline", False)
         self.born = getattr(store, "born", None)
 
     def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
         answer = self._store.apply(ops, now=now, commit=commit)
         if not commit and len(ops) > 1:
-            self._heard = ops, answer
+            self._heard.appendleft((ops, answer))
         return answer
 
     def answers(self, asked: Sequence[Op]) -> Sequence[object] | None:
-        """The answers to `asked`, where that is what was asked last."""
+        """The answers to `asked`, where that was asked lately."""
         if not asked:
             return ()
-        heard = self._heard
-        if heard is None or tuple(heard[0])[: len(asked)] != tuple(asked) or not isinstance(heard[1], Applied):
-            return None
-        return heard[1].values[: len(asked)]
+        for ops, answer in self._heard:
+            if tuple(ops)[: len(asked)] == tuple(asked) and isinstance(answer, Applied):
+                return answer.values[: len(asked)]
+        return None
 
 
 class Desk:
@@ -192,6 +193,7 @@ class Desk:
         self.iam = LocalIssuer("chains", clock=lambda: self.clock.now().timestamp())
         self.oracle = Oracle()
         self.policy = world.policy
+        self.rolled_back = False
         self.flying: list[tuple[Guard, Any, Decision, Past]] = []
         self.ended: set[str] = set()
         self.stack = ExitStack()
@@ -350,9 +352,13 @@ def _step(r: Random, desk: Desk) -> str | None:
         desk._tokens.clear()
         desk.open.clear()
     elif dice < 0.97:
-        if r.random() < 0.5:
+        if r.random() < 0.5 and not desk.rolled_back:  # a process that starts with policies that were left behind is stale
             desk.policy = desk.world.other
         desk.start()
+    elif dice < 0.985:
+        desk.policy = r.choice((desk.world.policy, desk.world.other))
+        desk.rolled_back = desk.policy is desk.world.policy
+        desk.guard.reload(desk.policy)
     else:
         return desk.end_task(r.choice(tuple(TASKS)))
     return None

@@ -18,11 +18,12 @@ import pytest
 from guard import Guard, LocalIssuer, ToolCall
 from guard.constraints import parse
 from guard.model import Decision, Delegation, Outcome, Signal
-from guard.ops import Applied, Drop, Op, Refused
+from guard.ops import Applied, Drop, Lookup, Op, Put, Refused
 from guard.policy.data import After, Before, Exclusive, Item, Limit, Once, Returns, Rule, Unless, When
 from guard.ports import StateStore
 from guard.record import ListSink
 from guard.state import MemoryState, SqliteState
+from guard.taskflow import task_key
 from guard.testing import FrozenClock
 from tests.workflow.chains import BASE, wrap
 
@@ -230,7 +231,7 @@ def test_maker_and_checker_across_two_tasks() -> None:
 
 @pytest.mark.parametrize("tool", ["look", "pay"])
 def test_a_record_that_fails_takes_back_what_was_left(tool: str) -> None:
-    """The body does not run: no counter, no label, no `once`, and a consumed end is back."""
+    """The body does not run: no counter, no `once`, and a consumed end is back. A label stays, which is the strict side."""
     rules = (
         _rule(before=Before(Item(tool=frozenset({"check"}), match=SAME), "ok", None, None, True)),
         Rule("after", When(tools=frozenset({"page"})), "deny", after=After((Item(label="private"),)), where="p:2"),
@@ -240,8 +241,8 @@ def test_a_record_that_fails_takes_back_what_was_left(tool: str) -> None:
     desk.sink.decision = _fail  # type: ignore[method-assign]
     assert desk.begin(tool, **(PAY if tool == "pay" else {})).code == "record.unavailable"
     del desk.sink.decision
-    assert desk.call("page").verdict == "allow", "the label was taken back"
-    assert desk.call("pay", **PAY).verdict == "allow", "and the end that was consumed, and `once`"
+    assert desk.begin("page").verdict == ("deny" if tool == "look" else "allow"), "a label that was set stays set"
+    assert desk.call("pay", **PAY).verdict == "allow", "the end that was consumed is back, and `once`"
     desk.call("look")
     assert desk.begin("page").code == "rule.forbid_after"
 
@@ -291,6 +292,32 @@ def test_who_was_not_reloaded_does_not_judge_on() -> None:
     assert newer.begin("pay", **PAY).code == "rule.forbid_after", "the new rule sees the past"
     assert desk.begin("look").code == "policy.older"
     assert newer.begin("look").verdict == "allow"
+
+
+def test_a_dry_run_judges_under_newer_policies_than_the_task_has_seen() -> None:
+    """As the call would, which puts the newer policies first; and it leaves the older ones standing."""
+    desk = Desk()
+    desk.call("look")
+    newer = desk.again(_rule(after=After((Item(tool=frozenset({"look"})),))))
+    key = task_key(desk.tasks["alice"].delegation)
+    older, mine = (Put(f"{key}|life", one.guard._house.generation) for one in (desk, newer))
+    now = desk.clock.now()
+    with newer.tasks["alice"]:
+        desk.store.apply([older], now=now)
+        for _ in range(2):
+            assert newer.guard.check(ToolCall("look", {"x": "a"})).verdict == "allow"
+            assert newer.guard.check(ToolCall("pay", {"x": "a", **PAY})).code == "rule.forbid_after"
+        assert desk.store.apply([Lookup(older.key)], now=now).values == (older.value,)  # type: ignore[union-attr]
+    assert newer.begin("look").verdict == "allow"
+    assert desk.store.apply([Lookup(older.key)], now=now).values == (mine.value,)  # type: ignore[union-attr]
+    with desk.tasks["alice"]:
+        assert desk.guard.check(ToolCall("look", {"x": "a"})).code == "policy.older", (
+            "a dry run of the older ones is refused as the call is"
+        )
+    with newer.tasks["alice"]:
+        for ended, code in (("ended:x", "task.ended"), ("suspended:r", "task.suspended"), ("nonsense", "state.unavailable")):
+            desk.store.apply([Put(older.key, ended)], now=now)
+            assert newer.guard.check(ToolCall("look", {"x": "a"})).code == code
 
 
 def test_a_rule_that_counts_from_now_on_asks_in_a_running_task() -> None:
