@@ -17,7 +17,7 @@ stop = $(if $(1),$(error $(1)))
 .PHONY: help
 help: ## what can be made
 	@printf 'guardtrail: authorization for the tool calls of AI agents\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@printf '\nThe first run makes .venv; after it everything works offline. Start with `make demo`.\n'
 
 .PHONY: venv
@@ -55,6 +55,10 @@ generate: venv ## the generated pages: docs/reason-codes.md, docs/policy-schema.
 .PHONY: bench
 bench: venv ## costs against references measured in the same run; writes benchmarks/results.json
 	@$(PY) -m benchmarks.run
+
+.PHONY: bench-attacks
+bench-attacks: venv ## recorded attacks of others through the real guard, one table; needs GUARDTRAIL_CORPORA
+	@$(PY) -m benchmarks.attacks
 
 .PHONY: campaign
 campaign: venv ## the long searches: many more generated cases than `make test` takes

@@ -42,10 +42,11 @@ def _ledger(state: TaskState) -> Ledger:
 
 
 def _asked(house: House, text: str | None) -> AskedState | None:
-    """What the words ask for, by the words of every layer that has `asked`."""
+    """What the words ask for, by the words of every layer that has `asked`; None where no layer asks."""
     from guard.workflow.asked import asked_of, words_of
 
-    if all(layer.asked is None for layer in house.layers):
+    rows = [row for layer in house.layers if layer.flow is not None for row in layer.flow.values()]
+    if all(layer.asked is None for layer in house.layers) and not any(row.handed for row in rows):
         return None
     return asked_of(text, words_of(house.layers))
 

@@ -175,6 +175,11 @@ def _path(path: str) -> str:
     return "/" + "/".join(steps)
 
 
+def with_scheme(text: str) -> str | None:
+    """`https://www.example.com/page` of `www.example.com/page`; None of everything else: without `www.` it could as well be a file."""
+    return f"https://{text}" if text[:4].lower() == "www." and text[4:5] not in ("", ".", "/") else None
+
+
 def url(text: str) -> str:
     """The normal form. Raises Refused."""
     return split_url(text).text

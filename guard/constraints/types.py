@@ -10,7 +10,7 @@
 | bool    | true, false                                        | bool                                            |
 | date    | 2027-03-01, RFC 3339 time, date, datetime          | ISO 8601 text                                   |
 | email   | exactly one address                                | domain in lower case, A-labels                  |
-| url     | with scheme and host, without user information     | RFC 3986 normal form                            |
+| url     | with scheme and host, without user information; `www.` alone is https | RFC 3986 normal form         |
 | host    | name or IP address                                 | lower case, A-labels, no trailing dot           |
 | iban    | IBAN or account, blanks allowed                    | no blanks, upper case                           |
 | path    | path of this machine                               | resolved; by letters where nobody resolves      |
@@ -151,7 +151,9 @@ def _email(value: object, resolve: Resolve | None) -> str:
 
 
 def _url(value: object, resolve: Resolve | None) -> str:
-    return hosts.url(_str(value))
+    text = _str(value)
+    # People and models write `www.example.com/page`. The tool is handed the normal form, so the scheme that is judged is the one that runs.
+    return hosts.url(hosts.with_scheme(text) or text)
 
 
 def _host(value: object, resolve: Resolve | None) -> str:

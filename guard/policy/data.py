@@ -221,11 +221,14 @@ class Exclusive:
 
 @dataclass(frozen=True, slots=True)
 class Unless:
-    """What excuses a call the rule would fire on; all members that are set must hold. `flow`: sources every control value must have one of."""
+    """What excuses a call the rule would fire on; all members that are set must hold. `flow`: sources every control value must have one of.
+    `several`: the trusted prompt speaks of more than one.
+    """
 
     flow: frozenset[str] | None = None
     args: Mapping[str, Constraint] = field(default_factory=dict)
     intents: frozenset[str] = frozenset()
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,12 +293,16 @@ class FlowRow:
     """One effect class: source -> verdict, for control values and for what data text carries; not there: deny. `any` of the file is
     written out: every source without a cell of its own has one here.
 
-    `match: host`: a URL without query has its host's sources too.
+    `match: host`: a URL without query has its host's sources too. `handed`: the cells where the prompt leaves a value or its orders to
+    something else (`delegated` of the file: those sources ask there and are denied elsewhere); empty: the same as ever. `also`: source ->
+    the least that a value with an allowed source gets which was seen in that source too; the user's own words and approvals are above it.
     """
 
     cells: Mapping[str, Verdict]
     carries: Mapping[str, Verdict] = field(default_factory=dict)
     match: Literal["exact", "host"] = "exact"
+    handed: Mapping[str, Verdict] = field(default_factory=dict)
+    also: Mapping[str, Verdict] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from guard.model import Verdict
 from guard.policy.data import SOURCES, Asked, FlowRow
 from guard.policy.draft import Draft
 from guard.policy.fields import Word, take, word_of
-from guard.policy.yamltext import Leaf, Map, Seq
+from guard.policy.yamltext import Leaf, Map, Node, Seq
 
 __all__ = ["read_asked", "read_flow"]
 
 _VERDICTS: Final[tuple[Verdict, ...]] = ("allow", "ask", "deny")
+_ASK: Final[Verdict] = "ask"
+_DELEGATED: Final = "delegated"
+_VERDICT: Final[Mapping[str, Verdict]] = {"allow": "allow", "ask": "ask", "deny": "deny", _DELEGATED: "deny"}
+_OWN: Final = frozenset({"prompt", "params", "endorsed"})
+"""What the user, the token or an approval has said: nothing else can make it worse, and no prompt leaves it to others."""
 
 
 def read_flow(draft: Draft, node: Map) -> None:
@@ -26,34 +32,55 @@ def read_flow(draft: Draft, node: Map) -> None:
         known = word_of(report, Word(effect, entry.key), "effect", "flow")
         what = f"flow row `{effect}`"
         got = take(report, entry.node, "flow_row", what)
-        cells = _cells(draft, what, entry.node)
-        carries = _cells(draft, f"`carries` of {what}", got["carries"], "cells") if "carries" in got else {}
+        cells, delegated = _cells(draft, what, entry.node)
+        handed: dict[str, Verdict] = {**cells, **dict.fromkeys(delegated, _ASK)} if delegated else {}
+        also = _also(draft, what, cells, got["also"]) if "also" in got else {}
+        carries = _cells(draft, f"`carries` of {what}", got["carries"], "cells")[0] if "carries" in got else {}
         if isinstance(entry.node, Map) and not entry.node.entries:
             report.error(
                 "value", entry.node.at, f"{what} is empty: it would deny every control value", "write `{deny: [any]}` if that is meant"
             )
         if known:
-            rows[effect] = FlowRow(cells, carries, got["match"].text if "match" in got else "exact")
+            rows[effect] = FlowRow(cells, carries, got["match"].text if "match" in got else "exact", handed, also)
     draft.flow = rows
 
 
-def _cells(draft: Draft, what: str, node: object, section: str = "") -> dict[str, Verdict]:
-    """source -> verdict. A source has one cell; `any` is written out as all that have none of their own."""
+def _cells(draft: Draft, what: str, node: object, section: str = "") -> tuple[dict[str, Verdict], frozenset[str]]:
+    """(source -> verdict, those that are `delegated`: denied here). A source has one cell; `any` is all that have none of their own."""
     if not isinstance(node, Map):
-        return {}
+        return {}, frozenset()
     if section:
         take(draft.report, node, section, what)
-    cells: dict[str, Verdict] = {}
-    for verdict in _VERDICTS:
-        below = node.entries[verdict].node if verdict in node.entries else None
+    written: dict[str, str] = {}
+    for word in (*_VERDICTS, _DELEGATED):
+        below = node.entries[word].node if word in node.entries else None
         for leaf in below.items if isinstance(below, Seq) else (below,):
             if not isinstance(leaf, Leaf) or not isinstance(leaf.value, str):
                 continue  # reported already
-            if cells.setdefault(leaf.value, verdict) != verdict:
-                text = f"{what}: `{leaf.value}` is `{cells[leaf.value]}` already"
+            if written.setdefault(leaf.value, word) != word:
+                text = f"{what}: `{leaf.value}` is `{written[leaf.value]}` already"
                 draft.report.error("duplicate-key", leaf.at, text, "a source has one cell")
-    rest = cells.pop("any", None)
-    return cells if rest is None else {source: cells.get(source, rest) for source in SOURCES}
+            if word == _DELEGATED and leaf.value in _OWN:
+                text = f"{what}: `{leaf.value}` is the user's own, not something that a prompt leaves to others"
+                draft.report.error("never-matches", leaf.at, text)
+    delegated = frozenset(source for source, word in written.items() if word == _DELEGATED)
+    rest = _VERDICT.get(written.pop("any", ""))
+    cells: dict[str, Verdict] = {source: _VERDICT[word] for source, word in written.items()}
+    return cells if rest is None else {source: cells.get(source, rest) for source in SOURCES}, delegated
+
+
+def _also(draft: Draft, what: str, cells: Mapping[str, Verdict], node: Node) -> dict[str, Verdict]:
+    floor, _ = _cells(draft, f"`also` of {what}", node, "floor")
+    if isinstance(node, Map) and not node.entries:
+        draft.report.error("value", node.at, f"`also` of {what} is empty", "leave it out")
+    elif floor and not any(verdict != "deny" and source not in _OWN for source, verdict in cells.items()):
+        text = f"`also` of {what} never counts: the row lets nothing through that is not the user's own"
+        draft.report.error("never-matches", node.at, text, "leave it out")
+    for source in floor:
+        if source in _OWN or cells.get(source) == "allow":
+            text = f"`also` of {what}: `{source}` is {'what the user has said' if source in _OWN else '`allow` in the row itself'}"
+            draft.report.error("value", node.at, text, "it lists what makes a value worse that is allowed for another source")
+    return floor
 
 
 def read_asked(draft: Draft, node: Map) -> None:

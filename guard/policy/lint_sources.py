@@ -44,6 +44,8 @@ def _labels(draft: Draft) -> None:
 
 
 def _excused(draft: Draft, rule: Rule) -> None:
+    if rule.unless is not None and rule.unless.several and not draft.blind and not draft.vague:
+        _several(draft, rule)
     flow = rule.unless.flow if rule.unless is not None else None
     if flow is None:
         return
@@ -59,6 +61,21 @@ def _excused(draft: Draft, rule: Rule) -> None:
         names = ", ".join(f"`{source}`" for source in sorted(flow))
         text = f"rule `{rule.id}`: `unless` excuses values from {names}, which `flow` denies"
         draft.report.error("never-matches", at, text, "leave `unless` out")
+
+
+def _several(draft: Draft, rule: Rule) -> None:
+    """What the prompt says is known of the classes that `asked` lists."""
+    asked = draft.asked if draft.base is None else draft.base.asked
+    listed = asked.not_asked if asked is not None else {}
+    for tool in draft.about(rule.when):
+        if not set(tool.effects) & set(listed):
+            text = (
+                f"rule `{rule.id}`: the prompt is not looked at for `{tool.name}` ({', '.join(tool.effects)}), so nothing would excuse it"
+            )
+            draft.report.error(
+                "never-matches", draft.at("rules", rule.id, "unless", "asked"), text, "name the class in `asked: {not_asked: ...}`"
+            )
+            return
 
 
 def _carries(draft: Draft, tool: Tool) -> None:

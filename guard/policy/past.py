@@ -218,4 +218,6 @@ def read_unless(draft: Draft, what: str, name: str, node: Map, tools: Sequence[T
     if "flow" in got and report.lacks("flow", node.entries["flow"].key, "unless: flow"):
         return None
     flow = frozenset(word.text for word in got["flow"]) if "flow" in got else None
-    return Unless(flow, args, frozenset(word.text for word in got.get("intent", ())))
+    if "asked" in node.entries:
+        draft.places["rules", name, "unless", "asked"] = node.entries["asked"].key
+    return Unless(flow, args, frozenset(word.text for word in got.get("intent", ())), "asked" in got)

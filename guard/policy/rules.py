@@ -88,7 +88,7 @@ def _at_end(report: Report, what: str, node: Map, then: str) -> None:
     """At the end of a task there is no call: nothing to count, to compare or to excuse."""
     has = node.entries
     excuse = has["unless"].node if "unless" in has else None
-    for key in ("flow", "args"):
+    for key in ("flow", "args", "asked"):
         if isinstance(excuse, Map) and key in excuse.entries:
             text = f"{what}: the end of a task has no values that could excuse it"
             report.error("unenforceable", excuse.entries[key].key, text, "`unless: {intent: ...}` can")

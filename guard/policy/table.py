@@ -60,7 +60,7 @@ class Key:
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}"
 _STEP = r"[A-Za-z0-9_$][A-Za-z0-9_$\-]{0,63}(\[\])?"
 _ARGS = rf"args\.{_STEP}(\.{_STEP}){{0,7}}"
-_FIELD = r"([A-Za-z0-9_$@]([A-Za-z0-9_$@ \-]{0,62}[A-Za-z0-9_$@\-])?(\[\])?|\[\])"
+_FIELD = r"([A-Za-z0-9_$@]([A-Za-z0-9_$@ \-]{0,62}[A-Za-z0-9_$@\-])?(\[\]|\{\})?|\[\]|\{\})"
 
 NAMES: Final[Mapping[str, str]] = {
     "tool": rf"^{_WORD}(/{_WORD})?$",
@@ -94,6 +94,7 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "entity": ("email", "url", "host", "iban", "account", "path", "phone", "amount", "date", "handle", "repo", "id"),
     "match": ("exact", "host"),
     "answer": ("deny", "ask"),
+    "count": ("several",),
     "by": ("person", "actor", "origin"),
     "distinct": ("person", "actor"),
     "outcome": ("ok",),
@@ -173,6 +174,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "allow": Key("words", "Sources from which a control value is allowed.", "cell"),
         "ask": Key("words", "Sources from which it asks.", "cell"),
         "deny": Key("words", "Sources from which it is denied, as it is from those not named.", "cell"),
+        "delegated": Key(
+            "words", "Sources from which it asks where the prompt leaves the value to something else, and is denied elsewhere.", "source"
+        ),
+        "also": Key("one", "The least that an allowed value gets which was seen in such a source too.", "floor"),
         "carries": Key("one", "The same for values in the data text of tools that say `carries`.", "cells"),
         "match": Key("word", "host: a URL without query has its host's sources too.", "match"),
     },
@@ -180,6 +185,10 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "allow": Key("words", "Sources from which such a value is allowed.", "cell"),
         "ask": Key("words", "Sources from which it asks.", "cell"),
         "deny": Key("words", "Sources from which it is denied, as it is from those not named.", "cell"),
+    },
+    "floor": {
+        "ask": Key("words", "Sources that make it ask.", "source"),
+        "deny": Key("words", "Sources that make it denied.", "source"),
     },
     "asked": {
         "not_asked": Key(
@@ -262,6 +271,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "flow": Key("words", "Every control value has one of these sources.", "source"),
         "args": Key("constraints", "Argument path -> predicate; all hold, and all are there."),
         "intent": Key("names", "A task of one of these kinds.", "id"),
+        "asked": Key("word", "several: the prompt speaks of more than one, as `both`, `three times`, `each`.", "count", part="asked"),
     },
     "fact": {
         "fact": Key("name", "A fact some tool remembers.", "id", needed=True),

@@ -16,85 +16,46 @@ from guard.model import Finding, Verdict
 from guard.ops import Know, Lookup, Op, parse_map
 from guard.policy.data import EFFECTS, Asked, PolicyData, Tool
 from guard.reasons import ReasonCode
+from guard.workflow.askwords import BREAKS, DELEGATED, GAP, NEGATIONS, PAIRS, REFERS, SENT_SUM, SEVERAL, WORDS
 from guard.workflow.atoms import Told, Values
 
 __all__ = ["WORDS", "AskedPlan", "AskedState", "asked_key", "asked_of", "compile_asked", "judge", "words_of"]
 
 MAX_PROMPT: Final = 1 << 16
 
-WORDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "read": ("read", "look", "find", "search", "show", "list", "check", "view", "summarize", "summarise", "get", "see", "tell"),
-    "fetch": ("fetch", "open", "visit", "download", "browse", "crawl", "look up"),
-    "write": (
-        "write", "create", "add", "make", "save", "append", "update", "edit", "change", "set", "mark", "rename", "move", "draft", "note",
-        "insert", "modify", "adjust", "fill", "record", "schedule", "reschedule", "put", "store", "log", "register", "correct", "complete",
-    ),
-    "send": ("send", "mail", "email", "e-mail", "reply", "respond", "answer", "forward", "message", "notify", "inform", "invite", "post", "write to"),
-    "share": ("share", "grant", "give access", "publish", "invite"),
-    "pay": ("pay", "transfer", "wire", "refund", "settle", "reimburse", "remit", "repay", "send money", "payment", "paid"),
-    "buy": ("buy", "purchase", "order", "book", "reserve", "rent", "subscribe"),
-    "delete": ("delete", "remove", "erase", "cancel", "clear", "discard", "trash", "drop", "unsubscribe"),
-    "execute": ("execute", "run", "start", "launch", "deploy", "install", "build", "compile", "test", "restart"),
-    "admin": ("admin", "administer", "configure", "enable", "disable", "reset", "promote", "revoke", "rotate", "set up", "change password"),
-    "approve": ("approve", "confirm", "authorize", "authorise", "accept", "sign off", "release", "clear"),
-}  # fmt: skip
-
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _END = re.compile(r"[.!?;:\n]")
-_NEGATIONS: Final = frozenset(
-    [
-        "not",
-        "never",
-        "no",
-        "without",
-        "don't",
-        "dont",
-        "don’t",
-        "doesn't",
-        "doesn’t",
-        "won't",
-        "won’t",
-        "cannot",
-        "can't",
-        "can’t",
-        "avoid",
-        "instead",
-        "mustn't",
-        "shouldn't",
-    ]
-)
 _REACH: Final = 3
 _DOUBLED: Final = frozenset("bdglmnprt")
-_DELEGATED = re.compile(
-    r"\b(?:"
-    r"do (?:what|whatever|everything|anything|as|all)\b[^.!?\n]{0,60}\b(?:says?|said|tells?|told|asks?|asked|wants?|suggests?|requests?|requires?|describes?|lists?)"
-    r"|follow(?:ing)? (?:\w+ ){0,4}(?:instructions?|steps?|orders?|directions?|procedure)"
-    r"|(?:as|the way) (?:it is |is |are )?(?:described|instructed|specified|stated|requested|outlined|explained|listed|asked|told) (?:in|by|there)"
-    r"|(?:actions?|tasks?|steps?|todos?|things?|instructions?|requests?) (?:that (?:are|is) |which (?:are|is) )?(?:specified|described|listed|mentioned|given|requested|outlined|contained|written|assigned) (?:in|by)"
-    r"|(?:do|perform|execute|complete|carry out|handle|finish|take care of|work through) (?:\w+ ){0,3}(?:actions?|tasks?|todos?|to-dos?|steps?|instructions?|requests?) (?:\w+ ){0,3}(?:in|from|on|of)\b"
-    r"|accordingly\b"
-    r")",
-    re.IGNORECASE,
-)
+_FLAGS: Final = ("delegated", "refers", "several")
 
 
 @dataclass(frozen=True, slots=True)
 class AskedState:
-    """Which effect classes the prompt has a word for, and whether it hands its orders over."""
+    """Which effect classes the prompt has a word for; whether it hands its orders over (`delegated`), or a value (`refers`);
+    whether it speaks of more than one (`several`).
+    """
 
     classes: frozenset[str] = frozenset()
     delegated: bool = False
+    refers: bool = False
+    several: bool = False
+
+    @property
+    def hands_over(self) -> bool:
+        """The prompt leaves something to words that are not its own."""
+        return self.delegated or self.refers
 
     def ops(self, task: str, by: str = "") -> list[Op]:
         """What puts it into the store: a map that only grows, so that what the user says later (`user_says`) adds to it, whoever is first."""
-        words = [*sorted(self.classes), *(["delegated"] if self.delegated else [])]
+        words = [*sorted(self.classes), *(word for word in _FLAGS if getattr(self, word))]
         return [Know(asked_key(task), word, "1", "first", by) for word in words]
 
     @classmethod
     def read(cls, text: object) -> AskedState:
         """Back from the store; nothing asked where nothing readable stands there."""
         found = parse_map(text)
-        return cls(frozenset(found) & frozenset(EFFECTS), "delegated" in found)
+        return cls(frozenset(found) & frozenset(EFFECTS), *(word in found for word in _FLAGS))
 
 
 def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = None) -> AskedState:
@@ -108,6 +69,10 @@ def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = N
     stops = [match.start() for match in _END.finditer(text)]
     free = _not_negated(tokens, stops)
     classes = {effect for (word, _), counts in zip(tokens, free, strict=True) if counts for effect in forms.get(word, ())}
+    classes |= _paired([token for token, _ in tokens], free, {at for at, (_, start) in enumerate(tokens) if _ends(text, start)})
+    unsaid = {start for (_, start), counts in zip(tokens, free, strict=True) if not counts}
+    if any(match.start() not in unsaid for match in SENT_SUM.finditer(text)):
+        classes.add("pay")
     for phrase, effect in phrases:
         size = len(phrase)
         for at in range(len(tokens) - size + 1):
@@ -115,7 +80,43 @@ def asked_of(prompt: str | None, words: Mapping[str, tuple[str, ...]] | None = N
             if same and free[at]:
                 classes.add(effect)
                 break
-    return AskedState(frozenset(classes), _DELEGATED.search(text) is not None)
+    return AskedState(
+        frozenset(classes), DELEGATED.search(text) is not None, REFERS.search(text) is not None, SEVERAL.search(text) is not None
+    )
+
+
+def _ends(text: str, start: int) -> bool:
+    """A word before which a sentence ended."""
+    return _END.search(text, max(0, start - 3), start) is not None
+
+
+def _paired(words: list[str], free: list[bool], first: set[int]) -> set[str]:
+    """The classes of `PAIRS` that the words have: a verb, and soon behind it, in the same clause, its noun."""
+    verbs, nouns = _pairs()
+    found: set[str] = set()
+    for at, word in enumerate(words):
+        wanted = verbs.get(word)
+        if wanted is None or not free[at]:
+            continue
+        for near in range(at + 1, min(at + 1 + GAP, len(words))):
+            if near in first or words[near] in BREAKS or words[near] in NEGATIONS:
+                break
+            found.update(effect for effect, _ in wanted & nouns.get(words[near], frozenset()))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _pairs() -> tuple[Mapping[str, frozenset[tuple[str, int]]], Mapping[str, frozenset[tuple[str, int]]]]:
+    """Verb -> and noun -> the pairs, as (class, number), that they belong to."""
+    verbs: dict[str, set[tuple[str, int]]] = {}
+    nouns: dict[str, set[tuple[str, int]]] = {}
+    for effect, pairs in PAIRS.items():
+        for number, sides in enumerate(pairs):
+            for side, into in zip(sides, (verbs, nouns), strict=True):
+                for word in side.split():
+                    for form in _endings(word):
+                        into.setdefault(form, set()).add((effect, number))
+    return {form: frozenset(one) for form, one in verbs.items()}, {form: frozenset(one) for form, one in nouns.items()}
 
 
 def words_of(layers: Sequence[PolicyData]) -> dict[str, tuple[str, ...]]:
@@ -136,7 +137,7 @@ def _not_negated(tokens: list[tuple[str, int]], stops: list[int]) -> list[bool]:
             stop += 1
             last = -_REACH - 1
         free.append(at - last > _REACH)
-        if word in _NEGATIONS and not (word == "not" and at and tokens[at - 1][0] == "if"):
+        if word in NEGATIONS and not (word == "not" and at and tokens[at - 1][0] == "if"):
             last = at
     return free
 
@@ -172,7 +173,7 @@ def _endings(word: str) -> frozenset[str]:
 
 
 def asked_key(task: str) -> str:
-    """Where the state of a task stands: a map of effect classes, and `delegated`."""
+    """Where the state of a task stands: a map of effect classes and `_FLAGS`."""
     return f"{task}|a"
 
 

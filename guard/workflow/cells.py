@@ -7,8 +7,9 @@
 | unknown, and the ledger could not hold all | the better of that and ask, code `state.incomplete`                              |
 | only from `keyvalue` text                  | never better than ask                                                            |
 | made by this task                          | a source for write and delete only                                               |
+| seen in a source of `also` too             | never better than that says, unless prompt, params or an approval have it        |
 
-A cell that is not written is deny.
+A cell that is not written is deny. Where the prompt leaves a value or its orders to something else, the cells are those of `handed`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ class Cell(NamedTuple):
     by: str
 
 
-def lookup(cells: Mapping[str, Verdict], value: Value, *, made_here: bool, wide: bool) -> Cell:
-    """The most permissive cell of the value's sources."""
+_OWN: Final = frozenset("pae")
+_NONE: Final[Mapping[str, Verdict]] = {}
+
+
+def lookup(cells: Mapping[str, Verdict], value: Value, *, made_here: bool, wide: bool, also: Mapping[str, Verdict] = _NONE) -> Cell:
+    """The most permissive cell of the value's sources, and not better than `also` says of any of them."""
     found: Cell | None = None
     for letter in sorted(value.letters, key=lambda one: (rank(one), is_weak(one))):
         source = SOURCE_OF.get(letter.lower())
@@ -60,11 +65,22 @@ def lookup(cells: Mapping[str, Verdict], value: Value, *, made_here: bool, wide:
             by = value.by.get(letter, "")
             found = Cell(verdict, source, f"flow.{source}", by if by not in ("0", "-") else "")
     if found is not None:
-        return found
+        return _floor(found, value, also) if also and not _OWN & set(value.letters.lower()) else found
     verdict = cells.get("unknown", cells.get("any", "deny"))
     if wide and verdict == "deny":
         return Cell("ask", "unknown", "state.incomplete", "")
     return Cell(verdict, "unknown", "flow.unknown", "")
+
+
+def _floor(cell: Cell, value: Value, also: Mapping[str, Verdict]) -> Cell:
+    """Attack: the injected text picks one of the ids that a trusted list has: each is as good as the one the user means."""
+    for letter in value.letters:
+        source = SOURCE_OF.get(letter.lower(), "")
+        verdict = also.get(source)
+        if verdict is not None and GRADE[verdict] > GRADE[cell.verdict]:
+            by = value.by.get(letter, "")
+            cell = Cell(verdict, source, f"flow.{source}", by if by not in ("0", "-") else "")
+    return cell
 
 
 def merge(letters: dict[str, str], more: Mapping[str, str]) -> None:

@@ -57,7 +57,14 @@ def weigh_end(
             holds += held
             at += n
         unless = rule.unless
-        if said is None or (unless is not None and unless.intents and intent in unless.intents and unless.flow is None and not unless.args):
+        if said is None or (
+            unless is not None
+            and unless.intents
+            and intent in unless.intents
+            and unless.flow is None
+            and not unless.args
+            and not unless.several
+        ):
             continue
         findings.append(replace(said, code=ReasonCode.TASK_END))
     return findings, holds

@@ -320,6 +320,9 @@ def _word(word: str, *, marked: bool = False) -> Iterator[Entity]:
         return
     host = bare_host(word)
     if host is not None:
+        if host.startswith("www."):
+            yield from _url(f"https://{host}/")
+            yield from _url(f"http://{host}/")
         yield Entity("host", host)
     elif "/" in word:
         yield from _slashed(word)

@@ -14,6 +14,7 @@ from guard.model import Finding, Says
 from guard.ops import Add, Know, Lookup, Mark, Op, parse_map
 from guard.policy.data import SOURCES, FlowRow, Tool
 from guard.reasons import ReasonCode
+from guard.workflow.asked import AskedState, asked_key
 from guard.workflow.atoms import Told, Values
 from guard.workflow.cells import Cell, Value, lookup, merge, worse
 from guard.workflow.ledger import NO_FORM, NOTHING, Ledger, Masks, best, letters_of, rank
@@ -75,6 +76,7 @@ class SourcePlan:
     """What the sources ask of one tool under one intent. `rows`: (effect, its row), None: the table has none for it.
 
     `origins`: the intent's `from`s. `watch`: the `from`s of any intent on results of this tool. `learns`: its results are indexed.
+    `delegates`: some cell depends on whether the prompt hands over.
     """
 
     tool: Tool
@@ -90,6 +92,7 @@ class SourcePlan:
     writes: bool
     hosts: bool
     endorsable: bool
+    delegates: bool = False
     downloads: tuple[str, ...] = ()
     young: bool = False
     """The task has seen things before anybody looked: what is unknown may be one of them."""
@@ -155,7 +158,8 @@ class SourcePlan:
         """What must be looked up before `judge`. `raw`: the arguments as the caller wrote them (paths not resolved)."""
         ledger = Ledger(context.task_key, context.task)
         keys = [key for part in self._parts(values, ledger, raw or {}) for one in self._keys(ledger, part) for key in one]
-        return (*map(Lookup, keys), Lookup(ledger.wide)) if self.has_flow or keys else ()
+        handed = (Lookup(asked_key(context.task)),) if self.delegates else ()
+        return (*map(Lookup, keys), *handed, Lookup(ledger.wide)) if self.has_flow or keys else ()
 
     def endorsements(self, values: Values, context: Keys, by: str) -> list[Op]:
         """What a consumed approval leaves of a call whose flow asks it cleared: its control values, for this tool and these arguments."""
@@ -178,6 +182,7 @@ class SourcePlan:
         for part in self._parts(values, ledger, raw or {}):
             parts[part.site] = part
             found[part.site] = [[next(left, None) for _ in one] for one in self._keys(ledger, part)]
+        handed = self.delegates and _got(values, "handed", AskedState.read(next(left, None)).hands_over) is True
         wide = self.has_flow and _got(values, "wide", next(left, None) is not None or self.young) is True
         findings = self._origin_findings(values, parts, found)
         known: dict[str, list[Value]] = {}
@@ -187,7 +192,7 @@ class SourcePlan:
         cap = str(_got(values, "cap", "".join(sorted(caps)))) if self.learns and self.control else ""
         masks = Masks({path: tuple(one.letters for one in items) for path, items in known.items()}, cap)
         if self.has_flow:
-            findings += self._flow(known, wide)
+            findings += self._flow(known, wide, handed)
             if self.tool.carries:
                 findings += self._carries(values, parts["carries"], found["carries"], wide)
         marks: list[Op] = []
@@ -238,13 +243,13 @@ class SourcePlan:
                 refused.append(refuse(origin))
         return refused
 
-    def _flow(self, known: Mapping[str, list[Value]], wide: bool) -> list[Finding]:
+    def _flow(self, known: Mapping[str, list[Value]], wide: bool, handed: bool) -> list[Finding]:
         found: dict[tuple[str, str], Finding] = {}
         passed: dict[str, str] = {}
         brought: dict[str, None] = {}  # the calls whose values flow into this one: its span links to theirs
         for path, items in known.items():
             for value in items:
-                cell = self._cell(value, wide, path in self.pinned)
+                cell = self._cell(value, wide, path in self.pinned, handed)
                 if cell.verdict == "allow":
                     passed.setdefault(path, cell.source)
                     if cell.by and len(brought) < MAX_LINKS:
@@ -256,13 +261,17 @@ class SourcePlan:
         text = "; ".join(f"{path} from {source}" for path, source in passed.items()) or "no control value"
         return [Finding("flow", "permit", ReasonCode.PERMIT, text=text, witnesses=tuple(brought))]
 
-    def _cell(self, value: Value, wide: bool, pinned: bool) -> Cell:
+    def _cell(self, value: Value, wide: bool, pinned: bool, handed: bool) -> Cell:
         """The worst of the effects' cells for one value."""
         worst: Cell | None = None
         for effect, row in self.rows:
             if row is None and pinned:
                 continue  # the intent names the value itself
-            cell = lookup(row.cells if row is not None else {}, value, made_here=effect in _MADE_HERE, wide=wide)
+            if row is None:
+                cell = lookup({}, value, made_here=False, wide=wide)
+            else:
+                cells = row.handed if handed and row.handed else row.cells
+                cell = lookup(cells, value, made_here=effect in _MADE_HERE, wide=wide, also=row.also)
             if worse(cell, worst):
                 worst = cell
         return worst or Cell("allow", "the intent", "", "")

@@ -139,6 +139,9 @@ def _typed(text: str, numbers: bool = True, names: bool = True) -> list[Form]:
     if "://" in text:
         url = _try(hosts.url, text)
         return [("url", url)] if url is not None else []
+    whole = hosts.with_scheme(text)
+    if whole is not None and (url := _try(hosts.url, whole)) is not None:
+        made.append(("url", url))
     host = bare_host(text)
     if host is not None:
         made.append(("host", host))

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from guard.model import Outcome
 from guard.ops import Add, Mark, Op, Pin
 from guard.workflow.asked import AskedState
+from guard.workflow.called import named_ids
 from guard.workflow.entities import entities
 from guard.workflow.flowtable import SourcePlan
 from guard.workflow.forms import Form, entity_forms, forms, is_whole, leaf_forms
@@ -177,6 +178,9 @@ class _Found:
         self._left -= min(len(inside), most)
         for entity in inside[:most]:
             self._put(entity_forms(entity), "text")
+        # Short ids carry no provenance where they merely stand; where a text calls them one, it says which object it means.
+        for word in named_ids(text):
+            self._put((("line", word), ("num", word)) if word.isdigit() else (("line", word),), "text")
 
     def _put(self, forms: Iterable[Form], source: str) -> None:
         letter = self._letter.get(source, "")

@@ -135,6 +135,7 @@ def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Seq
     | `intent` | the delegation's intent is one of them                                                       |
     | `args`   | every argument is present and as it must be                                                  |
     | `flow`   | there are control values, and each has one of the sources; not where sources are not known   |
+    | `asked`  | the trusted prompt speaks of more than one; the asked judge has read it for this call        |
     """
     unless = rule.unless
     if unless is None or (unless.intents and plan.intent not in unless.intents):
@@ -146,11 +147,16 @@ def excused(rule: Rule, plan: HasIntent, values: Values, masks: Mapping[str, Seq
 
         if values.ask(f"{rule.id}.unless", holds) is not True:
             return False
+    if unless.several:
+        from guard.workflow.asked import AskedState  # loaded already, by whoever read the prompt
+
+        if not AskedState.read(values.ask("got.asked", lambda _: None)).several:
+            return False
     if unless.flow is not None:
         letters = {SOURCE_LETTERS[source] for source in unless.flow if source in SOURCE_LETTERS}
         each = [mask for path in masks or {} for mask in (masks or {})[path]]
         return bool(each) and all(letters & set(mask) for mask in each)
-    return bool(unless.intents or unless.args)
+    return bool(unless.intents or unless.args or unless.several)
 
 
 def uses_sources(layers: Sequence[PolicyData]) -> bool:

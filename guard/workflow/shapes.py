@@ -65,24 +65,28 @@ class Observed:
 class _Place:
     """A place of the shape. `path`: as written, None where only something below it is named."""
 
-    __slots__ = ("fields", "items", "leaf", "path")
+    __slots__ = ("fields", "items", "keys", "leaf", "path")
 
     def __init__(self) -> None:
         self.leaf: Leaf | None = None
         self.path: str | None = None
         self.fields: dict[str, _Place] = {}
         self.items: _Place | None = None
+        self.keys: _Place | None = None
 
     def at(self, path: str) -> _Place:
-        """The place `path` leads to, made where it is new."""
+        """The place `path` leads to, made where it is new. `name{}`: the names of the fields of `name`, where they are data."""
         place = self
         for step in path.split(".") if path not in ("", ".", "$") else ():
-            name = step.rstrip("[]")
+            name = step.rstrip("[]{}")
             if name:
                 place = place.fields.setdefault(name, _Place())
             for _ in range(step.count("[]")):
                 place.items = place.items or _Place()
                 place = place.items
+            if step.endswith("{}"):
+                place.keys = place.keys or _Place()
+                place = place.keys
         place.path = path
         return place
 
@@ -193,8 +197,12 @@ class _Walk:
 
     def go(self, place: _Place | None, data: object, record: int, leaf: Leaf | None = None) -> None:
         if isinstance(data, dict):
+            keys = place.keys if place else None
             for name, inner in data.items():
-                self.found.append((None, None, record, name, True))
+                if keys is not None:
+                    self._leaf(keys, keys.leaf, record, name)
+                else:
+                    self.found.append((None, None, record, name, True))
                 self.go(place.fields.get(name) if place else None, inner, record)
         elif isinstance(data, list):
             below = place.items if place else None
@@ -207,9 +215,12 @@ class _Walk:
                 else:
                     self.go(below if below is not None else place if spread else None, inner, record)
         elif data is not None:
-            self.found.append((place, place.leaf if place else leaf, record, data, False))
-            if place is not None and place.path is not None:
-                self.values.setdefault((record, place.path), []).append(data)
+            self._leaf(place, place.leaf if place else leaf, record, data)
+
+    def _leaf(self, place: _Place | None, leaf: Leaf | None, record: int, data: object) -> None:
+        self.found.append((place, leaf, record, data, False))
+        if place is not None and place.path is not None:
+            self.values.setdefault((record, place.path), []).append(data)
 
     def judged(self) -> Iterator[Seen]:
         for place, leaf, record, value, key in self.found:
@@ -310,4 +321,4 @@ def _keyvalue(text: str, shape: Mapping[str, Leaf]) -> object:
 
 @lru_cache(maxsize=256)
 def _keys(paths: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(step.casefold() for path in paths for one in path.split(".") if (step := one.rstrip("[]")))
+    return frozenset(step.casefold() for path in paths for one in path.split(".") if (step := one.rstrip("[]{}")))

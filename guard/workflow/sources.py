@@ -44,6 +44,7 @@ def compile_sources(layers: Sequence[PolicyData], tool: Tool, intent: str | None
         writes=not effects <= _READS,
         hosts=any(row is not None and row.match == "host" for _, row in rows),
         endorsable=any("endorsed" in one or "any" in one for one in cells),
+        delegates=bool(tool.control) and any(row is not None and row.handed for _, row in rows),
         downloads=tuple(path for path, kind in tool.types.items() if kind == "path") if "fetch" in effects else (),
     )
 

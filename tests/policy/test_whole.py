@@ -122,11 +122,16 @@ def test_flow_rows() -> None:
     policy = whole(
         "tools: {a: {effect: read, control: {x: id}}}\n"
         "flow:\n  read: {allow: [any], ask: [text], deny: [unknown]}\n  send: {allow: prompt, carries: {ask: [any]}, match: host}\n"
+        "  pay: {allow: prompt, ask: [any], delegated: [text, unknown], also: {ask: author, deny: [text]}}\n"
     )
     assert policy.flow is not None
     everything = dict.fromkeys(SOURCES, "allow")
     assert policy.flow["read"] == FlowRow({**everything, "text": "ask", "unknown": "deny"})  # type: ignore[arg-type,dict-item]
     assert policy.flow["send"] == FlowRow({"prompt": "allow"}, dict.fromkeys(SOURCES, "ask"), "host")  # type: ignore[arg-type]
+    cells = {**dict.fromkeys(SOURCES, "ask"), "prompt": "allow"}
+    assert policy.flow["pay"].cells == {**cells, "text": "deny", "unknown": "deny"}
+    assert policy.flow["pay"].handed == cells
+    assert policy.flow["pay"].also == {"author": "ask", "text": "deny"}
 
 
 def test_asked_and_asks() -> None:

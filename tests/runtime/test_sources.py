@@ -59,7 +59,8 @@ def pay(world: World, account: str) -> str:
 
 @pytest.mark.parametrize("chain", CHAINS, ids=[chain["name"] for chain in CHAINS])
 def test_the_same_chains_through_the_guard_and_in_a_replay(chain: dict[str, Any], tmp_path: Path) -> None:
-    world = World(sinks=[AuditFile(tmp_path)])
+    text = (HERE / chain["policy"]).read_text("utf-8") if "policy" in chain else TEXT
+    world = World(text, sinks=[AuditFile(tmp_path)])
     said, expected = [], []
     with world.task(chain["intent"], chain.get("prompt"), **chain.get("params", {})):
         for step in chain["steps"]:

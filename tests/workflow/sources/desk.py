@@ -62,8 +62,8 @@ class Desk:
     def __post_init__(self) -> None:
         self.context = Context("n|t", "n", self.me[0], "agent", b"n" * 32, KEY)
         self.ledger = Ledger(KEY, "n|t")
-        if self.policy.asked is not None:
-            self.asked = asked_of(self.prompt, self.policy.asked.words)
+        if self.prompt is not None:
+            self.asked = asked_of(self.prompt, self.policy.asked.words if self.policy.asked is not None else None)
         types = self.policy.intents[self.intent].params if self.intent else {}
         self.apply(opening(self.ledger, self.prompt, self.params, types, me=self.me, asked=self.asked))
 

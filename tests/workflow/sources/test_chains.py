@@ -20,7 +20,8 @@ def payables() -> PolicyData:
 
 @pytest.mark.parametrize("chain", CHAINS, ids=[chain["name"] for chain in CHAINS])
 def test_chain(chain: dict[str, Any], payables: PolicyData) -> None:
-    desk = Desk(payables, chain["intent"], chain.get("params", {}), chain.get("prompt"))
+    own = policy(chain["policy"]) if "policy" in chain else payables
+    desk = Desk(own, chain["intent"], chain.get("params", {}), chain.get("prompt"))
     said, expected = [], []
     for step in chain["steps"]:
         ((tool, args),) = [(name, args) for name, args in step.items() if name not in _WORDS]

@@ -33,6 +33,22 @@ def seen(observed: Observed) -> dict[tuple[str, object], str]:
     return {(one.path, one.value): one.source for one in observed.items if not one.key}
 
 
+def test_names_of_fields_that_are_data() -> None:
+    returns = Returns(
+        shape={
+            "{}": Leaf("name"),
+            "by.who{}": Leaf("directory", {"kind": parse({"eq": "team"}, origin="policy")}, "text"),
+            "kind": Leaf("text"),
+        }
+    )
+    found = leaves(returns, {"Hotel Luna": {"rating": 4}, "by": {"who": {"a@x.example": "rw"}}, "kind": "team"}, {})
+    assert seen(found)["{}", "Hotel Luna"] == "structured"
+    assert seen(found)["by.who{}", "a@x.example"] == "directory"
+    assert {one.value for one in found.items if one.key} == {"rating", "who"}
+    other = leaves(returns, {"by": {"who": {"a@x.example": "rw"}}, "kind": "free"}, {})
+    assert seen(other)["by.who{}", "a@x.example"] == "text"
+
+
 class Model(BaseModel):
     vendor: str = "Globex"
     iban: str = "DE89"

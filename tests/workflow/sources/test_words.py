@@ -14,6 +14,7 @@ from guard.ops import Applied, Lookup
 from guard.policy.data import Asked, Tool
 from guard.state import MemoryState
 from guard.workflow.asked import AskedState, asked_key, asked_of, judge
+from guard.workflow.called import named_ids
 from guard.workflow.entities import KINDS, entities
 from guard.workflow.forms import forms, leaf_forms, one_form
 from guard.workflow.grams import grams
@@ -39,15 +40,34 @@ def test_grams(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", ASKED, ids=[row["text"][:40] for row in ASKED])
 def test_asked(row: dict[str, Any]) -> None:
     state = asked_of(row["text"], row.get("words"))
-    for word in set(row) - {"text", "words", "delegated"}:
+    flags = {"delegated", "refers", "several"}
+    for word in set(row) - {"text", "words"} - flags:
         assert (word in state.classes) == row[word], (word, state)
-    if "delegated" in row:
-        assert state.delegated == row["delegated"]
+    for flag in flags & set(row):
+        assert getattr(state, flag) == row[flag], (flag, state)
     store = MemoryState()
     store.apply([*state.ops("t"), *state.ops("t")], now=NOW)
     answer = store.apply([Lookup(asked_key("t"))], now=NOW)
     assert isinstance(answer, Applied)
     assert AskedState.read(answer.values[0]) == state
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("delete the file with ID '13' now", ["13"]),
+        ("ids 4, 5 and 6 or 7; the rest stays", ["4", "5", "6", "7"]),
+        ("id_: '12'\nsize: 7", ["12"]),
+        ("transaction no. 7, file #9", ["7", "9"]),
+        ("Number 5 is alive", ["5"]),
+        ("13 files of 2 people, at 10:00", []),
+        ("the idea 13, a kid 4, valid 5", []),
+        ("id of the file, no 7up", []),
+        ("", []),
+    ],
+)
+def test_ids_that_a_text_calls_ids(text: str, expected: list[str]) -> None:
+    assert sorted(named_ids(text)) == sorted(expected)
 
 
 def _tool(*effects: str) -> Tool:
@@ -170,6 +190,7 @@ HOSTILE = [
     "DE89 " * 100_000, "(" * 500_000, "[](" * 150_000, "-" * 500_000, "'" * 500_000, "\"a" * 200_000, "+1-" * 150_000, "1,000" * 100_000,
     "May 1 " * 80_000, "2024-01-01 " * 45_000, "/" * 500_000, "a/" * 250_000, "do what " * 60_000, "follow the " * 45_000, "\u00a0" * 500_000,
     "x:" * 250_000, "Name <" * 80_000, "as it is " * 50_000, "tasks " * 80_000, "do " * 160_000,
+    "id " * 160_000, "#1" * 250_000, "id 1, " * 80_000, "pay the " * 60_000, "address a b " * 40_000, "send " * 100_000, "2 a b c " * 60_000, "let set send " * 40_000,
 ]  # fmt: skip
 
 
@@ -180,5 +201,6 @@ def test_no_text_makes_the_scanners_slow(text: str) -> None:
     entities(text)
     grams(text[: 1 << 16])
     asked_of(text)
+    named_ids(text)
     leaf_forms(text)
     assert time.perf_counter() - begin < 8
