@@ -22,13 +22,13 @@ from typing import Final, get_args
 from guard.constraints import Binder, BindError
 from guard.decide import Ruling, decide
 from guard.model import Finding, Judge, Outcome, Verdict
-from guard.ops import Add, Applied, Op, Refused, Tally
+from guard.ops import Add, Applied, Op, Refused
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
 from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params
 from guard.replay.said import WITHOUT, Judged, Summary
-from guard.replay.state import ReplayState
+from guard.replay.state import OWN, ReplayState, Tables, tenant_key
 from guard.replay.taking import (
     as_it_stands,
     besides_of,
@@ -70,15 +70,16 @@ class _Ran:
 
 @dataclass(slots=True)
 class _Task:
-    key: str
     opened: int
     waiting: Waiting
+    tables: Tables
+    key: str = f"{OWN}T"
+    """The same for every task: each has tables of its own."""
     last: int = 0
     plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     open: dict[str, _Ran] = field(default_factory=dict)
-    keys: set[tuple[str, int | None]] = field(default_factory=set)
     who: Seen | None = None
     ended: bool = False
 
@@ -98,7 +99,7 @@ class Replay:
         self._store = ReplayState()
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
-        self._numbers = 0
+        self._plans: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary(parts=tuple(unjudged_parts(layers)))
 
     # -- events ------------------------------------------------------------------------------------------------------------------
@@ -146,9 +147,9 @@ class Replay:
     def _task(self, seen: Seen) -> _Task:
         task = self._tasks.get(seen.task)
         if task is None:
-            self._numbers += 1
             self.summary.tasks += 1
-            task = _Task(f"\x00{self._numbers}", seen.at // 1_000_000, Waiting(self._window if seen.trust == "proven" else 0))
+            waiting = Waiting(self._window if seen.trust == "proven" else 0)
+            task = _Task(seen.at // 1_000_000, waiting, Tables(self._store))
             self._tasks[seen.task] = task
         else:
             self._tasks.move_to_end(seen.task)
@@ -158,7 +159,7 @@ class Replay:
         return task
 
     def _drop(self, key: tuple[str, str, str]) -> None:
-        self._store.drop(self._tasks.pop(key).keys)
+        del self._tasks[key]
 
     def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
         for seen in task.waiting.take(all=all):
@@ -182,11 +183,7 @@ class Replay:
         return judged
 
     def _apply(self, task: _Task, second: int, ops: Sequence[Op], *, commit: bool = True) -> Applied | Refused:
-        if commit:
-            task.keys.update(
-                (op.key, op.window if type(op) is Add else None) for op in ops if not isinstance(op, Tally) and op.key.startswith(task.key)
-            )
-        return self._store.at(second, ops, commit=commit)
+        return self._store.at(task.tables, second, ops, commit=commit)
 
     # -- one call ----------------------------------------------------------------------------------------------------------------
 
@@ -231,12 +228,10 @@ class Replay:
         held = task.plans.get(name)
         if held is None:
             context = Context(
-                task.key, seen.task[0], seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
+                task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
                 max(len(seen.actors) - 1, 0), task.opened,
             )  # fmt: skip
-            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context)
-            if not own and seen.intent is None:
-                plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+            plan = self._shared_plan((seen.task[0], own, *name), seen, context)
             held = plan, context
             if len(task.plans) < 4096:
                 task.plans[name] = held
@@ -250,6 +245,19 @@ class Replay:
             rules = tuple(each for each in plan.rules if not is_blind(each.rule))
             plan = replace(plan, rules=rules, past=tuple(each for each in plan.past if not is_blind(each.rule)))
         return plan, context, left_out
+
+    def _shared_plan(self, name: tuple[object, ...], seen: Seen, context: Context) -> Plan:
+        """One plan for every task of a tenant with the same tool, intent, parameters, and who acts for whom: their keys are the same."""
+        plan = self._plans.get(name)
+        if plan is None:
+            own = seen.trust == "proven"
+            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context)
+            if not own and seen.intent is None:
+                plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+            if len(self._plans) >= 4096:  # names come from the log: they must not fill the memory
+                self._plans.clear()
+            self._plans[name] = plan
+        return plan
 
     def _values(self, seen: Seen, plan: Plan) -> Values | Finding:
         if seen.args is not None:
@@ -368,7 +376,7 @@ class Replay:
         intent = who.intent if who is not None else None
         actor = who.actors[-1] if who is not None and who.actors else ""
         context = Context(
-            task.key, key[0], who.origin if who is not None else "", actor, b"replay", b"replay", who.person if who is not None else None,
+            task.key, tenant_key(key[0]), who.origin if who is not None else "", actor, b"replay", b"replay", who.person if who is not None else None,
             opened=task.opened,
         )  # fmt: skip
         now = seen.at // 1_000_000
