@@ -80,9 +80,9 @@ def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
 
 def _finding(one: Mapping[str, Any]) -> Finding:
     """Most findings of a log are the same few: those without witnesses are made once."""
-    if one.get("witnesses"):
+    if "witnesses" in one:
         return _made(one)
-    key = (one["judge"], one["says"], one["code"], one.get("rule"), one.get("where"), one.get("text"), one.get("mode"), one.get("fix"))
+    key = tuple(one.items())
     held = _held.get(key)
     if held is None:
         if len(_held) >= _MOST:
