@@ -78,8 +78,11 @@ class _BothDues(_Dues):
             self._shared.note(key, when)
 
     def sweep(self, at: int, most: int, expires: Callable[[Any], int | None], drop: Callable[[Any, None], object]) -> None:
-        super().sweep(at, most, expires, drop)
-        self._shared.sweep(at, most, expires, drop)
+        if self.heap and self.heap[0][0] <= at:
+            super().sweep(at, most, expires, drop)
+        shared = self._shared
+        if shared.heap and shared.heap[0][0] <= at:
+            shared.sweep(at, most, expires, drop)
 
 
 class Tables:

@@ -14,6 +14,7 @@ __all__ = ["KINDS", "is_audit", "of_record", "read_audit"]
 
 KINDS: Final = frozenset(("decision", "outcome", "task", "pivot", "approval", "checkpoint", "writer"))
 _JUDGES: Final = frozenset(get_args(Judge))
+_MEMBERS: Final = ("judge", "says", "code", "rule", "where", "text", "mode", "fix")
 _MOST: Final = 4096
 _FAR: Final = 1 << 62
 _held: dict[tuple[object, ...], Finding] = {}
@@ -72,7 +73,7 @@ def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
         atoms=atoms, status="" if verdict == "allow" else "not_executed",
         actors=tuple(map(str, row.get("actors") or ())), origin=origin, person=origin if origin and row.get("origin_kind") == "person" else None,
         intent=_text(row["intent"]) if row.get("intent") is not None else None, policy=_text(row.get("policy") or ""), tools=_text(row.get("tools") or ""), verdict=verdict,
-        code=_text(row["code"]), findings=tuple(_finding(one) for one in row.get("findings") or ()),
+        code=_text(row["code"]), findings=tuple(map(_finding, row.get("findings") or ())),
         judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=_text(row.get("span") or ""), file=file, line=line,
         trust="proven",
     )  # fmt: skip
@@ -83,7 +84,11 @@ def _finding(one: Mapping[str, Any]) -> Finding:
     if "witnesses" in one:
         return _made(one)
     key = tuple(one.items())
-    held = _held.get(key)
+    try:
+        held = _held.get(key)
+    except TypeError:  # a member this format does not have may hold anything; those it has may not
+        key = tuple([(name, one[name]) for name in _MEMBERS if name in one])
+        held = _held.get(key)
     if held is None:
         if len(_held) >= _MOST:
             _held.clear()
