@@ -18,8 +18,9 @@ from guard.model import Credential, Delegation, Judge
 from guard.policy.data import Intent, PolicyData
 from guard.sources import Seen
 from guard.workflow.atoms import NotJudged, Values
-from guard.workflow.events import NOTHING, labels_of
+from guard.workflow.events import NOTHING, Events, labels_of
 from guard.workflow.limits import Context
+from guard.workflow.marks import ok_keys, plain_keys
 from guard.workflow.plan import Plan, make_plan, reads, weigh
 
 __all__ = ["judgeable", "plan_for", "without_params"]
@@ -41,8 +42,19 @@ def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context) -> Plan
     required: tuple[Judge, ...] = ("intent",) if "intent" in plan.required else ()
     return replace(
         plan, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
-        possible=all(found.says == "permit" for found in always),
+        possible=all(found.says == "permit" for found in always), events=_wanted(layers, plan.events, context),
     )  # fmt: skip
+
+
+def _wanted(layers: Sequence[PolicyData], events: Events, context: Context) -> Events:
+    """Without the counters and ends that no rule of these policies looks at. Inline they are kept for rules to come; a replay has none."""
+    tools, keys = layers[0].tools, set[str]()
+    for rule in (rule for layer in layers for rule in layer.rules):
+        for item in (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ())):
+            keys.update(plain_keys(item, tools, context.task) or (), ok_keys(item, tools, context.task) or ())
+    keys.update(f"{context.task}|x|t|{tool}" for intent in layers[0].intents.values() for tool in intent.order)
+    counters, ends = (tuple(key for key in found if key in keys) for found in (events.counters, events.ends))
+    return replace(events, counters=counters, ends=ends)
 
 
 def without_params(layers: Sequence[PolicyData], *, all_args: bool) -> tuple[PolicyData, ...]:
