@@ -63,11 +63,13 @@ class Waiting:
                 self._skip(place[0])
             yield from self._before(seen, number)
             yield seen
-        if not calls and (all or not self._window):
+        if not calls and self._outcomes and (all or not self._window):
             yield from (seen for _, seen in sorted(self._outcomes, key=lambda one: (one[1].settled or 0, one[0])))
             self._outcomes = []
 
     def _before(self, call: Seen, number: int) -> list[Seen]:
+        if not self._outcomes:
+            return []
         first, later = list[tuple[int, int, Seen]](), list[tuple[int, Seen]]()
         for at, seen in self._outcomes:
             if seen.settled <= call.judged[1] if seen.settled and call.judged is not None else at < number:

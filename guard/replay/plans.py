@@ -18,18 +18,20 @@ from guard.model import Credential, Delegation, Judge
 from guard.policy.data import Intent, PolicyData
 from guard.sources import Seen
 from guard.workflow.atoms import NotJudged, Values
-from guard.workflow.events import NOTHING, Events, labels_of
+from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
 from guard.workflow.marks import ok_keys, plain_keys
 from guard.workflow.plan import Plan, make_plan, reads, weigh
 
-__all__ = ["judgeable", "plan_for", "without_params"]
+__all__ = ["judgeable", "looked_at", "plan_for", "without_params"]
 
 _NOWHERE = Credential("replay", "", "")
 
 
-def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context) -> Plan:
-    """`layers`: of `without_params` where the parameters are not known."""
+def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, kept: frozenset[str]) -> Plan:
+    """`layers`: of `without_params` where the parameters are not known. `kept`: of `looked_at`. Other counters and ends are not written:
+    inline they are, for rules to come, and a replay has none.
+    """
     delegation = Delegation(
         "replay", *seen.task, _NOWHERE, seen.origin, "person" if seen.person else "workload", seen.actors or ("agent",), 0, 0, "", seen.intent,
         seen.params or {}, person=seen.person,
@@ -42,19 +44,21 @@ def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context) -> Plan
     required: tuple[Judge, ...] = ("intent",) if "intent" in plan.required else ()
     return replace(
         plan, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
-        possible=all(found.says == "permit" for found in always), events=_wanted(layers, plan.events, context),
+        possible=all(found.says == "permit" for found in always),
+        events=replace(
+            plan.events, counters=tuple(filter(kept.__contains__, plan.events.counters)), ends=tuple(filter(kept.__contains__, plan.events.ends))
+        ),
     )  # fmt: skip
 
 
-def _wanted(layers: Sequence[PolicyData], events: Events, context: Context) -> Events:
-    """Without the counters and ends that no rule of these policies looks at. Inline they are kept for rules to come; a replay has none."""
+def looked_at(layers: Sequence[PolicyData], task: str) -> frozenset[str]:
+    """The keys of `events.counters` and `events.ends` that some rule, or some intent's order, reads."""
     tools, keys = layers[0].tools, set[str]()
     for rule in (rule for layer in layers for rule in layer.rules):
         for item in (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ())):
-            keys.update(plain_keys(item, tools, context.task) or (), ok_keys(item, tools, context.task) or ())
-    keys.update(f"{context.task}|x|t|{tool}" for intent in layers[0].intents.values() for tool in intent.order)
-    counters, ends = (tuple(key for key in found if key in keys) for found in (events.counters, events.ends))
-    return replace(events, counters=counters, ends=ends)
+            keys.update(plain_keys(item, tools, task) or (), ok_keys(item, tools, task) or ())
+    keys.update(f"{task}|x|t|{tool}" for intent in layers[0].intents.values() for tool in intent.order)
+    return frozenset(keys)
 
 
 def without_params(layers: Sequence[PolicyData], *, all_args: bool) -> tuple[PolicyData, ...]:

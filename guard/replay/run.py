@@ -26,7 +26,7 @@ from guard.ops import Add, Applied, Op, Refused
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
-from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params
+from guard.replay.plans import looked_at, plan_for, tenant_wide, unjudged_parts, without_params
 from guard.replay.said import WITHOUT, Judged, Summary
 from guard.replay.state import OWN, ReplayState, Tables, tenant_key
 from guard.replay.taking import (
@@ -54,6 +54,8 @@ __all__ = ["Replay"]
 _ORDER: Final = {judge: at for at, judge in enumerate(get_args(Judge))}
 _IDLE = 24 * 3600 * 1_000_000
 _STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
+_KEY: Final = f"{OWN}T"
+"""Of every task: each has tables of its own."""
 NO_TOKEN = "grants and intents: a trace has no token"
 
 
@@ -73,8 +75,7 @@ class _Task:
     opened: int
     waiting: Waiting
     tables: Tables
-    key: str = f"{OWN}T"
-    """The same for every task: each has tables of its own."""
+    key: str = _KEY
     last: int = 0
     plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
@@ -99,6 +100,7 @@ class Replay:
         self._store = ReplayState()
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        self._kept = looked_at(self._layers, _KEY)
         self._plans: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary(parts=tuple(unjudged_parts(layers)))
 
@@ -251,7 +253,7 @@ class Replay:
         plan = self._plans.get(name)
         if plan is None:
             own = seen.trust == "proven"
-            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context)
+            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context, self._kept)
             if not own and seen.intent is None:
                 plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
             if len(self._plans) >= 4096:  # names come from the log: they must not fill the memory

@@ -62,19 +62,25 @@ def of_record(row: Mapping[str, Any], file: str = "", line: int = 0) -> Seen | N
 
 
 def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
-    verdict, origin = _text(row["verdict"]), _text(row.get("origin") or "")
-    judged = row.get("judged")
-    task = (_text(row["tenant"]), _text(row["issuer"]), _text(row["task"]))
-    atoms = row.get("atoms") or {}
+    get = row.get
+    verdict, origin, intent = row["verdict"], get("origin") or "", get("intent")
+    name, tool, code = row["id"], row["tool"], row["code"]
+    task = (row["tenant"], row["issuer"], row["task"])
+    policy, tools, span = get("policy") or "", get("tools") or "", get("span") or ""
+    for text in (verdict, origin, "" if intent is None else intent, name, tool, code, *task, policy, tools, span):
+        if type(text) is not str:
+            raise TypeError("text")
+    judged = get("judged")
+    atoms = get("atoms") or {}
     if not isinstance(atoms, Mapping):
         raise TypeError("atoms")
     return Seen(
-        "call", task, at, _number(row.get("order", 0)), _number(row["step"]), _text(row["id"]), _text(row["tool"]),
+        "call", task, at, _number(get("order", 0)), _number(row["step"]), name, tool,
         atoms=atoms, status="" if verdict == "allow" else "not_executed",
-        actors=tuple(map(str, row.get("actors") or ())), origin=origin, person=origin if origin and row.get("origin_kind") == "person" else None,
-        intent=_text(row["intent"]) if row.get("intent") is not None else None, policy=_text(row.get("policy") or ""), tools=_text(row.get("tools") or ""), verdict=verdict,
-        code=_text(row["code"]), findings=tuple(map(_finding, row.get("findings") or ())),
-        judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=_text(row.get("span") or ""), file=file, line=line,
+        actors=tuple(map(str, get("actors") or ())), origin=origin, person=origin if origin and get("origin_kind") == "person" else None,
+        intent=intent, policy=policy, tools=tools, verdict=verdict,
+        code=code, findings=tuple(map(_finding, get("findings") or ())),
+        judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=span, file=file, line=line,
         trust="proven",
     )  # fmt: skip
 
