@@ -78,6 +78,7 @@ class _Task:
     key: str = _KEY
     last: int = 0
     plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
+    contexts: dict[tuple[object, ...], Context] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     open: dict[str, _Ran] = field(default_factory=dict)
@@ -163,12 +164,14 @@ class Replay:
     def _drop(self, key: tuple[str, str, str]) -> None:
         del self._tasks[key]
 
-    def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
+    def _go(self, task: _Task, *, all: bool = False) -> list[Judged]:
+        found: list[Judged] = []
         for seen in task.waiting.take(all=all):
             if seen.kind == "outcome":
                 self._settle(task, seen.id, seen)
             else:
-                yield self._told(self._call(task, seen))
+                found.append(self._told(self._call(task, seen)))
+        return found
 
     def _told(self, judged: Judged) -> Judged:
         said = self.summary
@@ -229,10 +232,14 @@ class Replay:
         name = (seen.tool, seen.actors, seen.origin, seen.person, seen.intent, params)
         held = task.plans.get(name)
         if held is None:
-            context = Context(
-                task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
-                max(len(seen.actors) - 1, 0), task.opened,
-            )  # fmt: skip
+            context = task.contexts.get(name[1:4])
+            if context is None:
+                context = Context(
+                    task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", b"replay", b"replay", seen.person, None,
+                    max(len(seen.actors) - 1, 0), task.opened,
+                )  # fmt: skip
+                if len(task.contexts) < 4096:
+                    task.contexts[name[1:4]] = context
             plan = self._shared_plan((seen.task[0], own, *name), seen, context)
             held = plan, context
             if len(task.plans) < 4096:
@@ -288,14 +295,15 @@ class Replay:
         wanted = reads(plan, values, context)
         answers: Sequence[object] = ()
         if wanted:
-            answer = self._apply(task, now, wanted, commit=False)
-            if type(answer) is not Applied:
+            found = self._store.look(task.tables, now, wanted)
+            if found is None:
                 raise NotJudged("the past")
-            answers = answer.values
+            answers = found
         ran = seen.status != "not_executed"
         adds = seen.tool not in task.ran
+        counts = adds and bool(plan.events.counters)
         cleared = cleared_of(seen)
-        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds)
+        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not counts)
         findings = [*besides, *weighed.findings]
         left = weighed
         if not weighed.clear and ran:
@@ -350,7 +358,7 @@ class Replay:
         ops: Sequence[Op] = ()
         if seen.status == "error" and tool is not None and tool.errors_have_no_effect:
             ops = refunds(ran.taken, marks=False)
-        elif seen.status == "ok" and tool is not None:
+        elif seen.status == "ok" and tool is not None and (ran.plan.events.ends or ran.plan.events.ended or tool.remember):
             try:
                 ops = settle_ops(
                     ran.plan, ran.values, ran.context, decision, Outcome("ok", seen.result), seen.at // 1_000_000, seen=tool.name in task.settled

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from guard.ops import Applied, Op, Refused
+from guard.ops import Applied, Op, Refused, Sum
 from guard.state import MemoryState
 from guard.state.memory import _Dues
 
 __all__ = ["OWN", "ReplayState", "Tables", "tenant_key"]
 
 OWN: Final = "\x00"
+_NOTHING: Final = (0, "")
 _get, _at, _set, _delete, _pop, _has = dict.get, dict.__getitem__, dict.__setitem__, dict.__delitem__, dict.pop, dict.__contains__
 
 
@@ -103,6 +104,16 @@ class ReplayState(MemoryState):
         self.shared_counts, self.shared_marks, self.shared_windows = self._counts, self._marks, self._windows
         self.shared_mark_dues, self.shared_window_dues = self._mark_dues, self._window_dues
         self._clock = (-1, datetime.fromtimestamp(0, UTC))
+
+    def look(self, tables: Tables, second: int, ops: Sequence[Op]) -> Sequence[object] | None:
+        """The answers of operations that only look; None where they have none. Most ask for nothing but sums without a window."""
+        counts, found = tables.counts, list[object]()
+        for op in ops:
+            if type(op) is not Sum or op.window is not None or op.most is not None:
+                answer = self.at(tables, second, ops, commit=False)
+                return answer.values if type(answer) is Applied else None
+            found.append(counts.get(op.key, _NOTHING))
+        return found
 
     def at(self, tables: Tables, second: int, ops: Sequence[Op], *, commit: bool = True) -> Applied | Refused:
         """Apply `ops` for the task of `tables`."""
