@@ -167,3 +167,7 @@ def test_a_full_ledger_costs_one_list_more_and_only_where_there_is_something_new
     for name in ("find", "act"):
         assert full[name]["lists"] == early[name]["lists"] + 1
         assert (full[name]["hmac"], full[name].get("Lookup")) == (early[name]["hmac"], early[name].get("Lookup"))
+    keys = len(world.store._counts) + len(world.store._marks)
+    for _ in range(50):
+        world.calls["find"]()
+    assert len(world.store._counts) + len(world.store._marks) == keys  # what a task holds is bounded
