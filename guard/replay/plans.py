@@ -21,9 +21,9 @@ from guard.workflow.atoms import NotJudged, Values
 from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
 from guard.workflow.marks import ok_keys, plain_keys
-from guard.workflow.plan import Plan, make_plan, reads, weigh
+from guard.workflow.plan import Fixed, Plan, make_plan, reads, weigh
 
-__all__ = ["judgeable", "looked_at", "plan_for", "without_params"]
+__all__ = ["judgeable", "looked_at", "plan_for", "seated", "without_params"]
 
 _NOWHERE = Credential("replay", "", "")
 
@@ -43,12 +43,21 @@ def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, kept: f
     choices = tuple(checks for checks in plan.choices if checks[0].judge == "intent")
     required: tuple[Judge, ...] = ("intent",) if "intent" in plan.required else ()
     return replace(
-        plan, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
+        plan, always=always, choices=choices, limits={}, tally=((), ()), required=required, all_required=(*required, "state"),
         possible=all(found.says == "permit" for found in always),
         events=replace(
             plan.events, counters=tuple(filter(kept.__contains__, plan.events.counters)), ends=tuple(filter(kept.__contains__, plan.events.ends))
         ),
     )  # fmt: skip
+
+
+def seated(plan: Plan, context: Context) -> Plan:
+    """The plan for whoever acts for whom in `context`: nothing else in it depends on that but keys of limits `per` tenant, origin, actor."""
+    if plan.tool is None or not any(each.source.limit.per for each in plan.fixed):
+        return plan
+    name = plan.tool.name
+    keyed = [(each, each.source.fixed(context, name)) for each in plan.fixed]
+    return replace(plan, fixed=tuple([each if known is None else Fixed(*known, each.source, each.told) for each, known in keyed]))
 
 
 def looked_at(layers: Sequence[PolicyData], task: str) -> frozenset[str]:

@@ -26,7 +26,7 @@ from guard.ops import Add, Applied, Op, Refused
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
-from guard.replay.plans import looked_at, plan_for, tenant_wide, unjudged_parts, without_params
+from guard.replay.plans import looked_at, plan_for, seated, tenant_wide, unjudged_parts, without_params
 from guard.replay.said import WITHOUT, Judged, Summary
 from guard.replay.state import OWN, ReplayState, Tables, tenant_key
 from guard.replay.taking import (
@@ -59,6 +59,13 @@ _KEY: Final = f"{OWN}T"
 NO_TOKEN = "grants and intents: a trace has no token"
 
 
+def _keep(plans: dict[tuple[object, ...], Plan], name: tuple[object, ...], plan: Plan) -> None:
+    """Names come from the log: they must not fill the memory."""
+    if len(plans) >= 4096:
+        plans.clear()
+    plans[name] = plan
+
+
 @dataclass(slots=True)
 class _Ran:
     """A call that ran and has not ended yet."""
@@ -72,6 +79,7 @@ class _Ran:
 
 @dataclass(slots=True)
 class _Task:
+    name: tuple[str, str, str]
     opened: int
     waiting: Waiting
     tables: Tables
@@ -103,6 +111,7 @@ class Replay:
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._kept = looked_at(self._layers, _KEY)
         self._plans: dict[tuple[object, ...], Plan] = {}
+        self._bases: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary(parts=tuple(unjudged_parts(layers)))
 
     # -- events ------------------------------------------------------------------------------------------------------------------
@@ -115,7 +124,7 @@ class Replay:
                 return
             task = self._task(seen)
             task.waiting.put(seen)
-            self._decisions[seen.id] = seen.task
+            self._decisions[seen.id] = task.name
             if len(self._decisions) > 1_000_000:
                 self._decisions.popitem(last=False)
             yield from self._go(task)
@@ -152,7 +161,7 @@ class Replay:
         if task is None:
             self.summary.tasks += 1
             waiting = Waiting(self._window if seen.trust == "proven" else 0)
-            task = _Task(seen.at // 1_000_000, waiting, Tables(self._store))
+            task = _Task(seen.task, seen.at // 1_000_000, waiting, Tables(self._store))
             self._tasks[seen.task] = task
         else:
             self._tasks.move_to_end(seen.task)
@@ -256,16 +265,25 @@ class Replay:
         return plan, context, left_out
 
     def _shared_plan(self, name: tuple[object, ...], seen: Seen, context: Context) -> Plan:
-        """One plan for every task of a tenant with the same tool, intent, parameters, and who acts for whom: their keys are the same."""
+        """One plan for every task of a tenant with the same tool, intent, parameters, and who acts for whom: their keys are the same.
+
+        Of a record's plan, who acts for whom is only in keys of limits: it is compiled once for all and seated. A foreign trace's may ask
+        for the origin's own identifiers among its arguments, so each has its own.
+        """
         plan = self._plans.get(name)
         if plan is None:
             own = seen.trust == "proven"
-            plan = plan_for(self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context, self._kept)
-            if not own and seen.intent is None:
-                plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
-            if len(self._plans) >= 4096:  # names come from the log: they must not fill the memory
-                self._plans.clear()
-            self._plans[name] = plan
+            base = (seen.tool, seen.intent, name[-1]) if own else name
+            plan = self._bases.get(base)
+            if plan is None:
+                plan = plan_for(
+                    self._recorded if own else self._unknown if seen.params is None else self._layers, seen, context, self._kept
+                )
+                if not own and seen.intent is None:
+                    plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+                _keep(self._bases, base, plan)
+            plan = seated(plan, context)
+            _keep(self._plans, name, plan)
         return plan
 
     def _values(self, seen: Seen, plan: Plan) -> Values | Finding:
