@@ -53,12 +53,16 @@ generate: venv ## the generated pages: docs/reason-codes.md, docs/policy-schema.
 	@$(PY) tools/generate_docs.py
 
 .PHONY: bench
-bench: venv ## costs against references measured in the same run; writes benchmarks/results.json
+bench: venv ## costs against references measured in the same run; writes benchmarks/results.json (BENCH=quick: a smoke test)
 	@$(PY) -m benchmarks.run
 
 .PHONY: bench-attacks
 bench-attacks: venv ## recorded attacks of others through the real guard, one table; needs GUARDTRAIL_CORPORA
 	@$(PY) -m benchmarks.attacks
+
+.PHONY: bench-peers
+bench-peers: venv ## the same beside what others take for a rule about the past, each in an environment of its own
+	@$(PY) -m benchmarks.run --make-peers --only peers
 
 .PHONY: campaign
 campaign: venv ## the long searches: many more generated cases than `make test` takes

@@ -1,6 +1,8 @@
 """`make bench`: every row in one run; a table on the terminal and `benchmarks/results.json`.
 
 python -m benchmarks.run [--only PREFIX] [--quick]
+
+`--quick`, or BENCH=quick: few rounds, short chains, a short log.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ from typing import Any
 
 import jwt
 
+from benchmarks.chain import chain_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
+from benchmarks.peers import make_peers, peers
+from benchmarks.replay import replay_rows
 from guard import LocalIssuer
 from guard.tokens import verify
 
@@ -112,6 +117,9 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "token": tokens,
     "call": calls,
     "import": imports,
+    "chain": chain_rows,
+    "replay": replay_rows,
+    "peers": peers,
 }
 
 
@@ -119,7 +127,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="groups whose name starts with this")
     parser.add_argument("--quick", action="store_true", help="few rounds: a smoke test, not a measurement")
+    parser.add_argument("--make-peers", action="store_true", help="first make the environments of the others")
     given = parser.parse_args()
+    given.quick = given.quick or os.environ.get("BENCH") == "quick"
+    if given.make_peers:
+        make_peers()
     rounds = 5 if given.quick else 41
     rows: list[Row] = []
     for name, group in GROUPS.items():

@@ -11,7 +11,6 @@ Steps are dense, so a call waits only while an earlier one is missing: until it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from guard.sources import Seen
@@ -54,18 +53,20 @@ class Waiting:
         self._next = step + 1
         self._steps = {each for each in self._steps if each >= self._next}
 
-    def take(self, *, all: bool = False) -> Iterator[Seen]:
+    def take(self, *, all: bool = False) -> list[Seen]:
         """Those whose turn it is."""
-        calls = self._calls
+        calls, found = self._calls, list[Seen]()
         while calls and (all or len(calls) > MOST or (len(calls) > self._window and calls[0][0][0] < self._next)):
             place, number, seen = heappop(calls)
             if place[0] >= self._next:  # the steps before are not in this log
                 self._skip(place[0])
-            yield from self._before(seen, number)
-            yield seen
-        if not calls and (all or not self._window):
-            yield from (seen for _, seen in sorted(self._outcomes, key=lambda one: (one[1].settled or 0, one[0])))
+            if self._outcomes:
+                found += self._before(seen, number)
+            found.append(seen)
+        if not calls and self._outcomes and (all or not self._window):
+            found += [seen for _, seen in sorted(self._outcomes, key=lambda one: (one[1].settled or 0, one[0]))]
             self._outcomes = []
+        return found
 
     def _before(self, call: Seen, number: int) -> list[Seen]:
         first, later = list[tuple[int, int, Seen]](), list[tuple[int, Seen]]()

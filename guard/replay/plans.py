@@ -21,16 +21,19 @@ from guard.sources import Seen
 from guard.workflow.atoms import NotJudged, Values
 from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
-from guard.workflow.plan import Plan, make_plan, reads, weigh
+from guard.workflow.marks import ok_keys, plain_keys
+from guard.workflow.plan import Fixed, Plan, make_plan, reads, weigh
 from guard.workflow.sources import compile_sources
 
-__all__ = ["judgeable", "plan_for", "tenant_wide", "unjudged_parts", "without_params", "without_sources"]
+__all__ = ["judgeable", "looked_at", "plan_for", "seated", "tenant_wide", "unjudged_parts", "without_params", "without_sources"]
 
 _NOWHERE = Credential("replay", "", "")
 
 
-def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, whole: Sequence[PolicyData]) -> Plan:
-    """`layers`: of `without_params` where the parameters are not known. `whole`: the layers as they are."""
+def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, whole: Sequence[PolicyData], kept: frozenset[str]) -> Plan:
+    """`layers`: of `without_params` where the parameters are not known; `whole`: as they are. `kept`: of `looked_at`. Other counters and
+    ends are not written: inline they are, for rules to come, and a replay has none.
+    """
     delegation = Delegation(
         "replay", *seen.task, _NOWHERE, seen.origin, "person" if seen.person else "workload", seen.actors or ("agent",), 0, 0, "", seen.intent,
         seen.params or {}, person=seen.person,
@@ -44,9 +47,31 @@ def plan_for(layers: Sequence[PolicyData], seen: Seen, context: Context, whole: 
     # What an intent pins to a value it pins whether the value is known here or not.
     sources = compile_sources(whole, plan.tool, seen.intent, seen.params or {}) if plan.sources is not None else None
     return replace(
-        plan, sources=sources, always=always, choices=choices, limits={}, required=required, all_required=(*required, "state"),
+        plan, sources=sources, always=always, choices=choices, limits={}, tally=((), ()), required=required, all_required=(*required, "state"),
         possible=all(found.says == "permit" for found in always),
+        events=replace(
+            plan.events, counters=tuple(filter(kept.__contains__, plan.events.counters)), ends=tuple(filter(kept.__contains__, plan.events.ends))
+        ),
     )  # fmt: skip
+
+
+def seated(plan: Plan, context: Context) -> Plan:
+    """The plan for whoever acts for whom in `context`: nothing else in it depends on that but keys of limits `per` tenant, origin, actor."""
+    if plan.tool is None or not any(each.source.limit.per for each in plan.fixed):
+        return plan
+    name = plan.tool.name
+    keyed = [(each, each.source.fixed(context, name)) for each in plan.fixed]
+    return replace(plan, fixed=tuple([each if known is None else Fixed(*known, each.source, each.told) for each, known in keyed]))
+
+
+def looked_at(layers: Sequence[PolicyData], task: str) -> frozenset[str]:
+    """The keys of `events.counters` and `events.ends` that some rule, or some intent's order, reads."""
+    tools, keys = layers[0].tools, set[str]()
+    for rule in (rule for layer in layers for rule in layer.rules):
+        for item in (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ())):
+            keys.update(plain_keys(item, tools, task) or (), ok_keys(item, tools, task) or ())
+    keys.update(f"{task}|x|t|{tool}" for intent in layers[0].intents.values() for tool in intent.order)
+    return frozenset(keys)
 
 
 def without_sources(plan: Plan) -> Plan:

@@ -22,13 +22,13 @@ from typing import Final, get_args
 from guard.constraints import Binder, BindError
 from guard.decide import Ruling, decide
 from guard.model import Finding, Judge, Outcome, Verdict
-from guard.ops import Add, Applied, Op, Refused, Tally
+from guard.ops import Add, Applied, Op, Refused
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
-from guard.replay.plans import plan_for, tenant_wide, unjudged_parts, without_params, without_sources
+from guard.replay.plans import looked_at, plan_for, seated, tenant_wide, unjudged_parts, without_params, without_sources
 from guard.replay.said import WITHOUT, Judged, Summary
-from guard.replay.state import ReplayState
+from guard.replay.state import OWN, ReplayState, Tables, tenant_key
 from guard.replay.taking import (
     NO_SOURCES,
     as_it_stands,
@@ -58,10 +58,20 @@ from guard.workflow.settle import settle_ops
 __all__ = ["Replay"]
 
 _ORDER: Final = {judge: at for at, judge in enumerate(get_args(Judge))}
-_KEY: Final = b"replay"
 _IDLE = 24 * 3600 * 1_000_000
 _STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
+_KEY: Final = f"{OWN}T"
+"""Of every task: each has tables of its own."""
+_SECRET: Final = b"replay"
+"""Of hashes: they stay in this process, and are the same in every replay."""
 NO_TOKEN = "grants and intents: a trace has no token"
+
+
+def _keep(plans: dict[tuple[object, ...], Plan], name: tuple[object, ...], plan: Plan) -> None:
+    """Names come from the log: they must not fill the memory."""
+    if len(plans) >= 4096:
+        plans.clear()
+    plans[name] = plan
 
 
 @dataclass(slots=True)
@@ -78,15 +88,17 @@ class _Ran:
 
 @dataclass(slots=True)
 class _Task:
-    key: str
+    name: tuple[str, str, str]
     opened: int
     waiting: Waiting
+    tables: Tables
+    key: str = _KEY
     last: int = 0
     plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
+    contexts: dict[tuple[object, ...], Context] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
     settled: set[str] = field(default_factory=set)
     open: dict[str, _Ran] = field(default_factory=dict)
-    keys: set[tuple[str, int | None]] = field(default_factory=set)
     who: Seen | None = None
     ended: bool = False
     prompted: bool = False
@@ -109,8 +121,10 @@ class Replay:
         self._store = ReplayState()
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
-        self._numbers = 0
         self._tracks = uses_sources(layers) or any(layer.asked is not None for layer in layers)
+        self._kept = looked_at(self._layers, _KEY)
+        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._bases: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary(parts=tuple(unjudged_parts(layers)))
 
     # -- events ------------------------------------------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ class Replay:
                 return
             task = self._task(seen)
             task.waiting.put(seen)
-            self._decisions[seen.id] = seen.task
+            self._decisions[seen.id] = task.name
             if len(self._decisions) > 1_000_000:
                 self._decisions.popitem(last=False)
             yield from self._go(task)
@@ -158,16 +172,16 @@ class Replay:
     def _task(self, seen: Seen) -> _Task:
         task = self._tasks.get(seen.task)
         if task is None:
-            self._numbers += 1
             self.summary.tasks += 1
-            task = _Task(f"\x00{self._numbers}", seen.at // 1_000_000, Waiting(self._window if seen.trust == "proven" else 0))
+            waiting = Waiting(self._window if seen.trust == "proven" else 0)
+            task = _Task(seen.task, seen.at // 1_000_000, waiting, Tables(self._store))
             self._tasks[seen.task] = task
             if self._tracks and seen.trust != "proven" and seen.prompt is not None:
                 task.prompted = task.heard = True
                 asked = asked_of(seen.prompt, words_of(self._layers))
                 me = [one for one in (seen.origin, seen.person) if one]
-                params = seen.params or {}
-                self._apply(task, seen.at // 1_000_000, opening(Ledger(_KEY, task.key), seen.prompt, params, me=me, asked=asked))
+                ops = opening(Ledger(_SECRET, task.key), seen.prompt, seen.params or {}, me=me, asked=asked)
+                self._apply(task, seen.at // 1_000_000, ops)
         else:
             self._tasks.move_to_end(seen.task)
         task.last = max(task.last, seen.at)
@@ -176,14 +190,16 @@ class Replay:
         return task
 
     def _drop(self, key: tuple[str, str, str]) -> None:
-        self._store.drop(self._tasks.pop(key).keys)
+        del self._tasks[key]
 
-    def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
+    def _go(self, task: _Task, *, all: bool = False) -> list[Judged]:
+        found: list[Judged] = []
         for seen in task.waiting.take(all=all):
             if seen.kind == "outcome":
                 self._settle(task, seen.id, seen)
             else:
-                yield self._told(self._call(task, seen))
+                found.append(self._told(self._call(task, seen)))
+        return found
 
     def _told(self, judged: Judged) -> Judged:
         said = self.summary
@@ -200,11 +216,7 @@ class Replay:
         return judged
 
     def _apply(self, task: _Task, second: int, ops: Sequence[Op], *, commit: bool = True) -> Applied | Refused:
-        if commit:
-            task.keys.update(
-                (op.key, op.window if type(op) is Add else None) for op in ops if not isinstance(op, Tally) and op.key.startswith(task.key)
-            )
-        return self._store.at(second, ops, commit=commit)
+        return self._store.at(task.tables, second, ops, commit=commit)
 
     # -- one call ----------------------------------------------------------------------------------------------------------------
 
@@ -248,14 +260,15 @@ class Replay:
         name = (seen.tool, seen.actors, seen.origin, seen.person, seen.intent, params)
         held = task.plans.get(name)
         if held is None:
-            context = Context(
-                task.key, seen.task[0], seen.origin, seen.actors[-1] if seen.actors else "", _KEY, _KEY, seen.person, None,
-                max(len(seen.actors) - 1, 0), task.opened,
-            )  # fmt: skip
-            layers = self._recorded if own else self._unknown if seen.params is None else self._layers
-            plan = plan_for(layers, seen, context, self._layers)
-            if not own and seen.intent is None:
-                plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+            context = task.contexts.get(name[1:4])
+            if context is None:
+                context = Context(
+                    task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", _SECRET, _SECRET, seen.person, None,
+                    max(len(seen.actors) - 1, 0), task.opened,
+                )  # fmt: skip
+                if len(task.contexts) < 4096:
+                    task.contexts[name[1:4]] = context
+            plan = self._shared_plan((seen.task[0], own, *name), seen, context)
             held = plan, context
             if len(task.plans) < 4096:
                 task.plans[name] = held
@@ -273,6 +286,32 @@ class Replay:
             rules = tuple(each for each in plan.rules if not is_blind(each.rule))
             plan = replace(plan, rules=rules, past=tuple(each for each in plan.past if not is_blind(each.rule)))
         return plan, context, left_out
+
+    def _shared_plan(self, name: tuple[object, ...], seen: Seen, context: Context) -> Plan:
+        """One plan for every task of a tenant with the same tool, intent, parameters, and who acts for whom: their keys are the same.
+
+        Of a record's plan, who acts for whom is only in keys of limits: it is compiled once for all and seated. A foreign trace's may ask
+        for the origin's own identifiers among its arguments, so each has its own.
+        """
+        plan = self._plans.get(name)
+        if plan is None:
+            own = seen.trust == "proven"
+            base = (seen.tool, seen.intent, name[-1]) if own else name
+            plan = self._bases.get(base)
+            if plan is None:
+                plan = plan_for(
+                    self._recorded if own else self._unknown if seen.params is None else self._layers,
+                    seen,
+                    context,
+                    self._layers,
+                    self._kept,
+                )
+                if not own and seen.intent is None:
+                    plan = replace(plan, always=tuple(f for f in plan.always if f.judge == "call"))
+                _keep(self._bases, base, plan)
+            plan = seated(plan, context)
+            _keep(self._plans, name, plan)
+        return plan
 
     def _values(self, seen: Seen, plan: Plan) -> Values | Finding:
         if seen.args is not None:
@@ -301,15 +340,16 @@ class Replay:
         wanted = reads(plan, values, context)
         answers: Sequence[object] = ()
         if wanted:
-            answer = self._apply(task, now, wanted, commit=False)
-            if type(answer) is not Applied:
+            found = self._store.look(task.tables, now, wanted)
+            if found is None:
                 raise NotJudged("the past")
-            answers = answer.values
+            answers = found
         ran = seen.status != "not_executed"
         adds = seen.tool not in task.ran
+        counts = adds and bool(plan.events.counters)
         cleared = cleared_of(seen)
         sourced, votes = self._sourced(task, seen, plan, context, values, now)
-        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not adds, sourced=sourced, votes=votes)
+        weighed = weigh(plan, values, context, seen.id, now, answers, cleared=cleared, seen=not counts, sourced=sourced, votes=votes)
         findings = [*besides, *weighed.findings]
         left = weighed
         if not weighed.clear and ran:
@@ -345,6 +385,8 @@ class Replay:
     ) -> tuple[Sourced | None, Sequence[Finding]]:
         """What the sources and the prompt say: from the record, or from the ledger of the replay."""
         origins, asked = plan.sources, plan.asked
+        if origins is None and asked is None:
+            return None, ()
         if type(values) is Told:
             return origins.judge(values, (), context, seen.id) if origins is not None else None, asked.judge(
                 values, ()
@@ -387,7 +429,7 @@ class Replay:
         ops: Sequence[Op] = ()
         if seen.status == "error" and tool is not None and tool.errors_have_no_effect:
             ops = refunds(ran.taken, marks=False)
-        elif seen.status == "ok" and tool is not None:
+        elif seen.status == "ok" and tool is not None and (ran.plan.events.ends or ran.plan.events.ended or tool.remember):
             try:
                 ops = settle_ops(
                     ran.plan, ran.values, ran.context, decision, Outcome("ok", seen.result), seen.at // 1_000_000, seen=tool.name in task.settled
@@ -406,7 +448,7 @@ class Replay:
             task.heard = False
             return
         outcome = Outcome(seen.status or "ok", seen.result, RuntimeError(str(seen.result or "")) if seen.status == "error" else None)
-        ledger = Ledger(_KEY, task.key)
+        ledger = Ledger(_SECRET, task.key)
         me = [one for one in (ran.context.origin, ran.context.person) if one]
         observed = observe(origins, outcome, ran.values.values if type(ran.values) is Live else {}, me)
         learning = learn(origins, ledger, observed, ran.masks or Masks(), decision)
@@ -430,7 +472,7 @@ class Replay:
         intent = who.intent if who is not None else None
         actor = who.actors[-1] if who is not None and who.actors else ""
         context = Context(
-            task.key, key[0], who.origin if who is not None else "", actor, b"replay", b"replay", who.person if who is not None else None,
+            task.key, tenant_key(key[0]), who.origin if who is not None else "", actor, _SECRET, _SECRET, who.person if who is not None else None,
             opened=task.opened,
         )  # fmt: skip
         now = seen.at // 1_000_000

@@ -45,9 +45,14 @@ NO_SOURCES: Final = "where values come from"
 
 def as_it_stands(seen: Seen) -> bool:
     """Refused before anything was judged, or because something failed: there is nothing to judge again."""
-    if not any(f.judge == "token" and f.says == "permit" for f in seen.findings):
+    deciding, token, code = None, False, seen.code
+    for f in seen.findings:
+        if f.says == "permit":
+            token = token or f.judge == "token"
+        elif deciding is None and f.code == code and f.mode == "enforce":
+            deciding = f
+    if not token:
         return True
-    deciding = next((f for f in seen.findings if str(f.code) == seen.code and f.says != "permit" and f.mode == "enforce"), None)
     if deciding is None:
         return False
     return deciding.judge in _FAILED or (deciding.judge == "state" and deciding.code != ReasonCode.CALL_ALREADY_RUN)
@@ -58,9 +63,9 @@ def besides_of(opened: int, seen: Seen, plan: Plan) -> list[Finding]:
     findings = [
         f
         for f in seen.findings
-        if f.judge in _HANDED_ON and f.says != "permit" and f.mode == "enforce" and f.code != ReasonCode.TOOL_UNKNOWN
+        if f.says != "permit" and f.judge in _HANDED_ON and f.mode == "enforce" and f.code != ReasonCode.TOOL_UNKNOWN
     ]
-    known = any(f.code == ReasonCode.TASK_EXPIRED for f in findings)
+    known = bool(findings) and any(f.code == ReasonCode.TASK_EXPIRED for f in findings)
     if plan.ends is not None and not known and seen.at // 1_000_000 >= opened + plan.ends:
         findings.append(Finding("task", "forbid", ReasonCode.TASK_EXPIRED, text="the time of the intent is over", fix="a new task"))
     return findings
@@ -69,7 +74,7 @@ def besides_of(opened: int, seen: Seen, plan: Plan) -> list[Finding]:
 def cleared_of(seen: Seen) -> dict[str, str]:
     """The asks that approvals covered, with what the record says of them."""
     head = "approved: "
-    found = (f.text for f in seen.findings if f.says == "permit" and f.text.startswith(head))
+    found = [f.text for f in seen.findings if f.says == "permit" and f.text.startswith(head)]
     return {text[len(head) :].partition(" ")[0]: text for text in found}
 
 

@@ -14,6 +14,7 @@ __all__ = ["KINDS", "is_audit", "of_record", "read_audit"]
 
 KINDS: Final = frozenset(("decision", "outcome", "task", "pivot", "approval", "checkpoint", "writer"))
 _JUDGES: Final = frozenset(get_args(Judge))
+_MEMBERS: Final = ("judge", "says", "code", "rule", "where", "text", "mode", "fix")
 _MOST: Final = 4096
 _FAR: Final = 1 << 62
 _held: dict[tuple[object, ...], Finding] = {}
@@ -61,29 +62,39 @@ def of_record(row: Mapping[str, Any], file: str = "", line: int = 0) -> Seen | N
 
 
 def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
-    verdict, origin = _text(row["verdict"]), _text(row.get("origin") or "")
-    judged = row.get("judged")
-    task = (_text(row["tenant"]), _text(row["issuer"]), _text(row["task"]))
-    atoms = row.get("atoms") or {}
+    get = row.get
+    verdict, origin, intent = row["verdict"], get("origin") or "", get("intent")
+    name, tool, code = row["id"], row["tool"], row["code"]
+    task = (row["tenant"], row["issuer"], row["task"])
+    policy, tools, span = get("policy") or "", get("tools") or "", get("span") or ""
+    for text in (verdict, origin, "" if intent is None else intent, name, tool, code, *task, policy, tools, span):
+        if type(text) is not str:
+            raise TypeError("text")
+    judged = get("judged")
+    atoms = get("atoms") or {}
     if not isinstance(atoms, Mapping):
         raise TypeError("atoms")
     return Seen(
-        "call", task, at, _number(row.get("order", 0)), _number(row["step"]), _text(row["id"]), _text(row["tool"]),
+        "call", task, at, _number(get("order", 0)), _number(row["step"]), name, tool,
         atoms=atoms, status="" if verdict == "allow" else "not_executed",
-        actors=tuple(map(str, row.get("actors") or ())), origin=origin, person=origin if origin and row.get("origin_kind") == "person" else None,
-        intent=_text(row["intent"]) if row.get("intent") is not None else None, policy=_text(row.get("policy") or ""), tools=_text(row.get("tools") or ""), verdict=verdict,
-        code=_text(row["code"]), findings=tuple(_finding(one) for one in row.get("findings") or ()),
-        judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=_text(row.get("span") or ""), file=file, line=line,
+        actors=tuple(map(str, get("actors") or ())), origin=origin, person=origin if origin and get("origin_kind") == "person" else None,
+        intent=intent, policy=policy, tools=tools, verdict=verdict,
+        code=code, findings=tuple(map(_finding, get("findings") or ())),
+        judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=span, file=file, line=line,
         trust="proven",
     )  # fmt: skip
 
 
 def _finding(one: Mapping[str, Any]) -> Finding:
     """Most findings of a log are the same few: those without witnesses are made once."""
-    if one.get("witnesses"):
+    if "witnesses" in one:
         return _made(one)
-    key = (one["judge"], one["says"], one["code"], one.get("rule"), one.get("where"), one.get("text"), one.get("mode"), one.get("fix"))
-    held = _held.get(key)
+    key = tuple(one.items())
+    try:
+        held = _held.get(key)
+    except TypeError:  # a member this format does not have may hold anything; those it has may not
+        key = tuple([(name, one[name]) for name in _MEMBERS if name in one])
+        held = _held.get(key)
     if held is None:
         if len(_held) >= _MOST:
             _held.clear()

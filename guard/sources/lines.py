@@ -7,14 +7,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from guard.sources.seen import Found
 
-__all__ = ["DOCUMENT_MAX", "LINE_MAX", "Lines"]
+__all__ = ["DOCUMENT_MAX", "LINE_MAX", "Lines", "value_of"]
 
 LINE_MAX = 1 << 26
 """No longer line is read: a batch of spans with content is long, more than this is not a line."""
 DOCUMENT_MAX = 1 << 28
 _TELL = 1 << 20
+
+
+def value_of(line: bytes) -> Any:
+    """`json.loads(line)`, in half the time: what the faster parser refuses (lone surrogates, other encodings, deep nesting) is asked again.
+
+    Raises ValueError, RecursionError as `json.loads` does.
+    """
+    try:
+        return from_json(line, cache_strings="keys")
+    except ValueError:
+        return json.loads(line)
 
 
 class Lines:
@@ -40,7 +53,7 @@ class Lines:
                 if line.isspace():
                     continue
                 try:
-                    yield number, json.loads(line)
+                    yield number, value_of(line)
                 except (ValueError, RecursionError):
                     self.broken()
         self._told(pending)

@@ -264,6 +264,8 @@ def _incomplete(
 
     Not for `require_before`, whose strict side is that nothing was, and not for rules that only record.
     """
+    if not since:
+        return None
     for layer in layers:
         for rule_id, shapes in shapes_in(layer).items():
             rule = next((one for one in about if one.id == rule_id and not one.monitor and one.then != "alert"), None)
