@@ -23,7 +23,8 @@ from guard.reserving import alive, granted, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
 from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said
 from guard.workflow.atoms import Live
-from guard.workflow.plan import Plan, reads, weigh, weigh_plain
+from guard.workflow.plan import Plan
+from guard.workflow.weigh import reads, weigh, weigh_plain
 
 __all__ = ["Bind", "judge_flow"]
 

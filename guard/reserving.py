@@ -13,7 +13,7 @@ from typing import Any
 from guard.drive import Failure, Flow, Need
 from guard.house import House, TaskState
 from guard.model import Finding
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Mark, Op, Refused, Tally
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, life_said, refunds
 from guard.workflow.limits import Claim
@@ -38,6 +38,8 @@ def wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tuple
         ops += [hold.op for hold in weighed.holds]
     if weighed.marks:
         ops += weighed.marks
+    # Who was the last one before this, of a limit that refuses nothing: its finding names the step that used it up.
+    ops += [Sum(claim.op.key, claim.op.window) for claim in draft.claims if claim.told]
     first = len(ops)
     keys, most = plan.tally
     fixed = plan.fixed
@@ -61,7 +63,7 @@ def granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op
         if plan.agreed is not None and weighed is plan.agreed.weighed and not plan.tells:
             draft.agreed = plan.agreed.granted
         elif plan.tells or draft.claims:
-            _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]])
+            _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]], answer.values[:first])
         left = weighed if weighed is not None and (weighed.marks or weighed.holds) else None
         draft.taken = _new(Taken, (ops, first, answer.now, left))
         if draft.adds and plan.events.skippable and not draft.dry and draft.task is not None:
@@ -75,14 +77,18 @@ def granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op
     return True
 
 
-def _reserved(draft: Draft, plan: Plan, counted: list[object]) -> None:
-    """What is to be said of what was granted: what is left of a limit, and limits that only count and went over."""
+def _reserved(draft: Draft, plan: Plan, counted: list[object], before: tuple[object, ...]) -> None:
+    """What is to be said of what was granted: what is left of a limit, and limits that only count and went over. `before`: answers of what
+    stands before the counts; the last of them say who used up the limits that only count.
+    """
+    told = [claim for claim in draft.claims if claim.told]
+    witnesses = {claim.op.key: found[1] for claim, found in zip(reversed(told), reversed(before), strict=False) if type(found) is tuple}
     for each, value in zip(plan.fixed, counted, strict=False):
         if each.told:
             text = f"{value} of {each.max} {each.source.unit}"
             draft.findings.append(Finding(each.source.judge, "permit", ReasonCode.PERMIT, where=each.source.where, text=text))
     for claim, value in zip(draft.claims, counted[len(plan.fixed) :], strict=True):
-        said = claim.applied(value)
+        said = claim.applied(value, witnesses.get(claim.op.key, ""))
         if said is not None:
             draft.findings.append(said)
 

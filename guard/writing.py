@@ -15,7 +15,8 @@ from guard.ports import Sink
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, forbid, refunds
 from guard.workflow.atoms import Live
-from guard.workflow.plan import Plan, keep_counters
+from guard.workflow.plan import Plan
+from guard.workflow.weigh import keep_counters
 
 __all__ = ["conclude", "decision_of", "note_flow", "write"]
 

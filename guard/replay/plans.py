@@ -22,8 +22,9 @@ from guard.workflow.atoms import NotJudged, Values
 from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
 from guard.workflow.marks import ok_keys, plain_keys
-from guard.workflow.plan import Fixed, Plan, make_plan, reads, weigh
+from guard.workflow.plan import Fixed, Plan, make_plan
 from guard.workflow.sources import compile_sources
+from guard.workflow.weigh import reads, weigh
 
 __all__ = ["judgeable", "looked_at", "plan_for", "seated", "tenant_wide", "unjudged_parts", "without_params", "without_sources"]
 

@@ -51,9 +51,10 @@ from guard.workflow.flowtable import Sourced, SourcePlan
 from guard.workflow.ledger import Ledger, Masks
 from guard.workflow.limits import Claim, Context
 from guard.workflow.observe import learn, observe, opening
-from guard.workflow.plan import Plan, Weighed, keep_counters, reads, weigh
+from guard.workflow.plan import Plan, Weighed
 from guard.workflow.rules import uses_sources
 from guard.workflow.settle import settle_ops
+from guard.workflow.weigh import keep_counters, reads, weigh
 
 __all__ = ["Replay"]
 

@@ -124,19 +124,24 @@ class Claim(NamedTuple):
     silent: bool = False
     """It counts, and says nothing: `unless` excuses the call, or an approval covers it."""
 
+    @property
+    def told(self) -> bool:
+        """It refuses nothing, and says where it went over."""
+        return self.soft and not self.silent
+
     def silenced(self) -> Claim:
         return Claim(self.op._replace(max=None), self.source, self.mode, True, True)
 
     def refused(self, answer: Refused) -> Finding:
         return self.source.finding(answer.value, answer.by, self.mode)
 
-    def applied(self, value: object) -> Finding | None:
-        """A soft claim that went over, or what an intent's own limit has left; None where there is nothing to say."""
+    def applied(self, value: object, by: str = "") -> Finding | None:
+        """A soft claim that went over (`by`: who took the last of it before), or what an intent's own limit has left; None where there is nothing to say."""
         limit = self.source.limit
         if self.silent:
             return None
         if self.soft:
-            return self.source.finding(limit.max, "", self.mode) if _int(value) > _top(limit) else None
+            return self.source.finding(limit.max, by, self.mode) if _int(value) > _top(limit) else None
         if self.source.rule is None and limit.sum is None:
             return Finding(
                 self.source.judge, "permit", ReasonCode.PERMIT, where=self.source.where, text=f"{value} of {limit.max} {self.source.unit}"

@@ -23,7 +23,7 @@ from guard.ports import StateStore
 from guard.record import ListSink
 from guard.testing import FrozenClock
 from guard.workflow.atoms import Live, told_of
-from guard.workflow.plan import reads, weigh
+from guard.workflow.weigh import reads, weigh
 from tests.workflow.oracle import Oracle, Past
 
 BASE = Policy.from_text("""
