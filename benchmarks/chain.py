@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from time import process_time_ns
@@ -137,7 +137,9 @@ class Chains:
     def open(self, store: Any, token: str) -> Chain:
         guard = self._guards.get(id(store))
         if guard is None:
-            guard = self._guards[id(store)] = Guard(self._policy, trust=self.iam, state=store, sinks=[_Null()])
+            guard = self._guards[id(store)] = Guard(
+                self._policy, trust=self.iam, state=store, sinks=[_Null()], deadline=timedelta(seconds=60)
+            )
         seen = 0
 
         @guard.tool

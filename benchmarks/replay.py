@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -144,7 +145,7 @@ def record_batch(folder: Path, *, tasks: int = 100, calls: int = 20, seed: int =
     """`tasks` tasks of about `calls` calls under `POLICY`, twenty of them open at a time."""
     r, clock = Random(seed), FrozenClock()
     iam = LocalIssuer(_MARK, clock=lambda: clock.now().timestamp())
-    guard = Guard(Policy.from_text(POLICY), trust=iam, sinks=[AuditFile(folder)], clock=clock)
+    guard = Guard(Policy.from_text(POLICY), trust=iam, sinks=[AuditFile(folder)], clock=clock, deadline=timedelta(seconds=60))
     tasks_open: list[tuple[Any, int]] = []
     begun = 0
     while begun < tasks or tasks_open:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -106,7 +106,9 @@ class World:
     def __init__(self) -> None:
         self.store, clock = Counting(), FrozenClock()
         iam = LocalIssuer("x", clock=lambda: clock.now().timestamp())
-        self.guard = Guard(Policy.from_text(POLICY), trust=iam, state=self.store, sinks=[ListSink()], clock=clock)
+        self.guard = Guard(
+            Policy.from_text(POLICY), trust=iam, state=self.store, sinks=[ListSink()], clock=clock, deadline=timedelta(seconds=60)
+        )
         token = iam.mint(origin="alice", actor="worker", intent="work", params={"order": "A-1"}, ttl="24h")
         self.guard.task(token, prompt="Work on A-1, write to ops@acme.example").__enter__()
         self.found = 0
