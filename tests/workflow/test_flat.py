@@ -93,11 +93,11 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return sha(data, **more)
 
     monkeypatch.setattr(hmac, "digest", count_digest)
-    import guard.flow
+    import guard.judging
     import guard.workflow.limits
     import guard.workflow.marks
 
-    for module in (guard.flow, guard.workflow.limits, guard.workflow.marks):
+    for module in (guard.judging, guard.workflow.limits, guard.workflow.marks):
         monkeypatch.setattr(module, "sha256", count_sha)
     return seen
 
