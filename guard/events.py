@@ -27,7 +27,8 @@ class DecisionRecord:
 
     For replay, left out where empty: `atoms`: what was asked of argument values, site -> answer, never a value. `labels`: those that
     latched with this call. `order`: its commit number in the tenant. `judged`: step and settles of the task at which its past was read.
-    `tools`: digest of the tools section. `generation`: the policies that judged it.
+    `tools`: digest of the tools section. `generation`: the policies that judged it. `proven`: the registry name of the actor, where it has
+    proven to be one. `subject`: keyed pseudonym of the token's `sub`, where `origin` is that of the person it names besides.
     """
 
     id: str
@@ -64,6 +65,8 @@ class DecisionRecord:
     judged: tuple[int, int] | None = None
     tools: str = ""
     generation: str = ""
+    proven: str = ""
+    subject: str = ""
     kind: str = field(default="decision", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -99,7 +102,14 @@ class DecisionRecord:
             "span": self.span,
             "count": self.count,
             **filled(
-                atoms=self.atoms, labels=self.labels, order=self.order, judged=self.judged, tools=self.tools, generation=self.generation
+                atoms=self.atoms,
+                labels=self.labels,
+                order=self.order,
+                judged=self.judged,
+                tools=self.tools,
+                generation=self.generation,
+                proven=self.proven,
+                subject=self.subject,
             ),
         }
 

@@ -137,6 +137,8 @@ class TaskState:
     """Tools whose counters stand; in it, whether a call rests on them without having added its own (`rests`, `takes_back`)."""
     settled: set[str] = field(default_factory=set)
     """Tools whose good end stands."""
+    subject: str = ""
+    """Pseudonym of the token's subject, where `origin` is that of the person it names besides."""
     pending: list[Op] = field(default_factory=list)
     """For the next list of a settling: room in the ledger that was claimed and not needed."""
 

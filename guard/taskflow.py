@@ -68,11 +68,13 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     try:
         hmac_key = house.blinds.task_key(found.tenant, found.issuer, found.txn)
         origin = house.blinds.origin(found.tenant, found.person or found.origin)
+        subject = house.blinds.origin(found.tenant, found.origin) if found.person and found.person != found.origin else ""
     except Exception:
         return (
             yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
+    state.subject = subject
     state.begin(house.generation, house.since or {})
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)

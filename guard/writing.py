@@ -210,6 +210,8 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         draft.judged,
         "",
         house.generation if deep else "",
+        (task.context.actor_proven or "") if task is not None else "",
+        task.subject if task is not None else "",
     )
     return made
 

@@ -159,7 +159,6 @@ def _not_judged(summary: Summary) -> str:
             parts.insert(0, f"{count(total, 'call')} without arguments ({listed}, no content captured)")
         else:
             parts.append(f"{name} of {count(total, 'call')} ({listed})")
-    parts += summary.parts
     if len(parts) > 12:
         parts = [*parts[:12], f"{len(parts) - 12} more (`--json` lists them)"]
     return f" Not judged: {'; '.join(parts)}" if parts else ""

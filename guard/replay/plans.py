@@ -26,7 +26,7 @@ from guard.workflow.plan import Fixed, Plan, make_plan
 from guard.workflow.sources import compile_sources
 from guard.workflow.weigh import reads, weigh
 
-__all__ = ["judgeable", "looked_at", "plan_for", "seated", "tenant_wide", "unjudged_parts", "without_params", "without_sources"]
+__all__ = ["judgeable", "looked_at", "plan_for", "seated", "tenant_wide", "without_params", "without_sources"]
 
 _NOWHERE = Credential("replay", "", "")
 
@@ -167,19 +167,6 @@ def _only(plan: Plan, **kept: object) -> Plan:
         "possible": True,
     }
     return replace(plan, **{**bare, **kept})  # type: ignore[arg-type]
-
-
-def unjudged_parts(layers: Sequence[PolicyData]) -> list[str]:
-    """Parts of the policies a replay does not judge, whatever is recorded."""
-    found: list[str] = []
-    rules = [rule for layer in layers for rule in layer.rules]
-    found += [f"rule {rule.id}: the actor's proof is not recorded" for rule in rules if _by_actor(rule)]
-    return found
-
-
-def _by_actor(rule: object) -> bool:
-    exclusive, before = getattr(rule, "exclusive", None), getattr(rule, "before", None)
-    return (exclusive is not None and exclusive.by == "actor") or (before is not None and before.distinct == "actor")
 
 
 def tenant_wide(layers: Sequence[PolicyData]) -> bool:

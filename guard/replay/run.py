@@ -26,7 +26,7 @@ from guard.ops import Add, Applied, Op, Refused
 from guard.policy.data import PolicyData
 from guard.reasons import ReasonCode
 from guard.replay.order import MOST, Waiting
-from guard.replay.plans import looked_at, plan_for, seated, tenant_wide, unjudged_parts, without_params, without_sources
+from guard.replay.plans import looked_at, plan_for, seated, tenant_wide, without_params, without_sources
 from guard.replay.said import WITHOUT, Judged, Summary
 from guard.replay.state import OWN, ReplayState, Tables, tenant_key
 from guard.replay.taking import (
@@ -126,7 +126,7 @@ class Replay:
         self._kept = looked_at(self._layers, _KEY)
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._bases: dict[tuple[object, ...], Plan] = {}
-        self.summary = Summary(parts=tuple(unjudged_parts(layers)))
+        self.summary = Summary()
 
     # -- events ------------------------------------------------------------------------------------------------------------------
 
@@ -258,17 +258,17 @@ class Replay:
     def _plan(self, task: _Task, seen: Seen) -> tuple[Plan, Context, tuple[str, ...]]:
         own = seen.trust == "proven"
         params = None if seen.params is None else repr(sorted(seen.params.items()))
-        name = (seen.tool, seen.actors, seen.origin, seen.person, seen.intent, params)
+        name = (seen.tool, seen.actors, seen.origin, seen.person, seen.proven, seen.intent, params)
         held = task.plans.get(name)
         if held is None:
-            context = task.contexts.get(name[1:4])
+            context = task.contexts.get(name[1:5])
             if context is None:
                 context = Context(
-                    task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", _SECRET, _SECRET, seen.person, None,
+                    task.key, tenant_key(seen.task[0]), seen.origin, seen.actors[-1] if seen.actors else "", _SECRET, _SECRET, seen.person, seen.proven,
                     max(len(seen.actors) - 1, 0), task.opened,
                 )  # fmt: skip
                 if len(task.contexts) < 4096:
-                    task.contexts[name[1:4]] = context
+                    task.contexts[name[1:5]] = context
             plan = self._shared_plan((seen.task[0], own, *name), seen, context)
             held = plan, context
             if len(task.plans) < 4096:
@@ -283,7 +283,7 @@ class Replay:
             plan = without_sources(plan)
         blind = [each.rule.id for each in plan.rules if is_blind(each.rule)] + [each.rule.id for each in plan.past if is_blind(each.rule)]
         if blind:
-            left_out += tuple(f"rule {name}: a trace has no signals or sources" for name in blind)
+            left_out += tuple(f"rule {name}: a trace has no signals, and proves no actor" for name in blind)
             rules = tuple(each for each in plan.rules if not is_blind(each.rule))
             plan = replace(plan, rules=rules, past=tuple(each for each in plan.past if not is_blind(each.rule)))
         return plan, context, left_out
@@ -474,7 +474,7 @@ class Replay:
         actor = who.actors[-1] if who is not None and who.actors else ""
         context = Context(
             task.key, tenant_key(key[0]), who.origin if who is not None else "", actor, _SECRET, _SECRET, who.person if who is not None else None,
-            opened=task.opened,
+            who.proven if who is not None else None, opened=task.opened,
         )  # fmt: skip
         now = seen.at // 1_000_000
         answer = self._apply(task, now, end_reads(self._layers, intent, context), commit=False)

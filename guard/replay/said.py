@@ -37,7 +37,7 @@ class Judged:
 
 @dataclass(slots=True)
 class Summary:
-    """What a replay came to. `not_judged`: (what, file) -> calls. `parts`: of the policies that no replay judges. `orphans`: outcomes
+    """What a replay came to. `not_judged`: (what, file) -> calls. `orphans`: outcomes
     of calls that are not in the log. `differ`: calls whose verdict or code is another than was recorded."""
 
     tasks: int = 0
@@ -45,7 +45,6 @@ class Summary:
     violations: int = 0
     violating: set[tuple[str, str, str]] = field(default_factory=set)
     not_judged: Counter[tuple[str, str]] = field(default_factory=Counter)
-    parts: tuple[str, ...] = ()
     orphans: int = 0
     assumed: int = 0
     differ: int = 0

@@ -89,8 +89,11 @@ def is_digest(word: str) -> bool:
 
 
 def is_blind(rule: Rule) -> bool:
-    """It asks for what no trace holds."""
-    return bool(rule.signals)
+    """It asks for what no foreign trace holds: signals, or which actor has proven to be one."""
+    by_actor = (rule.exclusive is not None and rule.exclusive.by == "actor") or (
+        rule.before is not None and rule.before.distinct == "actor"
+    )
+    return bool(rule.signals) or by_actor
 
 
 # -- what a call takes -------------------------------------------------------------------------------------------------------------

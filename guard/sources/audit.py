@@ -74,10 +74,12 @@ def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
     atoms = get("atoms") or {}
     if not isinstance(atoms, Mapping):
         raise TypeError("atoms")
+    subject = _text(get("subject") or "")
     return Seen(
         "call", task, at, _number(get("order", 0)), _number(row["step"]), name, tool,
         atoms=atoms, status="" if verdict == "allow" else "not_executed",
-        actors=tuple(map(str, get("actors") or ())), origin=origin, person=origin if origin and get("origin_kind") == "person" else None,
+        actors=tuple(map(str, get("actors") or ())), origin=subject or origin,
+        person=origin if origin and (subject or get("origin_kind") == "person") else None, proven=_text(get("proven") or "") or None,
         intent=intent, policy=policy, tools=tools, verdict=verdict,
         code=code, findings=tuple(map(_finding, get("findings") or ())),
         judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=span, file=file, line=line,

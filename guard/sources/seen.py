@@ -45,6 +45,8 @@ class Seen:
     actors: tuple[str, ...] = ()
     origin: str = ""
     person: str | None = None
+    proven: str | None = None
+    """The registry name of the actor, where it has proven to be one."""
     intent: str | None = None
     params: Mapping[str, object] | None = None
     prompt: str | None = None

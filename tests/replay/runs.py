@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ from guard.replay import Judged, Replay
 from guard.sources import read
 from guard.state import MemoryState
 from guard.testing import FrozenClock
-from tests.workflow.chains import TASKS, TOOLS, make_world
+from tests.workflow.chains import TASKS, TOOLS, Proofs, make_world
 
 HOUR = 3600
 
@@ -36,8 +35,9 @@ class Run:
 
     def start(self) -> None:
         self.guard = Guard(
-            self.policy, trust=self.iam, state=self.store, sinks=[AuditFile(self.folder)], clock=self.clock, deadline=timedelta(seconds=60)
-        )
+            self.policy, trust=self.iam, state=self.store, sinks=[AuditFile(self.folder)], clock=self.clock, deadline=timedelta(seconds=60),
+            proofs=Proofs(),
+        )  # fmt: skip
         # As with the default sinks: the key of the pseudonyms lies beside the log and outlives the process.
         self.guard._house.blinds = Blinds(self.folder)
         self.open: dict[tuple[str, str], Any] = {}
@@ -105,8 +105,6 @@ def recorded(seed: int, folder: Path, steps: int = 24) -> Policy:
     """A generated policy, and a run under it recorded in `folder`."""
     r = Random(seed)
     policy = make_world(r).policy
-    # No proof of actors is recorded, so none is used here: `replay` lists such rules as not judged.
-    policy = replace(policy, rules=tuple(rule for rule in policy.rules if "'actor'" not in repr((rule.before, rule.exclusive))))
     run = Run(policy, folder)
     try:
         for _ in range(steps):
