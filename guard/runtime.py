@@ -19,7 +19,7 @@ from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
 from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore
 from guard.reasons import ReasonCode
-from guard.record import Blinds, Spans, default_sinks, directory
+from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
 from guard.suggest import did_you_mean
 from guard.taskflow import begin_flow, end_flow, open_flow, says_flow
@@ -91,7 +91,7 @@ class Guard:
             open_state(state) if isinstance(state, str) else state,
             tuple(sorted((sink for sink in chosen if sink is not spans), key=lambda sink: sink.required is not True)),
             clock,
-            Blinds(None if given else directory()),
+            Blinds(_keys_beside(chosen) if given else directory()),
             spans,
             os.path.realpath,
             seconds,
@@ -350,6 +350,11 @@ async def _acoroutine(guard: Guard, ticket: Ticket, body: Any) -> Any:
 
 
 _STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream, "async_generator": _astream, "coroutine": _acoroutine}
+
+
+def _keys_beside(sinks: Sequence[Sink]) -> Path | None:
+    """The keys of pseudonyms and argument hashes lie beside the log, so that they outlive the process and its siblings have the same."""
+    return next((sink.directory for sink in sinks if isinstance(sink, AuditFile)), None)
 
 
 def _declared(base: Policy, tool: str) -> frozenset[str]:

@@ -48,6 +48,7 @@ class AuditFile:
             log.users += 1
             log.limit = min(log.limit, limit)
         self._log = log
+        self.directory = Path(directory)
         # Closes with the last sink that writes here, at the latest when the interpreter ends.
         self._leave = weakref.finalize(self, _left, folder, log)
 

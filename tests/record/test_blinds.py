@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.record import Blinds, blinds
+from guard import Guard, LocalIssuer, Policy, ToolCall
+from guard.record import AuditFile, Blinds, blinds
 
 WORDS = st.text(alphabet=st.characters(exclude_categories=()), max_size=6)
 _memory = Blinds(None)
@@ -101,3 +102,19 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         Blinds(tmp_path / "file" / "log").origin("acme", "alice")
+
+
+def test_the_keys_lie_beside_the_log_also_where_it_is_given(tmp_path: Path) -> None:
+    """A pseudonym, and the hash an approval names, are the same after a restart and in a sibling."""
+    policy = Policy.from_text(
+        "guardtrail: 1\nname: p\nowner: tests@acme.example\ntools: {look: {effect: read, control: {x: id}, returns: none}}\n"
+        "intents: {work: {description: Looks., allow: {look: {args: {x: {len: {max: 9}}}}}}}\n"
+    )
+    iam = LocalIssuer("a")
+    token = iam.mint(origin="alice", actor="agent", intent="work")
+    seen = []
+    for _ in range(2):
+        guard = Guard(policy, trust=iam, sinks=[AuditFile(tmp_path)])
+        with guard.task(token) as task:
+            seen.append((guard.check(ToolCall("look", {"x": "a"})).args_hmac, task.state.origin))
+    assert seen[0] == seen[1]

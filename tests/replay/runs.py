@@ -11,7 +11,7 @@ from typing import Any
 from guard import Guard, LocalIssuer, Policy, ToolCall
 from guard.errors import Denied
 from guard.model import Decision, Outcome
-from guard.record import AuditFile, Blinds
+from guard.record import AuditFile
 from guard.replay import Judged, Replay
 from guard.sources import read
 from guard.state import MemoryState
@@ -38,8 +38,6 @@ class Run:
             self.policy, trust=self.iam, state=self.store, sinks=[AuditFile(self.folder)], clock=self.clock, deadline=timedelta(seconds=60),
             proofs=Proofs(),
         )  # fmt: skip
-        # As with the default sinks: the key of the pseudonyms lies beside the log and outlives the process.
-        self.guard._house.blinds = Blinds(self.folder)
         self.open: dict[tuple[str, str], Any] = {}
 
     def task(self, name: str, actor: str) -> Any:
