@@ -118,8 +118,9 @@ class Replay:
         self._binders = {name: Binder(name, None, tool.types) for name, tool in layers[0].tools.items()}
         denied = {rule.limit.window for layer in layers for rule in layer.rules if rule.limit is not None and rule.limit.denied}
         self._windows: tuple[int | None, ...] = (None, *sorted(window for window in denied if window is not None))
-        self._window = 0 if tenant_wide(layers) else MOST // 2
-        self._store = ReplayState()
+        together = tenant_wide(layers)
+        self._window = 0 if together else MOST // 2
+        self._store = ReplayState(together=together)
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._tracks = uses_sources(layers) or any(layer.asked is not None for layer in layers)

@@ -89,18 +89,24 @@ class _BothDues(_Dues):
 class Tables:
     """What one task has left behind."""
 
-    __slots__ = ("counts", "mark_dues", "marks", "window_dues", "windows")
+    __slots__ = ("counts", "high", "mark_dues", "marks", "window_dues", "windows")
 
     def __init__(self, state: ReplayState) -> None:
+        self.high = 0
         self.counts, self.marks, self.windows = _Split(state.shared_counts), _Split(state.shared_marks), _Split(state.shared_windows)
         self.mark_dues, self.window_dues = _BothDues(state.shared_mark_dues), _BothDues(state.shared_window_dues)
 
 
 class ReplayState(MemoryState):
-    """`MemoryState` by the clock of the log, for one task at a time."""
+    """`MemoryState` by the clock of the log, for one task at a time.
 
-    def __init__(self) -> None:
+    `together`: the tasks are taken in the order of the log, and one high-water mark holds for all. Else each has its own: events of one
+    task may wait while those of another go on, and must not be dated by them.
+    """
+
+    def __init__(self, *, together: bool = True) -> None:
         super().__init__()
+        self._together = together
         self.shared_counts, self.shared_marks, self.shared_windows = self._counts, self._marks, self._windows
         self.shared_mark_dues, self.shared_window_dues = self._mark_dues, self._window_dues
         self._clock = (-1, datetime.fromtimestamp(0, UTC))
@@ -123,4 +129,9 @@ class ReplayState(MemoryState):
         if last != second:
             now = datetime.fromtimestamp(max(0, min(second, 1 << 36)), UTC)
             self._clock = second, now
-        return self.apply(ops, now=now, commit=commit)
+        if self._together:
+            return self.apply(ops, now=now, commit=commit)
+        self._high = tables.high
+        answer = self.apply(ops, now=now, commit=commit)
+        tables.high = self._high
+        return answer
