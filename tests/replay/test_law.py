@@ -14,10 +14,14 @@ RUNS = 400 if os.environ.get("HYPOTHESIS_PROFILE") != "campaign" else 20_000
 PARTS = 4
 
 
+# Once differed: a denial that waited while another task went on was dated by it, and fell into a window it was not in.
+ONCE = (1450, 1593, 1635, 3196)
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_same_verdicts_and_codes(part: int, tmp_path: Path) -> None:
     calls = blocked = 0
-    for seed in range(part, RUNS, PARTS):
+    for seed in (*range(part, RUNS, PARTS), ONCE[part]):
         folder = tmp_path / str(seed)
         policy = recorded(seed, folder)
         judged, run = replayed(policy, folder)
