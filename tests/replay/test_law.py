@@ -22,7 +22,7 @@ ONCE = (1450, 1593, 1635, 3196)
 def test_the_same_verdicts_and_codes(part: int, tmp_path: Path) -> None:
     calls = blocked = 0
     for seed in (*range(part, RUNS, PARTS), ONCE[part]):
-        folder = tmp_path / str(seed)
+        folder = tmp_path / f"{seed}-{calls}"
         policy = recorded(seed, folder)
         judged, run = replayed(policy, folder)
         lines = [json.loads(line) for file in folder.glob("audit*.jsonl") for line in file.read_text("utf-8").splitlines()]
