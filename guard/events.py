@@ -183,7 +183,10 @@ class PivotRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """The verdict on `task.end` with its code. `rules`: those that do not let it end, left out where there are none."""
+    """The verdict on `task.end` with its code. `rules`: those that do not let it end, left out where there are none.
+
+    `policy`: that judged it.
+    """
 
     at: int
     task: str
@@ -191,6 +194,7 @@ class TaskRecord:
     code: str
     steps: int
     rules: tuple[str, ...] = ()
+    policy: str = ""
     kind: str = field(default="task", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -202,7 +206,7 @@ class TaskRecord:
             "verdict": self.verdict,
             "code": self.code,
             "steps": self.steps,
-            **filled(rules=self.rules),
+            **filled(rules=self.rules, policy=self.policy),
         }
 
 

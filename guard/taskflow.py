@@ -303,7 +303,7 @@ def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Deci
     decision = decision_of(house, draft, decide(draft.findings, _SPEAKS))
     at = draft.at or int(datetime.now(UTC).timestamp() * 1_000_000)
     rules = tuple(dict.fromkeys(f.rule for f in findings if f.rule and f.says != "permit"))
-    yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step, rules))
+    yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step, rules, decision.policy))
     if house.spans is not None:
         house.spans.ended(state, decision)
     return decision

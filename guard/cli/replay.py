@@ -29,6 +29,12 @@ def replay(
     policy: Annotated[
         list[Path], typer.Option("--policy", "-p", help="The policy; several are layers.", metavar="FILE", show_default=False)
     ],
+    was: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--was", help="A policy loaded before, for what was recorded under it; as often as needed.", metavar="FILE", show_default=False
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one line a call.")] = False,
 ) -> int:
     """Judge recorded runs again, under these policies. Nothing runs, nothing is changed.
@@ -39,6 +45,7 @@ def replay(
     \b
     guardtrail replay .guardtrail --policy policy.yaml
     guardtrail replay traces/*.jsonl --policy policy.yaml --policy more-rules.yaml
+    guardtrail replay .guardtrail --policy policy.yaml --was policy-of-last-week.yaml
 
     \b
     --json, a line per call: {"task", "step", "tool", "verdict": "allow" | "deny" | "ask" | "", "code", "rule",
@@ -47,7 +54,7 @@ def replay(
     """
     layers = load_layers(policy)
     found = Found()
-    run = Replay(layers)
+    run = Replay(layers, [load_layers([each]) for each in was or ()])
     shown = _Shown()
     with _progress() as told:
         for seen in read(paths, progress=told, found=found):

@@ -107,24 +107,35 @@ class _Task:
     """Its prompt is known, and every result so far: where values come from can be told."""
 
 
-class Replay:
-    """Feed it the events of a run, in the order they were recorded."""
+class _Version:
+    """Policies that judge together. `name`: as records name them."""
 
     def __init__(self, layers: Sequence[PolicyData]) -> None:
-        self._layers = tuple(layers)
-        self._name = ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers)
-        self._recorded = without_params(layers, all_args=True)
-        self._unknown = without_params(layers, all_args=False)
-        self._binders = {name: Binder(name, None, tool.types) for name, tool in layers[0].tools.items()}
-        denied = {rule.limit.window for layer in layers for rule in layer.rules if rule.limit is not None and rule.limit.denied}
+        self.layers = tuple(layers)
+        self.name = ",".join(f"{layer.name}@{layer.digest[:12]}" for layer in layers)
+        self.recorded = without_params(layers, all_args=True)
+        self.unknown = without_params(layers, all_args=False)
+        self.binders = {name: Binder(name, None, tool.types) for name, tool in layers[0].tools.items()}
+
+
+class Replay:
+    """Feed it the events of a run, in the order they were recorded. `layers`: what judges them. `was`: policies that were loaded for a part of
+    the run (a reload): what was recorded under one of them is judged by it.
+    """
+
+    def __init__(self, layers: Sequence[PolicyData], was: Sequence[Sequence[PolicyData]] = ()) -> None:
+        self._own = _Version(layers)
+        self._was = {version.name: version for version in map(_Version, was)}
+        every = [layer for version in (self._own, *self._was.values()) for layer in version.layers]
+        denied = {rule.limit.window for layer in every for rule in layer.rules if rule.limit is not None and rule.limit.denied}
         self._windows: tuple[int | None, ...] = (None, *sorted(window for window in denied if window is not None))
-        together = tenant_wide(layers)
+        together = any(tenant_wide(version.layers) for version in (self._own, *self._was.values()))
         self._window = 0 if together else MOST // 2
         self._store = ReplayState(together=together)
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
-        self._tracks = uses_sources(layers) or any(layer.asked is not None for layer in layers)
-        self._kept = looked_at(self._layers, _KEY)
+        self._tracks = uses_sources(every) or any(layer.asked is not None for layer in every)
+        self._kept = frozenset[str]().union(*(looked_at(version.layers, _KEY) for version in (self._own, *self._was.values())))
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._bases: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary()
@@ -180,7 +191,7 @@ class Replay:
             self._tasks[seen.task] = task
             if self._tracks and seen.trust != "proven" and seen.prompt is not None:
                 task.prompted = task.heard = True
-                asked = asked_of(seen.prompt, words_of(self._layers))
+                asked = asked_of(seen.prompt, words_of(self._own.layers))
                 me = [one for one in (seen.origin, seen.person) if one]
                 ops = opening(Ledger(_SECRET, task.key), seen.prompt, seen.params or {}, me=me, asked=asked)
                 self._apply(task, seen.at // 1_000_000, ops)
@@ -219,6 +230,10 @@ class Replay:
 
     def _apply(self, task: _Task, second: int, ops: Sequence[Op], *, commit: bool = True) -> Applied | Refused:
         return self._store.at(task.tables, second, ops, commit=commit)
+
+    def _version(self, seen: Seen) -> _Version:
+        """The policies that judge it."""
+        return self._was.get(seen.policy, self._own) if self._was else self._own
 
     # -- one call ----------------------------------------------------------------------------------------------------------------
 
@@ -259,7 +274,7 @@ class Replay:
     def _plan(self, task: _Task, seen: Seen) -> tuple[Plan, Context, tuple[str, ...]]:
         own = seen.trust == "proven"
         params = None if seen.params is None else repr(sorted(seen.params.items()))
-        name = (seen.tool, seen.actors, seen.origin, seen.person, seen.proven, seen.intent, params)
+        name = (seen.tool, seen.actors, seen.origin, seen.person, seen.proven, seen.intent, self._version(seen).name, params)
         held = task.plans.get(name)
         if held is None:
             context = task.contexts.get(name[1:5])
@@ -277,7 +292,7 @@ class Replay:
         plan, context = held
         if own:
             return plan, context, ()
-        left_out: tuple[str, ...] = (NO_TOKEN,) if seen.intent is None and self._layers[0].intents else ()
+        left_out: tuple[str, ...] = (NO_TOKEN,) if seen.intent is None and self._own.layers[0].intents else ()
         if (plan.sources is not None or plan.asked is not None) and not (task.heard and seen.args is not None):
             why = "the results were not captured" if task.prompted else "the prompt is not known"
             left_out += (f"{NO_SOURCES}: {why}",)
@@ -298,14 +313,15 @@ class Replay:
         plan = self._plans.get(name)
         if plan is None:
             own = seen.trust == "proven"
-            base = (seen.tool, seen.intent, name[-1]) if own else name
+            version = self._version(seen)
+            base = (version.name, seen.tool, seen.intent, name[-1]) if own else name
             plan = self._bases.get(base)
             if plan is None:
                 plan = plan_for(
-                    self._recorded if own else self._unknown if seen.params is None else self._layers,
+                    version.recorded if own else version.unknown if seen.params is None else version.layers,
                     seen,
                     context,
-                    self._layers,
+                    version.layers,
                     self._kept,
                 )
                 if not own and seen.intent is None:
@@ -316,21 +332,22 @@ class Replay:
         return plan
 
     def _values(self, seen: Seen, plan: Plan) -> Values | Finding:
+        version = self._version(seen)
         if seen.args is not None:
-            binder = self._binders.get(seen.tool)
+            binder = version.binders.get(seen.tool)
             try:
                 return Live(binder.bind(seen.args).values if binder is not None else {})
             except BindError as error:
                 return Finding("call", "forbid", error.code, text=str(error))
         atoms = seen.atoms or {}
-        if seen.policy and seen.policy != self._name:  # a site that is a digest of what it asks is the same question in any policy
+        if seen.policy and seen.policy != version.name:  # a site that is a digest of what it asks is the same question in any policy
             atoms = {site: answer for site, answer in atoms.items() if is_digest(site.partition(".")[0])}
         told = Told(atoms)
-        intent = self._layers[0].intents.get(seen.intent or "")
+        intent = version.layers[0].intents.get(seen.intent or "")
         permission = intent.allow.get(seen.tool) if intent is not None else None
         if permission is not None and not (permission.args or permission.check or permission.origins):
             told.told["intent"] = 0
-        elif seen.policy == self._name:
+        elif seen.policy == version.name:
             said = next((f for f in seen.findings if f.judge == "intent" and not str(f.code).startswith(("limit", "intent"))), None)
             if said is not None:
                 told.told.setdefault("intent", 0 if said.says == "permit" else path_of(said.text))
@@ -478,8 +495,9 @@ class Replay:
             who.proven if who is not None else None, opened=task.opened,
         )  # fmt: skip
         now = seen.at // 1_000_000
-        answer = self._apply(task, now, end_reads(self._layers, intent, context), commit=False)
-        findings, _ = weigh_end(self._layers, intent, context, answer.values if type(answer) is Applied else (), now)
+        layers = self._version(seen).layers
+        answer = self._apply(task, now, end_reads(layers, intent, context), commit=False)
+        findings, _ = weigh_end(layers, intent, context, answer.values if type(answer) is Applied else (), now)
         if not any(f.says != "permit" and f.mode == "enforce" for f in findings):
             findings.append(Finding("task", "permit", ReasonCode.PERMIT, text="the task may end"))
         required: tuple[Judge, ...] = ("task",)

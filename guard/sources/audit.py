@@ -56,7 +56,7 @@ def of_record(row: Mapping[str, Any], file: str = "", line: int = 0) -> Seen | N
     if kind == "task":
         return Seen(
             "task", ("", "", _text(row["task"])), at, verdict=_text(row["verdict"]), code=_text(row["code"]), file=file, line=line,
-            tool="task.end", trust="proven",
+            tool="task.end", policy=_text(row.get("policy") or ""), trust="proven",
         )  # fmt: skip
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from guard import Guard, LocalIssuer, Policy, ToolCall
+from guard import Guard, LocalIssuer, ToolCall
 from guard.errors import Denied
 from guard.model import Decision, Outcome
 from guard.record import AuditFile
@@ -16,7 +16,7 @@ from guard.replay import Judged, Replay
 from guard.sources import read
 from guard.state import MemoryState
 from guard.testing import FrozenClock
-from tests.workflow.chains import TASKS, TOOLS, Proofs, make_world
+from tests.workflow.chains import TASKS, TOOLS, Proofs, World, make_world
 
 HOUR = 3600
 
@@ -24,8 +24,8 @@ HOUR = 3600
 class Run:
     """Guards over one store and one log. A restart leaves what was in flight; a task opened again is the same task."""
 
-    def __init__(self, policy: Policy, folder: Path) -> None:
-        self.policy, self.folder = policy, folder
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.policy, self.folder = world, world.policy, folder
         self.clock = FrozenClock()
         self.iam = LocalIssuer("runs", clock=lambda: self.clock.now().timestamp())
         self.store = MemoryState()
@@ -95,24 +95,27 @@ class Run:
             self.open.clear()
         elif dice < 0.97:
             self.start()
+        elif dice < 0.985:
+            self.policy = r.choice((self.world.policy, self.world.other))
+            self.guard.reload(self.policy)
         else:
             self.end_task(r.choice(tuple(TASKS)))
 
 
-def recorded(seed: int, folder: Path, steps: int = 24) -> Policy:
-    """A generated policy, and a run under it recorded in `folder`."""
+def recorded(seed: int, folder: Path, steps: int = 24) -> World:
+    """Generated policies, and a run under them recorded in `folder`."""
     r = Random(seed)
-    policy = make_world(r).policy
-    run = Run(policy, folder)
+    world = make_world(r)
+    run = Run(world, folder)
     try:
         for _ in range(steps):
             run.step(r)
     finally:
         run.stack.pop_all()
-    return policy
+    return world
 
 
-def replayed(policy: Policy, folder: Path) -> tuple[list[Judged], Replay]:
-    run = Replay([policy])
+def replayed(world: World, folder: Path) -> tuple[list[Judged], Replay]:
+    run = Replay([world.policy], was=[[world.other]])
     found = [judged for seen in read([folder]) for judged in run.feed(seen)]
     return [*found, *run.close()], run

@@ -23,8 +23,8 @@ def test_the_same_verdicts_and_codes(part: int, tmp_path: Path) -> None:
     calls = blocked = 0
     for seed in (*range(part, RUNS, PARTS), ONCE[part]):
         folder = tmp_path / f"{seed}-{calls}"
-        policy = recorded(seed, folder)
-        judged, run = replayed(policy, folder)
+        world = recorded(seed, folder)
+        judged, run = replayed(world, folder)
         lines = [json.loads(line) for file in folder.glob("audit*.jsonl") for line in file.read_text("utf-8").splitlines()]
         decided = {line["id"]: (line["verdict"], line["code"]) for line in lines if line["kind"] == "decision"}
         assert {one.seen.id: (one.verdict, one.code) for one in judged if one.seen.kind == "call"} == decided, f"seed {seed}"
