@@ -23,11 +23,11 @@ from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
 from guard.suggest import did_you_mean
 from guard.taskflow import begin_flow, end_flow, open_flow, says_flow
-from guard.vouch import Vouch, declassified, endorsed, vouch_flow
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
     from guard.policy import Policy
+    from guard.vouch import Vouch
 
 __all__ = ["Guard", "Task"]
 
@@ -451,6 +451,8 @@ class Task:
         Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
         nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
         """
+        from guard.vouch import endorsed
+
         return self._vouch(endorsed(self._guard._house, tool, argument, value))
 
     def declassify(self, label: str) -> Decision:
@@ -458,9 +460,13 @@ class Task:
 
         Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
         """
+        from guard.vouch import declassified
+
         return self._vouch(declassified(self._guard._house, label))
 
     def _vouch(self, vouch: Vouch) -> Decision:
+        from guard.vouch import vouch_flow
+
         house = self._guard._house
         decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
         if decision.blocks:
