@@ -13,8 +13,8 @@ from guard.ops import Absent, Applied, Lookup, Mark, Op, Take
 from guard.reasons import ReasonCode
 from guard.steps import Draft
 from guard.workflow.approvals import about, asks_of, clear, used_key
-from guard.workflow.past import Hold
 from guard.workflow.plan import Plan, Weighed
+from guard.workflow.verb import Hold
 from guard.workflow.weigh import approved
 
 __all__ = ["answered", "resting_on", "with_answers"]

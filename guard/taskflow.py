@@ -32,7 +32,7 @@ from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
 from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
-from guard.workflow.past import Hold
+from guard.workflow.verb import Hold
 from guard.writing import decision_of, note_flow, write
 
 __all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]

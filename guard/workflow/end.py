@@ -11,8 +11,9 @@ from guard.ops import Op
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
-from guard.workflow.past import Hold, PastRule, compile_verb, fires
+from guard.workflow.past import PastRule, compile_verb
 from guard.workflow.rules import looks_back, monitored_until
+from guard.workflow.verb import Hold, fires
 
 if TYPE_CHECKING:
     from guard.policy.data import PolicyData, Rule

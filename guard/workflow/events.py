@@ -23,9 +23,11 @@ from guard.constraints import compile_args
 from guard.ops import Know, Mark, Op, Sum, Take
 from guard.workflow import marks
 from guard.workflow.atoms import Values
+from guard.workflow.exclusive import exclusive_keys, exclusive_shape
 from guard.workflow.limits import Context
-from guard.workflow.past import Hold, before_shape, exclusive_keys, exclusive_shape
+from guard.workflow.past import before_shape
 from guard.workflow.reach import reach
+from guard.workflow.verb import Hold
 
 if TYPE_CHECKING:
     from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guard.constraints import compile_when
 from guard.model import Finding, Mode
@@ -28,68 +28,14 @@ from guard.ops import Drop, Know, Lookup, Op, Refused, Require, Sum, parse_map
 from guard.reasons import ReasonCode
 from guard.workflow import facts, marks
 from guard.workflow.atoms import Values
+from guard.workflow.exclusive import apart
 from guard.workflow.limits import Context, describe
+from guard.workflow.verb import Answer, Fired, Hold, Verb, finding, hard, listed, named, summed
 
 if TYPE_CHECKING:
-    from guard.policy.data import Before, Exclusive, Item, PolicyData, Rule, Tool
+    from guard.policy.data import Before, Item, PolicyData, Rule, Tool
 
-__all__ = [
-    "Hold", "PastRule", "Verb", "before_shape", "compile_past", "compile_verb", "exclusive_keys", "exclusive_shape", "finding", "fires", "hard", "says",
-]  # fmt: skip
-
-_SAYS = {"deny": "forbid", "ask": "ask", "alert": "permit", "suspend": "forbid"}
-
-
-class Hold(NamedTuple):
-    """What must be so when the call is committed. `said`: what a refusal means, None: the call is judged again. `undo`: takes it back."""
-
-    op: Op
-    said: Callable[[Refused], Finding] | None = None
-    undo: Op | None = None
-
-
-class Fired(NamedTuple):
-    """Why a rule fires."""
-
-    text: str
-    fix: str | None = None
-    witnesses: tuple[str, ...] = ()
-
-
-Answer = Fired | tuple[Hold, ...]
-"""What a verb says: it fires, or what it relies on."""
-
-
-class Verb:
-    """One verb of one rule for one tool (None: `task.end`)."""
-
-    code: ReasonCode
-
-    def reads(self, values: Values, context: Context) -> tuple[Op, ...]:
-        raise NotImplementedError
-
-    def judge(self, values: Values, context: Context, answers: Sequence[object], now: int) -> Answer:
-        """`answers`: of `reads`, one a piece."""
-        raise NotImplementedError
-
-
-def says(rule: Rule) -> str:
-    return _SAYS.get(rule.then, "forbid")
-
-
-def hard(rule: Rule) -> bool:
-    """May a refusal of the store be the finding itself?"""
-    return says(rule) == "forbid" and not rule.monitor and rule.unless is None
-
-
-def finding(rule: Rule, code: ReasonCode, fired: Fired, mode: Mode) -> Finding:
-    text = f"rule {rule.id}: {fired.text}"
-    return Finding("rules", says(rule), code, rule.id, rule.where, text, mode, fired.fix, fired.witnesses)  # type: ignore[arg-type]
-
-
-def fires(rule: Rule, text: str, now: int, until: int | None, code: ReasonCode = ReasonCode.RULE_MATCH) -> Finding:
-    """A rule without a verb."""
-    return finding(rule, code, Fired(text), "monitor" if until is not None and now < until else "enforce")
+__all__ = ["PastRule", "before_shape", "compile_past", "compile_verb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +78,10 @@ def compile_verb(rule: Rule, tool: Tool | None, base: PolicyData, context: Conte
     if rule.limit is not None and rule.limit.denied:
         return _Denied(rule, context)
     if rule.exclusive is not None and tool is not None:
-        return _exclusive(rule, rule.exclusive, tool)
+        return apart(rule, rule.exclusive, tool)
     if rule.any_facts:
         return _Facts(rule)
     return None
-
-
-def _sum(answer: object) -> tuple[int, str]:
-    """The answer of a `Sum`. Anything else is no answer: the TypeError denies the call."""
-    if type(answer) is tuple and len(answer) == 2 and type(answer[0]) is int and type(answer[1]) is str:
-        return answer
-    raise TypeError("not the answer of a Sum")
 
 
 # -- forbid_after --------------------------------------------------------------------------------------------------------------
@@ -179,7 +118,7 @@ class _After(Verb):
             return tuple(Hold(Sum(key, None, 0), self._said) for key in items[0])
         at, witnesses = 0, []
         for keys in items:
-            happened = [by for total, by in map(_sum, answers[at : at + len(keys)]) if total > 0]
+            happened = [by for total, by in map(summed, answers[at : at + len(keys)]) if total > 0]
             at += len(keys)
             if not happened:
                 return tuple(Hold(Sum(key, None, 0)) for key in keys)
@@ -190,7 +129,7 @@ class _After(Verb):
         return finding(self._rule, self.code, self._fired((refused.by,) if refused.by else ()), "enforce")
 
     def _fired(self, witnesses: tuple[str, ...]) -> Fired:
-        return Fired(f"not after {_list(self._items)}", "a new task" if not any(i.match for i in self._items) else None, witnesses)
+        return Fired(f"not after {listed(self._items)}", "a new task" if not any(i.match for i in self._items) else None, witnesses)
 
 
 class _Ordered(Verb):
@@ -205,10 +144,10 @@ class _Ordered(Verb):
         return (Sum(self._key),)
 
     def judge(self, values: Values, context: Context, answers: Sequence[object], now: int) -> Answer:
-        total, by = _sum(answers[0])
+        total, by = summed(answers[0])
         if total == 0:
             return (Hold(Sum(self._key, None, 0)),)
-        return Fired(f"not after {', then '.join(map(_named, self._items))}", "a new task", (by,) if by else ())
+        return Fired(f"not after {', then '.join(map(named, self._items))}", "a new task", (by,) if by else ())
 
 
 def _ordered(rule: Rule, base: PolicyData, context: Context) -> Verb:
@@ -267,7 +206,7 @@ class _Before(Verb):
 
     def _text(self) -> str:
         before = self._before
-        text = f"needs {_named(before.item)} that ended well before"
+        text = f"needs {named(before.item)} that ended well before"
         if before.distinct is not None:
             text += f", by another {before.distinct}"
         if before.within is not None:
@@ -310,86 +249,10 @@ class _Denied(Verb):
         return (self._op,)
 
     def judge(self, values: Values, context: Context, answers: Sequence[object], now: int) -> Answer:
-        total, by = _sum(answers[0])
+        total, by = summed(answers[0])
         if total >= self._max:
             return Fired(f"{total} calls of this task were denied, of at most {self._max}", "a new task", (by,) if by else ())
         return (Hold(Sum(self._op.key, self._op.window, self._max - 1)),)
-
-
-# -- exclusive -----------------------------------------------------------------------------------------------------------------
-
-
-class _Exclusive(Verb):
-    """One `by` does only one of the items. This call is one of `mine`; none of `others` may count for the same `by`.
-
-    | this one is | an other item counts by | fires |
-    |-------------|-------------------------|-------|
-    | proven      | the same                | yes   |
-    | proven      | somebody unproven       | yes   |
-    | proven      | another                 | no    |
-    | unproven    | anybody                 | yes   |
-    """
-
-    code = ReasonCode.RULE_EXCLUSIVE
-
-    def __init__(self, rule: Rule, exclusive: Exclusive, mine: tuple[int, ...]) -> None:
-        self._rule, self._exclusive, self._mine = rule, exclusive, mine
-        self._shapes = tuple(exclusive_shape(exclusive, item) for item in exclusive.items)
-        self._hard = hard(rule)
-
-    def _others(self, values: Values, context: Context) -> list[str]:
-        exclusive, found = self._exclusive, []
-        if not any(marks.met(exclusive.items[i], self._shapes[i], values, strict=True) for i in self._mine):
-            return []
-        who = marks.person_of(context, exclusive.by)
-        for i, shape in enumerate(self._shapes):
-            if i in self._mine and marks.met(exclusive.items[i], shape, values, strict=True):
-                continue
-            head = exclusive_head(exclusive, shape, values, context)
-            found += [f"{head}|any"] if who is None else [f"{head}|{_hashed(exclusive, who, context)}", f"{head}|-"]
-        return found
-
-    def reads(self, values: Values, context: Context) -> tuple[Op, ...]:
-        return () if self._hard else tuple(Sum(key) for key in self._others(values, context))
-
-    def judge(self, values: Values, context: Context, answers: Sequence[object], now: int) -> Answer:
-        keys = self._others(values, context)
-        if self._hard:
-            return tuple(Hold(Sum(key, None, 0), self._said) for key in keys)
-        witnesses = [by for total, by in map(_sum, answers) if total > 0]
-        return self._fired(tuple(by for by in witnesses if by)) if witnesses else tuple(Hold(Sum(key, None, 0)) for key in keys)
-
-    def _said(self, refused: Refused) -> Finding:
-        return finding(self._rule, self.code, self._fired((refused.by,) if refused.by else ()), "enforce")
-
-    def _fired(self, witnesses: tuple[str, ...]) -> Fired:
-        others = _list(tuple(item for i, item in enumerate(self._exclusive.items) if i not in self._mine))
-        same = f" for the same {' and '.join(self._exclusive.per)}" if self._exclusive.per else ""
-        return Fired(f"the same {self._exclusive.by} has done {others}{same}", f"another {self._exclusive.by}", witnesses)
-
-
-def exclusive_shape(exclusive: Exclusive, item: Item) -> str:
-    return marks.shape_of(item, exclusive.by, exclusive.per)
-
-
-def exclusive_head(exclusive: Exclusive, shape: str, values: Values, context: Context) -> str:
-    return str(marks.item_key("e", shape, exclusive.per, f"{shape}.per", values, context, tenant_wide=bool(exclusive.per)))
-
-
-def _hashed(exclusive: Exclusive, who: str, context: Context) -> str:
-    return marks.hashed(marks.scope(context, bool(exclusive.per))[1], who)
-
-
-def exclusive_keys(exclusive: Exclusive, item: Item, values: Values, context: Context) -> tuple[str, str]:
-    """The counters an event of `item` adds to: anybody's, and this one's or that of everybody unproven."""
-    head = exclusive_head(exclusive, exclusive_shape(exclusive, item), values, context)
-    who = marks.person_of(context, exclusive.by)
-    return f"{head}|any", f"{head}|{'-' if who is None else _hashed(exclusive, who, context)}"
-
-
-def _exclusive(rule: Rule, exclusive: Exclusive, tool: Tool) -> Verb | None:
-    mine = tuple(i for i, item in enumerate(exclusive.items) if marks.about(item, tool))
-    return _Exclusive(rule, exclusive, mine) if mine else None
 
 
 # -- require_any ---------------------------------------------------------------------------------------------------------------
@@ -414,20 +277,3 @@ class _Facts(Verb):
                 return ()
         names = sorted({test.fact for test in self._rule.any_facts})
         return Fired(f"no remembered {' or '.join(names)} is as it must be", None)
-
-
-# -- words ---------------------------------------------------------------------------------------------------------------------
-
-
-def _named(item: Item) -> str:
-    """An item in words: names of the policy, no values."""
-    if item.label is not None:
-        return f"label {item.label}"
-    parts = [" or ".join(sorted(item.tool))] if item.tool else []
-    parts += [f"a call of effect {' or '.join(sorted(item.effect))}"] if item.effect else []
-    text = " that is ".join(parts) or "a call"
-    return text + (f" with such {' and '.join(sorted(item.args))}" if item.args else "")
-
-
-def _list(items: Sequence[Item]) -> str:
-    return " and ".join(map(_named, items))

@@ -27,8 +27,9 @@ from guard.policy.judge import Check, bind_params, grant_checks, intent_check
 from guard.reasons import ReasonCode
 from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
-from guard.workflow.past import Hold, PastRule, compile_past
+from guard.workflow.past import PastRule, compile_past
 from guard.workflow.rules import CompiledRule, compile_rule, concerns, looks_back, monitored_until, uses_sources
+from guard.workflow.verb import Hold
 
 if TYPE_CHECKING:
     from guard.policy.data import Intent, PolicyData, Rule, Tool

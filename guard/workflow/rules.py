@@ -25,8 +25,8 @@ from guard.model import Finding, Mode, Signal
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
 from guard.workflow.limits import LimitSource
-from guard.workflow.past import says
 from guard.workflow.reach import reach
+from guard.workflow.verb import says
 
 if TYPE_CHECKING:
     from guard.policy.data import PolicyData, Rule, Tool

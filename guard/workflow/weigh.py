@@ -17,9 +17,9 @@ from guard.workflow.atoms import Live, Values
 from guard.workflow.events import left_behind, look
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.marks import once_key
-from guard.workflow.past import Hold
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.rules import excused
+from guard.workflow.verb import Hold
 
 if TYPE_CHECKING:
     from guard.policy.data import Rule
