@@ -67,19 +67,18 @@ def learn_opening(house: House, draft: Draft, state: TaskState, prompt: str | No
 
     ledger, (params, types) = _ledger(state), _params(house, state.delegation)
     me = identifiers(state.delegation)
-    if state.delegation.depth:
-        if prompt is None:
-            return None
-        return (yield from _said(house, draft, state, prompt, "", trusted=False))
+    own = prompt if state.delegation.depth == 0 else None
     answer = yield Need(
         house.store,
         house.store.apply,
-        (opening(ledger, prompt, params, types, me=me, asked=_asked(house, prompt)),),
+        (opening(ledger, own, params, types, me=me, asked=_asked(house, own)),),
         {"now": draft.now},
     )
     if type(answer) is Refused:  # Attack: a second opener gives the task the words it needs.
         answer = yield Need(house.store, house.store.apply, (opening(ledger, None, params, types, me=me),), {"now": draft.now})
-    return None if type(answer) is Applied else failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    if type(answer) is not Applied:
+        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
+    return (yield from _said(house, draft, state, prompt, "", trusted=False)) if prompt is not None and own is None else None
 
 
 def learn_said(house: House, draft: Draft, state: TaskState, text: str, quoted: str) -> Flow[Finding | None]:

@@ -97,6 +97,12 @@ def test_a_sub_agent_who_opens_the_task_first_does_not_speak_for_the_user() -> N
         assert pay(world, ACCOUNT) == "allow"
 
 
+def test_a_sub_agent_who_is_the_first_to_open_knows_the_parameters_of_the_token() -> None:
+    world = World()
+    with world.task(intent="pay-invoice", actor=["agent", "mailer"], vendor="ap@globex.example", ceiling="9"):
+        assert world.call("send_email", {"to": ["ap@globex.example"], "subject": "s", "body": "b"}) == "allow"
+
+
 def test_what_the_user_says_later() -> None:
     world = World()
     with world.task(prompt="good morning") as task:
