@@ -6,6 +6,7 @@ The text is cut into tokens first: nesting and everything that is not a literal 
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.ASCII,
 )
 _ESCAPE: Final = re.compile(r"\\(?!['\"\\abfnrtv0]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}).", re.DOTALL)
+_NAMED: Final = re.compile(r"[ \t]{0,80}=")
 _DEPTH: Final = 32
 _LITERALS: Final = {"True", "False", "None"}
 _PYTHON: Final = {"true": "True", "false": "False", "null": "None"}
@@ -52,9 +54,14 @@ def parse_call(text: str, start: int = 0) -> Call:
     if head is None or not text.startswith("(", head.end()):
         raise CallError("this is not a call", start, "write `tool(argument=value)`")
     tool, opening = head.group(), head.end()
-    end = _scan(text, opening, tool)
+    end, reserved = _scan(text, opening, tool)
+    source, names = "_" + text[opening:end], {}
+    for place, word in reserved:
+        at = place - opening + 1
+        names[len(source[:at].encode("utf-8", "surrogatepass"))] = word
+        source = source[:at] + "_" * len(word) + source[at + len(word) :]
     try:
-        tree = ast.parse("_" + text[opening:end], mode="eval").body
+        tree = ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise CallError(
             f"the arguments of `{tool}` are not Python literals", opening, tool=tool, positional=_positional(text, opening)
@@ -64,12 +71,13 @@ def parse_call(text: str, start: int = 0) -> Call:
     if tree.args:
         raise CallError("every argument needs its name", opening + 1, "write `name=value`", tool=tool, positional=True)
     args: dict[str, object] = {}
-    for keyword in tree.keywords:
-        if keyword.arg is None:
+    for given in tree.keywords:
+        if given.arg is None:
             raise CallError("`**` is not used here", opening, tool=tool)
-        if keyword.arg in args:
-            raise CallError(f"argument `{keyword.arg}` stands twice", opening + keyword.col_offset - 1, tool=tool)
-        args[keyword.arg] = _literal(keyword.value, opening - 1)
+        name = names.get(given.col_offset, given.arg)
+        if name in args:
+            raise CallError(f"argument `{name}` stands twice", opening + given.col_offset - 1, tool=tool)
+        args[name] = _literal(given.value, opening - 1)
     return Call(tool, args, end)
 
 
@@ -77,9 +85,12 @@ def _positional(text: str, opening: int) -> bool:
     return re.match(r"\(\s*[^\s)=]+\s*[,)]", text[opening : opening + 500]) is not None
 
 
-def _scan(text: str, opening: int, tool: str) -> int:
-    """Where the call's closing bracket ends; refuses all that is not a literal."""
+def _scan(text: str, opening: int, tool: str) -> tuple[int, list[tuple[int, str]]]:
+    """Where the call's closing bracket ends, and the arguments whose names Python keeps for itself (`from`, `in`, `class`): tools have
+    such arguments all the same. Refuses all that is not a literal.
+    """
     closers: list[str] = []
+    reserved: list[tuple[int, str]] = []
     place = opening
     while place < len(text):
         found = _TOKEN.match(text, place)
@@ -94,10 +105,13 @@ def _scan(text: str, opening: int, tool: str) -> int:
             if not closers or closers.pop() != token:
                 raise CallError(f"`{token}` closes nothing", place, tool=tool)
             if not closers:
-                return found.end()
+                return found.end(), reserved
         elif kind == "string" and (bad := _ESCAPE.search(token)):
             raise CallError("this is not an escape of Python", place + bad.start(), "write `\\\\` for a backslash", tool=tool)
-        elif kind == "name" and not (re.match(r"\s*=", text[found.end() :][:80]) and len(closers) == 1) and token not in _LITERALS:
+        elif kind == "name" and len(closers) == 1 and token not in _LITERALS and _NAMED.match(text, found.end()):
+            if keyword.iskeyword(token):
+                reserved.append((place, token))
+        elif kind == "name" and token not in _LITERALS:
             hint = f"did you mean `{_PYTHON[token]}`?" if token in _PYTHON else "quote text"
             raise CallError("only literals can stand here", place, hint, tool=tool, positional=_positional(text, opening))
         place = found.end()

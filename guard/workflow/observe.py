@@ -167,17 +167,19 @@ class _Found:
         found = leaf_forms(seen.value, declared=seen.declared)
         self._put(found, seen.source)
         if isinstance(seen.value, str) and not is_whole(seen.value, found):
-            self._inside(seen.value)
+            self._inside(seen.value, found)
 
-    def _inside(self, text: str) -> None:
-        """What stands in a text is text, whatever the text itself is."""
+    def _inside(self, text: str, whole: Sequence[Form]) -> None:
+        """What stands in a text is text, whatever the text itself is. What is all of it (`whole`) does not stand in it: an id that a
+        field holds is the field's, not also a text's.
+        """
         most = min(MAX_ENTITIES, self._left)
         inside = entities(text, most + 1) if most > 0 else []
         if len(inside) > most or most <= 0:
             self.complete = False
         self._left -= min(len(inside), most)
         for entity in inside[:most]:
-            self._put(entity_forms(entity), "text")
+            self._put((form for form in entity_forms(entity) if form not in whole), "text")
         # Short ids carry no provenance where they merely stand; where a text calls them one, it says which object it means.
         for word in named_ids(text):
             self._put((("line", word), ("num", word)) if word.isdigit() else (("line", word),), "text")

@@ -36,6 +36,8 @@ def trace(*lines: str) -> tuple[Event, ...]:
         ("rеfund(a=1)", Event("rеfund", {"a": 1})),  # a homoglyph may be called, to show that it is denied
         ('a(x="\\ud800")', Event("a", {"x": "\ud800"})),
         ("a(x=18446744073709551616)", Event("a", {"x": 2**64})),
+        ('a(from="VIE", to="CDG", in = "é", class=1)', Event("a", {"from": "VIE", "to": "CDG", "in": "é", "class": 1})),
+        ('a(x="from=é", is=["is"], with={"in": 2})', Event("a", {"x": "from=é", "is": ["is"], "with": {"in": 2}})),
     ],
 )
 def test_events(line: str, event: Event) -> None:
@@ -51,7 +53,7 @@ def test_several_events_keep_their_lines() -> None:
 
 @pytest.mark.parametrize(
     "call",
-    ["a(x=" + "[" * 100000, "a(x=" + "-" * 100000 + "1)", "a(x=" + "1+" * 50000 + "1)", "a(" + "(" * 1000, "a(x=" + "9" * 10000 + ")", "a(x=__import__('os'))", "a(x=1if 1else 2)", "a(x=b'x')", "a(x=...)", "a(x={1, 2})", "a(x=[y for y in []])", "a(x=lambda: 1)", "a(x=(y:=1))", "a(*[1])", "a(x=1j)", "a(x=0x10)", "a(def=1)", "a(x", "a(", ""],
+    ["a(x=" + "[" * 100000, "a(x=" + "-" * 100000 + "1)", "a(x=" + "1+" * 50000 + "1)", "a(" + "(" * 1000, "a(x=" + "9" * 10000 + ")", "a(x=__import__('os'))", "a(x=1if 1else 2)", "a(x=b'x')", "a(x=...)", "a(x={1, 2})", "a(x=[y for y in []])", "a(x=lambda: 1)", "a(x=(y:=1))", "a(*[1])", "a(x=1j)", "a(x=0x10)", "a(from=1, from=2)", "a(from)", "a(x=from)", "a(from 1)", "a(x=[from=1])", "a(None=1)", "a(True=1)", "a(x", "a(", ""],
 )  # fmt: skip
 def test_only_literals(call: str) -> None:
     with pytest.raises(CallError):

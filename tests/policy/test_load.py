@@ -218,6 +218,16 @@ def test_a_thousand_rules_load() -> None:
     assert len(load("rules:\n" + rules + DESK).rules) == 1000
 
 
+def test_ten_thousand_rules_are_one_error_with_its_place() -> None:
+    rules = "".join(
+        f"  - {{id: r{n}, when: {{tool: refund, args: {{order: {{eq: A-{n}}}}}}}, limit: {{calls: 3}}}}\n" for n in range(10_000)
+    )
+    with pytest.raises(PolicyError) as caught:
+        load("rules:\n" + rules + DESK)
+    (problem,) = caught.value.problems
+    assert problem.code == "lint.too-large" and problem.line > 1000
+
+
 _PIECES = sorted(
     {key for section in SECTIONS.values() for key in section}
     | {
