@@ -60,6 +60,8 @@ __all__ = ["Replay"]
 
 _ORDER: Final = {judge: at for at, judge in enumerate(get_args(Judge))}
 _IDLE = 24 * 3600 * 1_000_000
+_BUSY = 100_000
+"""A task is forgotten when it is idle for a day, and for so many events besides. Attack: one record from the future, and every open task is."""
 _STATE_OK = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
 _KEY: Final = f"{OWN}T"
 """Of every task: each has tables of its own."""
@@ -95,6 +97,7 @@ class _Task:
     tables: Tables
     key: str = _KEY
     last: int = 0
+    touched: int = 0
     plans: dict[tuple[object, ...], tuple[Plan, Context]] = field(default_factory=dict)
     contexts: dict[tuple[object, ...], Context] = field(default_factory=dict)
     ran: dict[str, int] = field(default_factory=dict)
@@ -136,6 +139,7 @@ class Replay:
         self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
         self._tracks = uses_sources(every) or any(layer.asked is not None for layer in every)
         self._kept = frozenset[str]().union(*(looked_at(version.layers, _KEY) for version in (self._own, *self._was.values())))
+        self._fed = 0
         self._plans: dict[tuple[object, ...], Plan] = {}
         self._bases: dict[tuple[object, ...], Plan] = {}
         self.summary = Summary()
@@ -172,7 +176,12 @@ class Replay:
             task.ended = seen.verdict == "allow"
             if task.ended and not task.open:  # what other processes still have in flight may end later
                 self._drop(key or seen.task)
-        while self._tasks and seen.at - (first := next(iter(self._tasks.items())))[1].last > _IDLE:
+        while (
+            self._fed > _BUSY
+            and self._tasks
+            and (first := next(iter(self._tasks.items())))[1].touched < self._fed - _BUSY
+            and seen.at - first[1].last > _IDLE
+        ):
             yield from self._go(first[1], all=True)
             self._drop(first[0])
 
@@ -197,6 +206,8 @@ class Replay:
                 self._apply(task, seen.at // 1_000_000, ops)
         else:
             self._tasks.move_to_end(seen.task)
+        self._fed += 1
+        task.touched = self._fed
         task.last = max(task.last, seen.at)
         if seen.kind == "call":
             task.who = seen

@@ -227,7 +227,9 @@ class SourcePlan:
             if at < len(near):
                 for answer in near[at]:
                     merge(letters, letters_of(answer))
-            made.append(NO_FORM if not hashes else " ".join(f"{letter}={by}" for letter, by in sorted(letters.items())))
+            if path in self.pinned:  # by the intent, to a parameter of the token or a value of its own
+                letters.setdefault("a", "0")
+            made.append(NO_FORM if not (hashes or letters) else " ".join(f"{letter}={by}" for letter, by in sorted(letters.items())))
         told = _got(values, path, made)
         return [Value.read(text) for text in told] if isinstance(told, (list, tuple)) else []
 

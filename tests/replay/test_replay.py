@@ -18,7 +18,7 @@ from guard.policy.load import read_policy
 from guard.policy.supported import ALL
 from guard.record import AuditFile, ListSink
 from guard.replay import WITHOUT, Judged, Replay
-from guard.sources import read
+from guard.sources import Seen, read
 from guard.testing import FrozenClock
 from tests.runtime.conftest import POLICY
 from tests.sources.test_sources import CORPORA, tool
@@ -185,6 +185,25 @@ def test_exit_codes(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, [*args, "-p", str(policy)]).exit_code == code
     assert CliRunner().invoke(app, [str(fine), "-p", str(fine)]).exit_code == 3
     assert CliRunner().invoke(app, [str(fine)]).exit_code == 2
+
+
+def _reads(task: str, at: int, name: str) -> Seen:
+    return Seen("call", ("t", "i", task), at, id=name, tool="get_current_time", args={}, status="ok", actors=("a",), origin="o")
+
+
+def test_one_record_from_the_future_forgets_no_task_and_idle_ones_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = read_policy(CLOCK + "  - {id: r, when: {tool: get_current_time}, limit: {calls: 1}}", parts=ALL)
+    day = 24 * 3600 * 1_000_000
+    run = Replay([policy])
+    list(run.feed(_reads("mine", day, "1")))
+    list(run.feed(_reads("other", 1000 * day, "2")))
+    (second,) = run.feed(_reads("mine", day + 1, "3"))
+    assert (second.verdict, second.code) == ("deny", "rule.limit")
+    monkeypatch.setattr("guard.replay.run._BUSY", 50)
+    run = Replay([policy])
+    for n in range(200):
+        list(run.feed(_reads(f"t{n}", n * day, str(n))))
+    assert len(run._tasks) <= 52
 
 
 def test_the_end_of_a_task_is_judged(tmp_path: Path) -> None:

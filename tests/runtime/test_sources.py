@@ -189,3 +189,31 @@ def test_no_value_leaves_in_records_state_or_texts(tmp_path: Path) -> None:
     kept = "".join(file.read_text("utf-8") for file in tmp_path.glob("*.jsonl")) + repr((world.store._marks, world.store._counts))
     for value in (ACCOUNT, OTHER, "x@evil", "INV-7000", "y@else", "page.example"):
         assert value not in kept
+
+
+PINNED = """
+guardtrail: 1
+name: pinned
+owner: tests@acme.example
+tools:
+  merge: {effect: write, control: {number: int, branch: name}, returns: none}
+flow: {write: {allow: [prompt, params]}}
+intents:
+  merge-one:
+    description: Merge one request into main.
+    params: {number: int}
+    allow: {merge: {args: {number: {eq: $number}, branch: {one_of: [main]}}}}
+  merge-any:
+    description: Merge a request.
+    allow: {merge: {}}
+"""
+
+
+def test_a_value_that_the_intent_pins_comes_from_the_parameters_also_where_it_is_short() -> None:
+    world = World(PINNED)
+    with world.task(intent="merge-one", number=42):
+        assert world.call("merge", {"number": 42, "branch": "main"}) == "allow"
+        assert world.call("merge", {"number": 43, "branch": "main"}) == "deny args.constraint"
+        assert world.call("merge", {"number": 42, "branch": "prod"}) == "deny args.constraint"
+    with world.task(intent="merge-any", txn="u"):
+        assert world.call("merge", {"number": 42, "branch": "main"}) == "deny flow.unknown"
