@@ -200,6 +200,14 @@ class Constraint:
         return None
 
     @property
+    def pins(self) -> bool:
+        """Does it leave nothing but values that are written there, or parameters of the task?"""
+        for part in self.parts:
+            if part.kind in ("eq", "one_of", "subset") or (part.kind in ("any_of", "each") and all(one.pins for one in part.inner)):
+                return True
+        return False
+
+    @property
     def finite(self) -> tuple[object, ...] | None:
         """The only values that may meet this (not all of them need to), None where there are more than can be listed."""
         for part in self.parts:

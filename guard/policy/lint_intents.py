@@ -9,7 +9,7 @@ from guard.policy.data import Intent, Permission, Tool
 from guard.policy.draft import Draft
 from guard.policy.problems import suggest
 
-__all__ = ["lint_intents", "open_arguments", "pins", "speaks_of"]
+__all__ = ["lint_intents", "open_arguments", "speaks_of"]
 
 
 def lint_intents(draft: Draft) -> None:
@@ -89,19 +89,9 @@ def _no_flow(draft: Draft, intent: Intent, tool: Tool, permission: Permission) -
 
 def open_arguments(tool: Tool, permission: Permission, *, origins: bool = True) -> list[str]:
     """Control arguments that the intent does not pin to named values (with `origins`: nor to an origin)."""
-    pinned = {path for path, constraint in permission.args.items() if pins(constraint)}
+    pinned = {path for path, constraint in permission.args.items() if constraint.pins}
     pinned |= set(permission.origins) if origins else set()
     return [path for path in sorted(tool.control) if not any(one == path or one in _above(path) for one in pinned)]
-
-
-def pins(constraint: Constraint) -> bool:
-    """Whether it leaves a value no choice but named ones, parameters among them."""
-    for part in constraint.parts:
-        if part.kind in ("eq", "one_of", "subset") or (part.kind == "any_of" and all(map(pins, part.inner))):
-            return True
-        if part.kind == "each" and pins(part.inner[0]):
-            return True
-    return False
 
 
 def speaks_of(written: str, path: str) -> bool:

@@ -26,7 +26,7 @@ def compile_sources(layers: Sequence[PolicyData], tool: Tool, intent: str | None
     task = base.intents.get(intent) if intent is not None else None
     permission = task.allow.get(tool.name) if task is not None else None
     origins = compile_origins(permission.origins, tool.types, params, permission.at, permission.where) if permission is not None else ()
-    pinned = frozenset(path for path, one in permission.args.items() if one.finite) if permission is not None else frozenset()
+    pinned = frozenset(path for path, one in permission.args.items() if one.pins) if permission is not None else frozenset()
     cells = [row.cells for _, row in rows if row is not None]
     returns = tool.returns
     effects = frozenset(tool.effects)
