@@ -144,7 +144,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
             answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
             if type(answer) is Applied and type(answer.values[0]) is int:
                 number = answer.values[0]
-                if outcome.status == "ok":
+                if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
                     task.settled.add(decision.tool)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)

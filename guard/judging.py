@@ -102,9 +102,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         stop = revocation_said(revoked) or _renewed(task, found)
         if stop is not None:
             return _stopped(draft, stop)
-    if task.generation != house.generation:
-        task.begin(house.generation, house.since or {})  # the policies were loaded anew since
-    draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
+    plans = task.plans
+    draft.plan = plan = (plans.get(call.tool) if plans.load == house.load else None) or task.plan(house, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
     if bound is None:

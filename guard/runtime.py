@@ -188,7 +188,7 @@ class Guard:
         if frame is None:
             return []
         state = frame.task.state
-        return [tool for tool in tools if state.plan(self._house.layers, tool).possible]
+        return [tool for tool in tools if state.plan(self._house, tool).possible]
 
     # -- tasks -----------------------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
             yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
-    state.begin(house.generation, house.since or {})
+    state.under(house)
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
         if stop is not None:
@@ -99,8 +99,7 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
         return (yield from _refuse(house, draft, forbid("task", ReasonCode.TASK_ENDED)))
     if type(text) is not str or type(quoted) is not str:
         return (yield from _refuse(house, draft, forbid("call", ReasonCode.ARGS_TYPE, "what the user says is text")))
-    if state.generation != house.generation:
-        state.begin(house.generation, house.since or {})
+    state.under(house)
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)

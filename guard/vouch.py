@@ -95,8 +95,7 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
     """The approval is used up here, before the record; what it allows follows after it."""
     if state.closed:
         return _stopped(draft, forbid("task", ReasonCode.TASK_ENDED))
-    if state.generation != house.generation:
-        state.begin(house.generation, house.since or {})
+    state.under(house)
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)
