@@ -118,12 +118,13 @@ def _streams(value: object) -> bool:
 def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]:
     """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
-    learning = learning_of(ticket, outcome) if plan is not None and plan.sources is not None and not decision.blocks else None
+    learning, interrupt = None, None
+    if plan is not None and plan.sources is not None and not decision.blocks:
+        learning, interrupt = learning_of(ticket, outcome)
     outcome = withheld(outcome, learning)
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
     clock: object
-    interrupt: BaseException | None = None
     if getattr(house.clock, "inline", False) is True:
         try:
             clock = both(house.clock)
