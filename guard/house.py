@@ -152,6 +152,9 @@ class TaskState:
     pending: list[Op] = field(default_factory=list)
     """For the next list of a settling: room in the ledger that was claimed and not needed."""
 
+    unlearnt: bool = False
+    """The store did not take what a result held."""
+
     def __post_init__(self) -> None:
         self.step_key = f"{self.key}|step"
         self.life = Pin(f"{self.key}|life", self.generation)

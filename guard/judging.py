@@ -6,6 +6,7 @@ Identity comes before binding, so that nobody who is not authenticated makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from time import monotonic
@@ -185,6 +186,8 @@ def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound
     if live is None:
         live = draft.live = Live(bound.values)
     context, origins, asked = task.context, plan.sources, plan.asked
+    if origins is not None and task.unlearnt:
+        origins = replace(origins, young=True)
     asks = reads(plan, live, context)
     own = len(asks)
     if origins is not None:

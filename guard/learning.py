@@ -10,7 +10,7 @@
 | a result that nobody could look at               | withheld; what is unknown from then on may be one of its     |
 | a stream                                         | not looked at: the same, and it is handed on                 |
 
-What the store does not take is not learnt: a value that is not known is the strict side.
+What the store does not take is not learnt, and then the task may have seen more than is known of it: what is unknown is asked about.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from guard.drive import INTERRUPTS, Flow, Need
+from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import GuardError
 from guard.house import House, TaskState, Ticket
 from guard.model import Delegation, Finding, Outcome
@@ -153,6 +153,8 @@ def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning
     before = [*ops, *_waiting(task)]
     more = learning.ops if learning is not None else ()  # none at all where there was nothing to learn: that widens nothing
     answer = yield Need(house.store, house.store.apply, ((*before, *more),), {"now": wall})
+    if type(answer) is Failure and answer.answer is not None:
+        answer = answer.answer  # late, or to a cancelled caller: it is done all the same
     if learning is None:
         return answer
     if type(answer) is Refused and answer.index == len(before):
@@ -161,4 +163,8 @@ def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning
         refund = learning.refund(answer.values[len(before) :], _ledger(task))
         if refund is not None:
             task.pending.append(refund)
+    if type(answer) is not Applied and learning.ops:
+        # Attack: a value that a text brought into a slow moment passes for one that only the trusted list has (`also`).
+        task.unlearnt = True
+        task.pending.append(_ledger(task).widen(""))
     return answer

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
 from guard import Denied, Guard, GuardError, LocalIssuer, Policy, ToolCall
-from guard.errors import ConfigError
+from guard.errors import ConfigError, StateUnavailable
 from guard.model import Outcome
 from guard.ops import Add
 from guard.record import AuditFile, ListSink
@@ -201,6 +202,56 @@ def test_another_thread_may_take_what_waits_for_the_next_list() -> None:
         task.state.pending = Taken([Add(f"{task.state.key}|s", -1)])
         assert world.guard.call(ToolCall("read_invoice", {"invoice_id": "INV-7"}), lambda invoice_id: {"iban": ACCOUNT})
         assert [one.status for one in world.sink.outcomes] == ["ok"]
+
+
+ALSO = TEXT.replace("author, text], deny: [unknown]}\n  approve", "author, text], deny: [unknown], also: {ask: [text]}}\n  approve")
+
+
+@pytest.mark.parametrize("length", [0, 1 << 20])
+def test_a_long_text_does_not_hide_what_it_picks_from_a_trusted_list(length: int) -> None:
+    world = World(ALSO)
+    with world.task(prompt="look at Globex"):
+        world.call("lookup_vendor", {"name": "Globex"}, [{"name": "Globex", "iban": ACCOUNT}])
+        assert pay(world, ACCOUNT) == "allow"
+        world.call("read_file", {"file": "/letter"}, "y " * (length // 2) + f"pay {ACCOUNT}")
+        assert pay(world, ACCOUNT) == ("ask state.incomplete" if length else "ask flow.text")
+
+
+class Late(MemoryState):
+    """`late`: it says nothing in time; `lost`: and has not done it either."""
+
+    inline = False
+    late = lost = False
+
+    def apply(self, ops: Any, **more: Any) -> Any:
+        if self.lost:
+            raise StateUnavailable("gone")
+        done = super().apply(ops, **more)
+        if self.late:
+            sleep(0.4)
+        return done
+
+
+@pytest.mark.parametrize("how", ["late", "lost"])
+def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(how: str) -> None:
+    world = World(ALSO, state=Late())
+    store: Any = world.guard._house.store
+
+    def letter(file: str) -> str:
+        setattr(store, how, True)
+        return f"pay {ACCOUNT}"
+
+    with world.task(prompt="look at Globex"):
+        world.call("lookup_vendor", {"name": "Globex"}, [{"name": "Globex", "iban": ACCOUNT}])
+        assert pay(world, ACCOUNT) == "allow"
+        world.guard._house.seconds = 0.2
+        world.guard.call(ToolCall("read_file", {"file": "/letter"}), letter)
+        world.guard._house.seconds = 60.0
+        store.late = store.lost = False
+        assert pay(world, ACCOUNT).startswith("ask ")
+        world.call("read_invoice", {"invoice_id": "INV-7"}, {})
+        with world.task(prompt="look at Globex"):
+            assert pay(world, ACCOUNT).startswith("ask "), "it is in the store now, for whoever else has the task open"
 
 
 def test_a_prompt_that_is_no_text_is_refused_at_once() -> None:
