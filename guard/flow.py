@@ -118,12 +118,13 @@ def _streams(value: object) -> bool:
 def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]:
     """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
-    learning = learning_of(ticket, outcome) if plan is not None and plan.sources is not None and not decision.blocks else None
+    learning, interrupt = None, None
+    if plan is not None and plan.sources is not None and not decision.blocks:
+        learning, interrupt = learning_of(ticket, outcome)
     outcome = withheld(outcome, learning)
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
     clock: object
-    interrupt: BaseException | None = None
     if getattr(house.clock, "inline", False) is True:
         try:
             clock = both(house.clock)
@@ -144,7 +145,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
             answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
             if type(answer) is Applied and type(answer.values[0]) is int:
                 number = answer.values[0]
-                if outcome.status == "ok":
+                if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
                     task.settled.add(decision.tool)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)

@@ -105,6 +105,19 @@ def hmac_under(key: bytes) -> Callable[[bytes], str]:
     return digest
 
 
+_loads = count(1)
+
+
+class Plans(dict[str, Plan]):
+    """Plans of one load of the policies (`House.load`), by tool. Whoever began under it goes on with it."""
+
+    __slots__ = ("load", "since")
+
+    def __init__(self, load: int = 0, since: Mapping[str, int] | None = None) -> None:
+        super().__init__()
+        self.load, self.since = load, since or {}
+
+
 @dataclass(slots=True)
 class TaskState:
     """One open delegation of one task, in this process. `key` prefixes every state key of the task.
@@ -122,12 +135,11 @@ class TaskState:
     first: bool
     incomplete: bool
     prompt: str | None = None
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: Plans = field(default_factory=Plans)
     tickets: dict[str, Ticket] = field(default_factory=dict)
     closed: bool = False
     generation: str = ""
     """The policies that judge it: what its life in the store must say."""
-    since: Mapping[str, int] = field(default_factory=dict)
     step_key: str = ""
     credential: str = ""
     life: Pin = field(init=False)
@@ -142,22 +154,34 @@ class TaskState:
     pending: list[Op] = field(default_factory=list)
     """For the next list of a settling: room in the ledger that was claimed and not needed."""
 
+    unlearnt: bool = False
+    """The store did not take what a result held."""
+
     def __post_init__(self) -> None:
         self.step_key = f"{self.key}|step"
         self.life = Pin(f"{self.key}|life", self.generation)
         self.credential = str(self.delegation.credential)
         self.args_hmac = hmac_under(self.hmac_key)
 
-    def begin(self, generation: str, since: Mapping[str, int]) -> None:
-        """The policies that judge the task, and from when on their shapes are counted."""
-        if self.generation:  # loaded anew: what was left out because nobody asked may be asked for now
-            self.ran, self.settled = {}, set()
-        self.generation, self.since, self.plans = generation, since, {}
-        self.life = Pin(f"{self.key}|life", generation)
+    def under(self, house: House) -> Plans:
+        """The plans of the policies `house` has loaded. A call that began under older ones ends with plans of its own.
+
+        Attack: a call in flight while the policies are loaded anew leaves its old plan to all that come after.
+        """
+        plans = self.plans
+        if plans.load == house.load:
+            return plans
+        made = Plans(house.load, house.since)
+        if plans.load < house.load:
+            if self.generation:  # loaded anew: what was left out because nobody asked may be asked for now
+                self.ran, self.settled = {}, set()
+            self.generation, self.life = house.generation, Pin(f"{self.key}|life", house.generation)
+            self.plans = made  # last: who sees them sees the rest
+        return made
 
     def renew(self, delegation: Delegation) -> None:
         """The same task under a delegation that was verified anew."""
-        self.delegation, self.plans = delegation, {}
+        self.delegation, self.plans = delegation, Plans(self.plans.load, self.plans.since)
         self.credential = str(delegation.credential)
 
     def rests(self, tool: str) -> bool:
@@ -178,14 +202,16 @@ class TaskState:
         self.ran.setdefault(tool, stands)
         return False
 
-    def plan(self, layers: Sequence[Policy], tool: str) -> Plan:
-        plan = self.plans.get(tool)
+    def plan(self, house: House, tool: str) -> Plan:
+        """The plan for `tool` under the policies of `house`."""
+        plans = self.under(house)
+        plan = plans.get(tool)
         if plan is None:
-            plan = make_plan(layers, self.delegation, tool, self.context, self.since)
+            plan = make_plan(house.layers, self.delegation, tool, self.context, plans.since)
             if plan.agreed is not None and decide(plan.agreed.granted, plan.all_required) is not ALLOW:
                 plan = replace(plan, agreed=None)
-            if len(self.plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
-                self.plans[tool] = plan
+            if len(plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
+                plans[tool] = plan
         return plan
 
 
@@ -266,6 +292,8 @@ class House:
     seconds: float
     generation: str = ""
     """`g:` and the digest of all layers."""
+    load: int = field(default_factory=_loads.__next__)
+    """Which load of policies it is, counted in this process: the same policies loaded again are another."""
     since: Mapping[str, int] | None = None
     """Shape of a rule -> the second from which it is counted. None: not asked yet."""
     windows: tuple[int | None, ...] = (None,)
@@ -306,7 +334,7 @@ class House:
         binders = {
             name: self.binders[name].under(kinds) if name in self.binders else Binder(name, None, kinds) for name, kinds in types.items()
         }
-        return replace(self, layers=layers, policy=named(layers), since=None, binders=binders, fitted=fitted)
+        return replace(self, layers=layers, policy=named(layers), since=None, load=next(_loads), binders=binders, fitted=fitted)
 
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
         """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""

@@ -6,6 +6,7 @@ Identity comes before binding, so that nobody who is not authenticated makes the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from time import monotonic
@@ -102,9 +103,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         stop = revocation_said(revoked) or _renewed(task, found)
         if stop is not None:
             return _stopped(draft, stop)
-    if task.generation != house.generation:
-        task.begin(house.generation, house.since or {})  # the policies were loaded anew since
-    draft.plan = plan = task.plans.get(call.tool) or task.plan(house.layers, call.tool)
+    plans = task.plans
+    draft.plan = plan = (plans.get(call.tool) if plans.load == house.load else None) or task.plan(house, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
     bound = draft.bound
     if bound is None:
@@ -186,6 +186,8 @@ def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound
     if live is None:
         live = draft.live = Live(bound.values)
     context, origins, asked = task.context, plan.sources, plan.asked
+    if origins is not None and task.unlearnt:
+        origins = replace(origins, young=True)
     asks = reads(plan, live, context)
     own = len(asks)
     if origins is not None:

@@ -10,16 +10,16 @@
 | a result that nobody could look at               | withheld; what is unknown from then on may be one of its     |
 | a stream                                         | not looked at: the same, and it is handed on                 |
 
-What the store does not take is not learnt: a value that is not known is the strict side.
+What the store does not take is not learnt, and then the task may have seen more than is known of it: what is unknown is asked about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from guard.drive import Flow, Need
+from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import GuardError
 from guard.house import House, TaskState, Ticket
 from guard.model import Delegation, Finding, Outcome
@@ -105,11 +105,15 @@ def _said(house: House, draft: Draft, state: TaskState, text: str, quoted: str, 
 # -- results -------------------------------------------------------------------------------------------------------------------
 
 
-def learning_of(ticket: Ticket, outcome: Outcome) -> Learning | None:
-    """What is to be learnt of an outcome; None where nobody asks. Whatever goes wrong here withholds the result."""
+def learning_of(ticket: Ticket, outcome: Outcome) -> tuple[Learning | None, BaseException | None]:
+    """What is to be learnt of an outcome, None where nobody asks; and the interrupt that came meanwhile (Ctrl-C).
+
+    Whatever goes wrong here withholds the result. Attack: a result that raises no `Exception` when it is looked at (a panic of a native
+    library, a cancellation) leaves a call without an outcome.
+    """
     task, plan = ticket.task, ticket.plan
     if task is None or plan is None or plan.sources is None or ticket.bound is None or not plan.sources.learns:
-        return None
+        return None, None
     from guard.policy.judge import identifiers
     from guard.workflow.ledger import Masks
     from guard.workflow.observe import Learning, learn, observe, wide_ops
@@ -117,11 +121,11 @@ def learning_of(ticket: Ticket, outcome: Outcome) -> Learning | None:
     ledger = _ledger(task)
     try:
         if ticket.streamed:
-            return Learning(wide_ops(ledger, ticket.decision.id), (), 0)
+            return Learning(wide_ops(ledger, ticket.decision.id), (), 0), None
         seen = observe(plan.sources, outcome, ticket.bound.values, identifiers(task.delegation))
-        return learn(plan.sources, ledger, seen, ticket.masks or Masks(), ticket.decision.id)
-    except Exception:
-        return Learning(wide_ops(ledger, ticket.decision.id), (), 0, failed=True)
+        return learn(plan.sources, ledger, seen, ticket.masks or Masks(), ticket.decision.id), None
+    except BaseException as error:
+        return Learning(wide_ops(ledger, ticket.decision.id), (), 0, failed=True), error if isinstance(error, INTERRUPTS) else None
 
 
 def withheld(outcome: Outcome, learning: Learning | None) -> Outcome:
@@ -133,12 +137,23 @@ def withheld(outcome: Outcome, learning: Learning | None) -> Outcome:
     return Outcome(outcome.status, None, error)
 
 
+def _waiting(task: TaskState) -> Iterator[Op]:
+    """What waits for the next list; each to one thread."""
+    while True:
+        try:
+            one = task.pending.pop()
+        except IndexError:
+            return
+        yield one
+
+
 def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning | None, wall: datetime) -> Flow[object]:
     """Apply what a call leaves when it has ended, with what was learnt; where the ledger has no room, with its mark that it has none."""
-    waiting = [task.pending.pop() for _ in range(len(task.pending))]
-    before = [*ops, *waiting]
+    before = [*ops, *_waiting(task)]
     more = learning.ops if learning is not None else ()  # none at all where there was nothing to learn: that widens nothing
     answer = yield Need(house.store, house.store.apply, ((*before, *more),), {"now": wall})
+    if type(answer) is Failure and answer.answer is not None:
+        answer = answer.answer  # late, or to a cancelled caller: it is done all the same
     if learning is None:
         return answer
     if type(answer) is Refused and answer.index == len(before):
@@ -147,4 +162,8 @@ def settled(house: House, task: TaskState, ops: Sequence[Op], learning: Learning
         refund = learning.refund(answer.values[len(before) :], _ledger(task))
         if refund is not None:
             task.pending.append(refund)
+    if type(answer) is not Applied and learning.ops:
+        # Attack: a value that a text brought into a slow moment passes for one that only the trusted list has (`also`).
+        task.unlearnt = True
+        task.pending.append(_ledger(task).widen(""))
     return answer

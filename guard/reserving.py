@@ -66,7 +66,14 @@ def granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op
             _reserved(draft, plan, [*tallied[1:], *answer.values[first + 1 :]], answer.values[:first])
         left = weighed if weighed is not None and (weighed.marks or weighed.holds) else None
         draft.taken = _new(Taken, (ops, first, answer.now, left))
-        if draft.adds and plan.events.skippable and not draft.dry and draft.task is not None:
+        if (
+            draft.adds
+            and plan.events.skippable
+            and not draft.dry
+            and draft.task is not None
+            and draft.task.plans.get(draft.call.tool) is plan
+        ):
+            # Not of a call that began under older policies: what it leaves is not all that these count.
             draft.task.ran.setdefault(draft.call.tool, [False])
         return True
     if type(answer) is Refused:

@@ -188,7 +188,7 @@ class Guard:
         if frame is None:
             return []
         state = frame.task.state
-        return [tool for tool in tools if state.plan(self._house.layers, tool).possible]
+        return [tool for tool in tools if state.plan(self._house, tool).possible]
 
     # -- tasks -----------------------------------------------------------------------------------------------------------------
 
@@ -198,6 +198,8 @@ class Guard:
         Raise Denied (`token.*`, `task.*`) on entry. `prompt`: the user's own words; pass nothing that a tool or page returned.
         Nothing in the arguments can name the task: its id is the token's `txn`.
         """
+        if prompt is not None and not isinstance(prompt, str):
+            raise ConfigError("`prompt` is the user's own words as one text, not messages or bytes")
         return Task(self, token, prompt)
 
     def current(self) -> Task:
@@ -242,7 +244,8 @@ class Guard:
         state = self._state()
         ticket = state.tickets.pop(decision.id, None) if state is not None else None
         if ticket is not None:
-            drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+            happened = outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
+            drive(finish_flow(self._house, ticket, happened), self._house.seconds)
 
     # -- what the decorator and the adapters stand on ------------------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
     state.subject = subject
-    state.begin(house.generation, house.since or {})
+    state.under(house)
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
         if stop is not None:
@@ -101,8 +101,7 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
         return (yield from _refuse(house, draft, forbid("task", ReasonCode.TASK_ENDED)))
     if type(text) is not str or type(quoted) is not str:
         return (yield from _refuse(house, draft, forbid("call", ReasonCode.ARGS_TYPE, "what the user says is text")))
-    if state.generation != house.generation:
-        state.begin(house.generation, house.since or {})
+    state.under(house)
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from guard.approving import answered, resting_on, with_answers
 from guard.constraints import ValueRefused, canonical, normalise
 from guard.decide import Ruling, decide
-from guard.drive import Flow, Need
+from guard.drive import INTERRUPTS, Flow, Need
 from guard.errors import ConfigError
 from guard.events import ApprovalRecord
 from guard.flow import finish_flow
@@ -49,8 +49,10 @@ class Vouch(NamedTuple):
     kind: str = ""
 
 
-def endorsed(house: House, tool: str, argument: str, value: object) -> Vouch:
+def endorsed(house: House, tool: object, argument: object, value: object) -> Vouch:
     """Raises ConfigError where the policy has no such control argument, or the value is none."""
+    if not isinstance(tool, str) or not isinstance(argument, str):
+        raise ConfigError("`task.endorse` takes the names of a tool and of one of its control arguments, as texts")
     spec = house.layers[0].tools.get(tool)
     if spec is None:
         raise ConfigError(f"`{tool}` is not a tool of policy {house.layers[0].name}{did_you_mean(tool, house.layers[0].tools)}")
@@ -64,8 +66,10 @@ def endorsed(house: House, tool: str, argument: str, value: object) -> Vouch:
     return Vouch(ENDORSE, {"tool": tool, "argument": argument, "value": normal}, ReasonCode.ASK_ENDORSE, kind)
 
 
-def declassified(house: House, label: str) -> Vouch:
+def declassified(house: House, label: object) -> Vouch:
     """Raises ConfigError where no rule asks for the label: then there is nothing to take back."""
+    if not isinstance(label, str):
+        raise ConfigError("`task.declassify` takes a label, as a text")
     rules = [rule for layer in house.layers for rule in layer.rules]
     named = {item.label for rule in rules if rule.after is not None for item in rule.after.items if item.label is not None}
     if label not in named:
@@ -77,7 +81,12 @@ def vouch_flow(house: House, state: TaskState, vouch: Vouch) -> Flow[Decision]:
     """Judge, record, apply. Its decision blocks where nobody has vouched, or the task may do nothing any more."""
     draft = Draft(house, state, ToolCall(vouch.tool, vouch.args), dry=False)
     draft.bound = Bound(vouch.tool, vouch.args, vouch.args, canonical(vouch.args))
-    ruling = yield from _judge(house, draft, state, vouch)
+    try:
+        ruling = yield from _judge(house, draft, state, vouch)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:  # as with a call: a denial with one code, and never a foreign exception (`decide_flow`)
+        ruling = _stopped(draft, forbid("guard", ReasonCode.GUARD_ERROR, f"an unexpected {type(error).__name__} inside the guard"))
     ticket = yield from conclude(house, draft, ruling)
     if ticket.decision.blocks:
         return ticket.decision
@@ -95,8 +104,7 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
     """The approval is used up here, before the record; what it allows follows after it."""
     if state.closed:
         return _stopped(draft, forbid("task", ReasonCode.TASK_ENDED))
-    if state.generation != house.generation:
-        state.begin(house.generation, house.since or {})
+    state.under(house)
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)

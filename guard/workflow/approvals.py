@@ -7,6 +7,8 @@
 | older than the ask's `within`, or of the future       | no                                        |
 | used before                                           | no: each serves one call                  |
 | of somebody who may not answer this ask               | no                                        |
+| with a name, asks or groups that are none             | no                                        |
+| with the id of another one                            | the first of them                         |
 | of the same person as another one                     | once                                      |
 
 Who may answer: the entry of `asks` for the rule, else for the reason code, else for the part of the code before its dot, else `default`;
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
+from unicodedata import is_normalized
 
 from guard.model import Approval, Delegation, Finding
 
@@ -27,6 +30,8 @@ __all__ = ["Cleared", "about", "asks_of", "clear", "name_of", "used_key"]
 
 _AHEAD: Final = 5
 """Seconds an approver's clock may run before ours."""
+_MOST: Final = 256
+"""So many approvals of one call are looked at, the newest."""
 
 
 class Cleared(NamedTuple):
@@ -57,7 +62,31 @@ def about(found: object, delegation: Delegation, tool: str, args_hmac: str) -> l
     """Those of this very call. Attack: an approval of a small payment is handed in for a large one."""
     given = found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else ()
     kept = [one for one in given if type(one) is Approval and (one.task, one.tool, one.args_hmac) == (delegation.txn, tool, args_hmac)]
-    return [one for one in kept if args_hmac and type(one.at) is int and type(one.approver) is str and one.approver and type(one.id) is str]
+    sound = [one for one in kept if args_hmac and _sound(one)]
+    if len(sound) > _MOST:  # each is looked up: a full drawer must not cost the deadline of every call
+        sound = sorted(sound, key=lambda one: one.at)[-_MOST:]
+    return list({one.id: one for one in reversed(sound)}.values())[::-1]
+
+
+def _sound(one: Approval) -> bool:
+    """Is it made of what it says it is made of?
+
+    Attacks: `asks` or `groups` as one text, of which every part would count; one person as two, by a blank nobody sees.
+    """
+    name: object = one.approver
+    asks: object = one.asks
+    groups: object = one.groups
+    return (
+        type(one.at) is int
+        and type(one.id) is str
+        and type(name) is str
+        and name != ""
+        and name == name.strip()
+        and name.isprintable()
+        and is_normalized("NFC", name)
+        and isinstance(asks, tuple | list)
+        and isinstance(groups, frozenset | set | tuple | list)
+    )
 
 
 def clear(layers: Sequence[PolicyData], delegation: Delegation, asks: dict[str, str], approvals: Sequence[Approval], now: int) -> Cleared:

@@ -8,6 +8,7 @@
 | only from `keyvalue` text                  | never better than ask                                                            |
 | made by this task                          | a source for write and delete only                                               |
 | seen in a source of `also` too             | never better than that says, unless prompt, params or an approval have it        |
+| perhaps, as the ledger could not hold all  | the same, but not better than ask, code `state.incomplete`                       |
 
 A cell that is not written is deny. Where the prompt leaves a value or its orders to something else, the cells are those of `handed`.
 """
@@ -65,22 +66,24 @@ def lookup(cells: Mapping[str, Verdict], value: Value, *, made_here: bool, wide:
             by = value.by.get(letter, "")
             found = Cell(verdict, source, f"flow.{source}", by if by not in ("0", "-") else "")
     if found is not None:
-        return _floor(found, value, also) if also and not _OWN & set(value.letters.lower()) else found
+        return _floor(found, value, also, wide) if also and not _OWN & set(value.letters.lower()) else found
     verdict = cells.get("unknown", cells.get("any", "deny"))
     if wide and verdict == "deny":
         return Cell("ask", "unknown", "state.incomplete", "")
     return Cell(verdict, "unknown", "flow.unknown", "")
 
 
-def _floor(cell: Cell, value: Value, also: Mapping[str, Verdict]) -> Cell:
-    """Attack: the injected text picks one of the ids that a trusted list has: each is as good as the one the user means."""
+def _floor(cell: Cell, value: Value, also: Mapping[str, Verdict], wide: bool) -> Cell:
+    """Attacks: the injected text picks one of the ids that a trusted list has: each is as good as the one the user means; and it is so
+    long, or comes when the store is so late, that nobody knows what it picked.
+    """
     for letter in value.letters:
         source = SOURCE_OF.get(letter.lower(), "")
         verdict = also.get(source)
         if verdict is not None and GRADE[verdict] > GRADE[cell.verdict]:
             by = value.by.get(letter, "")
             cell = Cell(verdict, source, f"flow.{source}", by if by not in ("0", "-") else "")
-    return cell
+    return Cell("ask", cell.source, "state.incomplete", cell.by) if wide and cell.verdict == "allow" else cell
 
 
 def merge(letters: dict[str, str], more: Mapping[str, str]) -> None:

@@ -286,7 +286,8 @@ class SourcePlan:
         }
         text = f"argument {path} {words.get(cell.source, f'comes from {cell.source}')}"
         if cell.code == "state.incomplete":
-            text = f"argument {path} is unknown, and this task has seen more than could be kept"
+            known = "is unknown" if cell.source == "unknown" else f"comes from {cell.source}"
+            text = f"argument {path} {known}, and this task has seen more than could be kept"
         return _finding(self.tool, cell, ReasonCode(cell.code), text, self.advice)
 
     def _carries(self, values: Values, part: _Part, answers: list[list[object]], wide: bool) -> list[Finding]:

@@ -157,7 +157,21 @@ def test_an_approval_never_cures_a_deny() -> None:
 
 @pytest.mark.parametrize(
     "over",
-    [{"task": "other"}, {"tool": "look"}, {"args_hmac": "0" * 32}, {"asks": ("huge",)}, {"approver": "eve"}, {"at": 0}, {"at": 2**40}],
+    [
+        {"task": "other"},
+        {"tool": "look"},
+        {"args_hmac": "0" * 32},
+        {"asks": ("huge",)},
+        {"approver": "eve"},
+        {"at": 0},
+        {"at": 2**40},
+        {"asks": "no big deal"},
+        {"asks": None},
+        {"asks": 1},
+        {"approver": "alice "},
+        {"approver": "alice\u200b"},
+        {"groups": None},
+    ],
 )
 def test_an_approval_of_something_else_is_none(over: dict[str, Any]) -> None:
     world = World()
@@ -166,6 +180,46 @@ def test_an_approval_of_something_else_is_none(over: dict[str, Any]) -> None:
         world.approvals.given = [replace(one, **over) for one in world.approvals.given]
         world.approvals.find = lambda *args, **kwargs: world.approvals.given  # type: ignore[method-assign]
         assert world.pay().verdict == "ask"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"id": "b", "approver": "tina "},
+        {"id": "b", "approver": "tina\u200b"},
+        {"id": "b", "approver": " alice"},
+        {"id": "a", "approver": "theo"},
+        {"id": "b", "approver": "theo", "groups": "not of treasury"},
+    ],
+)
+def test_one_person_is_not_two_however_it_is_written(second: dict[str, Any]) -> None:
+    """Attacks: a name with a blank is somebody else, and not the origin; one approval names two; a text holds every group."""
+    world = World()
+    with world.task():
+        asked = world.pay("2000")
+        world.approvals.approve(asked, "big", by="alice")
+        first = replace(world.approvals.approve(asked, "huge", by="tina", groups=["treasury"]), id="a")
+        world.approvals.given[1:] = [first, replace(first, **second)]
+        assert world.pay("2000").verdict == "ask"
+        world.approvals.given[2:] = [replace(first, id="c", approver="theo")]
+        assert world.pay("2000").verdict == "allow"
+
+
+def test_a_full_drawer_is_not_looked_through_on_every_call() -> None:
+    """Attack: a hundred thousand answers to one call, each of them a look into the state."""
+    world = World()
+    most, apply = [0], world.store.apply
+
+    def counts(ops: Any, **more: Any) -> Any:
+        most[0] = max(most[0], len(ops))
+        return apply(ops, **more)
+
+    world.store.apply = counts  # type: ignore[method-assign]
+    with world.task():
+        one = world.approvals.approve(world.pay(), by="alice")
+        world.approvals.given = [replace(one, id=f"old-{n}", at=one.at - 1) for n in range(5000)] + [one]
+        assert world.pay().verdict == "allow"
+    assert most[0] < 300
 
 
 @pytest.mark.parametrize("answer", [True, "yes", None, 1, ["approved"], {"approved": True}, [object()]])
@@ -360,6 +414,9 @@ def test_a_call_that_is_not_recorded_does_not_hide_a_label_after_it_was_declassi
         (lambda task: task.endorse("send", "body", "b"), "not a control argument"),
         (lambda task: task.endorse("send", "to[]", 17), "not a email"),
         (lambda task: task.declassify("untrsted"), "did you mean `untrusted`"),
+        (lambda task: task.endorse(["send"], "to[]", "x@a.example"), "as texts"),
+        (lambda task: task.endorse("send", None, "x@a.example"), "as texts"),
+        (lambda task: task.declassify(["untrusted"]), "as a text"),
     ],
 )
 def test_what_cannot_be_vouched_for(ask: Any, says: str) -> None:
@@ -375,3 +432,16 @@ def test_an_ended_task_vouches_for_nothing() -> None:
     with pytest.raises(Denied) as refused:
         task.declassify("untrusted")
     assert refused.value.decision.code == "task.ended"
+
+
+def test_what_goes_wrong_while_somebody_vouches_is_a_recorded_denial() -> None:
+    class Strange(list[object]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("secret")
+
+    world = vouching()
+    world.approvals.find = lambda *args, **kwargs: Strange([1])  # type: ignore[method-assign]
+    with world.task() as task, pytest.raises(Denied) as refused:
+        task.endorse("send", "to[]", "x@a.example")
+    assert (refused.value.decision.code, "secret" in str(refused.value)) == ("guard.error", False)
+    assert [str(record.code) for record in world.sink.decisions] == ["guard.error"]

@@ -205,3 +205,47 @@ def test_a_store_that_does_not_answer_changes_nothing() -> None:
     with pytest.raises(GuardError) as failed:
         world.guard.reload(read(TRIFECTA))
     assert failed.value.code == "state.unavailable" and world.guard._house is before
+
+
+class Meanwhile(str):
+    """The name of a tool; the first time somebody looks it up among the plans, `happens` happens."""
+
+    __slots__ = ("happens",)
+
+    def __hash__(self) -> int:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        return super().__hash__()
+
+    __eq__ = str.__eq__
+
+
+def test_a_call_in_flight_does_not_leave_its_plan_to_the_new_policy() -> None:
+    """Attack: the policies are loaded anew while a call is about to be planned; found by threads, one reload in 300."""
+    world = World()
+    with world.task():
+        name = Meanwhile("send")
+
+        def reload() -> None:
+            world.guard.reload(read(HEAD + "rules:\n  - {id: never, when: {tool: send}, then: deny}\n"))
+            call(world.guard, "file", name="x")
+
+        name.happens = reload
+        world.guard.before(ToolCall(name, MAIL))
+        assert name.happens is None
+        assert call(world.guard, "send", **MAIL).code == "rule.match"
+
+
+def test_policies_that_come_back_know_that_they_were_away() -> None:
+    """Attack: one task open twice; while its own policies were away, the other one did what was not counted."""
+    world = World()
+    world.guard.reload(read(SHAPED))
+    with world.task():
+        assert call(world.guard, "send", **MAIL).verdict == "allow"
+        world.guard.reload(read(HEAD))
+        world.clock.advance(5)
+        with world.task():
+            assert call(world.guard, "file", name="big").verdict == "allow"
+        world.guard.reload(read(SHAPED))
+        assert call(world.guard, "send", **MAIL).code == "state.incomplete"

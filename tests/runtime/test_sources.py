@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
 from guard import Denied, Guard, GuardError, LocalIssuer, Policy, ToolCall
+from guard.errors import ConfigError, StateUnavailable
 from guard.model import Outcome
+from guard.ops import Add
 from guard.record import AuditFile, ListSink
 from guard.replay import Replay
 from guard.sources import read
@@ -165,6 +169,101 @@ def test_a_result_nobody_could_look_at_is_withheld_and_says_so() -> None:
         with pytest.raises(GuardError, match="withheld"):
             world.guard.call(call, lambda invoice_id: "never")  # resumed: the outcome is the withheld one
         assert pay(world, ACCOUNT) == "ask state.incomplete", "what was in it, nobody knows"
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, BaseException, KeyboardInterrupt])
+def test_a_result_that_panics_when_it_is_looked_at_is_withheld_and_its_call_has_an_outcome(error: type[BaseException]) -> None:
+    class Panics(dict[str, object]):
+        def items(self) -> Any:
+            raise error("secret-value")
+
+    world = World()
+    with world.task(prompt="read INV-7"):
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else GuardError):
+            world.guard.call(ToolCall("read_invoice", {"invoice_id": "INV-7"}), lambda invoice_id: Panics(a=1))
+        assert [(one.status, one.error) for one in world.sink.outcomes] == [("ok", "GuardError")]
+        assert pay(world, ACCOUNT) == "ask state.incomplete"
+
+
+@pytest.mark.parametrize("said", [None, 5, "ok"])
+def test_what_is_no_outcome_closes_the_call_as_unknown(said: Any) -> None:
+    world = World()
+    with world.task(prompt=f"pay {ACCOUNT}"):
+        decision = world.guard.before(ToolCall("pay", {"iban": ACCOUNT, "amount": "1", "reference": "r"}))
+        world.guard.after(decision, said)
+    assert [one.status for one in world.sink.outcomes] == ["unknown"]
+
+
+def test_another_thread_may_take_what_waits_for_the_next_list() -> None:
+    class Taken(list[Any]):
+        """Somebody empties it once it was measured."""
+
+        def __len__(self) -> int:
+            size = super().__len__()
+            self.clear()
+            return size
+
+    world = World()
+    with world.task(prompt="read INV-7") as task:
+        task.state.pending = Taken([Add(f"{task.state.key}|s", -1)])
+        assert world.guard.call(ToolCall("read_invoice", {"invoice_id": "INV-7"}), lambda invoice_id: {"iban": ACCOUNT})
+        assert [one.status for one in world.sink.outcomes] == ["ok"]
+
+
+ALSO = TEXT.replace("author, text], deny: [unknown]}\n  approve", "author, text], deny: [unknown], also: {ask: [text]}}\n  approve")
+
+
+@pytest.mark.parametrize("length", [0, 1 << 20])
+def test_a_long_text_does_not_hide_what_it_picks_from_a_trusted_list(length: int) -> None:
+    world = World(ALSO)
+    with world.task(prompt="look at Globex"):
+        world.call("lookup_vendor", {"name": "Globex"}, [{"name": "Globex", "iban": ACCOUNT}])
+        assert pay(world, ACCOUNT) == "allow"
+        world.call("read_file", {"file": "/letter"}, "y " * (length // 2) + f"pay {ACCOUNT}")
+        assert pay(world, ACCOUNT) == ("ask state.incomplete" if length else "ask flow.text")
+
+
+class Late(MemoryState):
+    """`late`: it says nothing in time; `lost`: and has not done it either."""
+
+    inline = False
+    late = lost = False
+
+    def apply(self, ops: Any, **more: Any) -> Any:
+        if self.lost:
+            raise StateUnavailable("gone")
+        done = super().apply(ops, **more)
+        if self.late:
+            sleep(0.4)
+        return done
+
+
+@pytest.mark.parametrize("how", ["late", "lost"])
+def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(how: str) -> None:
+    world = World(ALSO, state=Late())
+    store: Any = world.guard._house.store
+
+    def letter(file: str) -> str:
+        setattr(store, how, True)
+        return f"pay {ACCOUNT}"
+
+    with world.task(prompt="look at Globex"):
+        world.call("lookup_vendor", {"name": "Globex"}, [{"name": "Globex", "iban": ACCOUNT}])
+        assert pay(world, ACCOUNT) == "allow"
+        world.guard._house.seconds = 0.2
+        world.guard.call(ToolCall("read_file", {"file": "/letter"}), letter)
+        world.guard._house.seconds = 60.0
+        store.late = store.lost = False
+        assert pay(world, ACCOUNT).startswith("ask ")
+        world.call("read_invoice", {"invoice_id": "INV-7"}, {})
+        with world.task(prompt="look at Globex"):
+            assert pay(world, ACCOUNT).startswith("ask "), "it is in the store now, for whoever else has the task open"
+
+
+def test_a_prompt_that_is_no_text_is_refused_at_once() -> None:
+    world = World()
+    with pytest.raises(ConfigError, match="one text"):
+        world.guard.task(world.iam.mint(origin="a", actor="b", intent="open"), prompt=[{"role": "user"}])  # type: ignore[arg-type]
 
 
 def test_a_stream_is_handed_on_and_what_is_unknown_afterwards_is_asked_about() -> None:
