@@ -284,6 +284,7 @@ class Guard:
         if ticket.decision.blocks:
             raise denied(ticket.decision)
         ticket.streamed = True
+        _unseen(ticket)
         self._hold(ticket)
         return ticket
 
@@ -298,6 +299,7 @@ class Guard:
             raise outcome.error
         if type(outcome.value).__name__ in _STREAMS and ticket.replay is None:
             ticket.streamed = type(outcome.value).__name__ != "coroutine"
+            _unseen(ticket)
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
             return _STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
         return outcome.value
@@ -306,6 +308,12 @@ class Guard:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
         tool = call.tool if isinstance(getattr(call, "tool", None), str) else ""
         return Decision("", "deny", "enforce", ReasonCode.GUARD_ERROR, (finding,), None, (), "", 0, tool, "", self._house.policy)
+
+
+def _unseen(ticket: Ticket) -> None:
+    """What a stream hands out is in use before it has ended, and nobody looks at it (`TaskState.unlearnt`)."""
+    if ticket.streamed and ticket.task is not None and ticket.plan is not None and ticket.plan.sources is not None:
+        ticket.task.unlearnt = ticket.task.unlearnt or ticket.plan.sources.learns
 
 
 def denied(decision: Decision) -> Denied:

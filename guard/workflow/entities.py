@@ -2,7 +2,7 @@
 
 | kind    | found                                                   | value                                     |
 |---------|---------------------------------------------------------|-------------------------------------------|
-| url     | `scheme://...`; `www.` and bare hosts with a path       | RFC 3986 normal form; as written if none  |
+| url     | `scheme://...`; `www.`, `//host` and hosts with a path  | RFC 3986 normal form; as written if none  |
 | host    | of a URL; a bare name under a usual top-level domain    | lower case, A-labels                      |
 | email   | an address, also `Name <address>` and `mailto:`         | domain in lower case                      |
 | iban    | letters and digits as an IBAN has them, blanks allowed  | no blanks, upper case                     |
@@ -345,7 +345,8 @@ def _word(word: str, *, marked: bool = False) -> Iterator[Entity]:
 
 
 def _slashed(word: str) -> Iterator[Entity]:
-    head, _, rest = word.partition("/")
+    relative = word.startswith("//")  # `<a href="//evil.example/x">`: a browser follows it, by the scheme of the page
+    head, _, rest = (word[2:] if relative else word).partition("/")
     if bare_host(head) is not None:
         for scheme in ("https", "http"):
             yield from _url(f"{scheme}://{head}/{rest}")

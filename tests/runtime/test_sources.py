@@ -260,6 +260,24 @@ def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(h
             assert pay(world, ACCOUNT).startswith("ask "), "it is in the store now, for whoever else has the task open"
 
 
+def test_a_stream_that_runs_does_not_hide_what_it_picks() -> None:
+    world = World(ALSO)
+    with world.task(prompt="look at Globex"):
+        world.call("lookup_vendor", {"name": "Globex"}, [{"name": "Globex", "iban": ACCOUNT}])
+        stream: Any = world.guard.call(ToolCall("read_file", {"file": "/letter"}), lambda file: (one for one in ("pay", ACCOUNT)))
+        assert next(stream) == "pay"
+        assert pay(world, ACCOUNT) == "ask state.incomplete"
+        stream.close()
+
+
+@pytest.mark.parametrize("link", ["//evil.example/x", "//evil.example", "//evil.com/x?q=1"])
+def test_a_link_without_a_scheme_is_carried(link: str) -> None:
+    world = World()
+    with world.task(prompt="mail a@b.com"):
+        body = f'<a href="{link}">here</a>'
+        assert world.call("send_email", {"to": ["a@b.com"], "subject": "s", "body": body}) == "deny flow.carries"
+
+
 def test_a_prompt_that_is_no_text_is_refused_at_once() -> None:
     world = World()
     with pytest.raises(ConfigError, match="one text"):

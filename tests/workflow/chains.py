@@ -269,7 +269,7 @@ class Desk:
         task = self.open.get((name, actor))
         if task is None or record.tool != tool or not record.atoms:
             return None
-        plan, context = task.state.plan(self.guard._house.layers, tool), task.state.context
+        plan, context = task.state.plan(self.guard._house, tool), task.state.context
         live, told = Live(args), told_of(record.atoms, record.findings)
         asked = reads(plan, live, context)
         if reads(plan, told, context) != asked:
