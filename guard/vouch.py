@@ -114,6 +114,8 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
     ask = Finding("task", "ask", vouch.code, text=REASONS[vouch.code].meaning, fix="an approval of it")
     for _ in range(3):
         draft.findings, draft.approvals, draft.cleared = [ask], (), {}
+        if vouch.tool == DECLASSIFY and not (yield from _held(house, draft, state, vouch)):
+            return _stopped(draft, forbid("state", ReasonCode.STATE_UNAVAILABLE))
         if not (yield from answered(house, draft, state)):
             break
         draft.findings = with_answers(draft)
@@ -132,13 +134,28 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
     return decide(draft.findings, _SPEAKS)
 
 
+def _held(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[bool]:
+    """What a person who takes a label back has seen: the last call that set it stands in the request, and how often it was set in the draft.
+
+    Attack: an agent gets the approval, sets the label once more, and then uses it.
+    """
+    key = label_key(state.key, str(vouch.args["label"]))
+    read = yield Need(house.store, house.store.apply, ((Sum(key),),), {"now": draft.now, "commit": False})
+    found = read.values[0] if type(read) is Applied else None
+    if type(found) is not tuple:
+        return False
+    args = {**vouch.args, "last": str(found[1])}
+    draft.bound, draft.answers = Bound(vouch.tool, args, args, canonical(args)), (found[0],)
+    return True
+
+
 def _stopped(draft: Draft, finding: Finding) -> Ruling:
     draft.findings = [finding]
     return decide(draft.findings, ())
 
 
 def _effect(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[bool]:
-    """What is allowed, done; False where the store did not take it. Whoever sets the label meanwhile has set it: then it is read again."""
+    """What is allowed, done; False where the store did not take it, or the label was set meanwhile: nobody has vouched for that."""
     if vouch.tool == ENDORSE:
         from guard.workflow.ledger import Ledger
         from guard.workflow.observe import endorse
@@ -147,16 +164,11 @@ def _effect(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[
         ops = endorse(ledger, str(vouch.args["tool"]), str(vouch.args["argument"]), vouch.kind, vouch.args["value"], draft.id)
         return type((yield Need(house.store, house.store.apply, (ops,), {"now": draft.now}))) is Applied
     key = label_key(state.key, str(vouch.args["label"]))
-    for _ in range(3):
-        read = yield Need(house.store, house.store.apply, ((Sum(key),),), {"now": draft.now, "commit": False})
-        found = read.values[0] if type(read) is Applied else None
-        if type(found) is not tuple:
-            return False
-        back = (Sum(key, None, found[0]), Add(key, -found[0], None, None, draft.id))
-        answer = yield Need(house.store, house.store.apply, (back,), {"now": draft.now})
-        if type(answer) is not Refused:
-            return type(answer) is Applied
-    return False
+    times = draft.answers[0]
+    if type(times) is not int:
+        return False
+    back = (Sum(key, None, times), Add(key, -times, None, None, draft.id))
+    return type((yield Need(house.store, house.store.apply, (back,), {"now": draft.now}))) is Applied
 
 
 def _notes(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> list[ApprovalRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ class World:
         self.sink = sink or ListSink()
         self.store = MemoryState()
         self.guard = Guard(
-            Policy.from_text(POLICY, file="desk.yaml"), trust=self.iam, state=self.store, sinks=[self.sink], clock=self.clock, approvals=self.approvals
+            Policy.from_text(POLICY, file="desk.yaml"), trust=self.iam, state=self.store, sinks=[self.sink], clock=self.clock, approvals=self.approvals,
+            deadline=timedelta(seconds=60),
         )  # fmt: skip
 
     def task(self) -> Any:
@@ -384,6 +386,19 @@ def test_a_label_that_was_declassified_holds_again_after_the_next_such_call() ->
         assert _send(world, "x@a.example").verdict == "allow"
         _page(world)
         assert _send(world, "x@a.example").code == "rule.forbid_after"
+
+
+def test_an_approval_to_take_a_label_back_is_for_what_was_done_when_it_was_given() -> None:
+    """Attack: an agent gets the approval, does once more what sets the label, and then uses it."""
+    world = vouching()
+    with world.task() as task:
+        _page(world)
+        with pytest.raises(ApprovalRequired) as required:
+            task.declassify("untrusted")
+        world.approvals.approve(required.value.decision, by="sam", groups=["security"])
+        _page(world)
+        with pytest.raises(ApprovalRequired):
+            task.declassify("untrusted")
 
 
 def test_a_call_that_is_not_recorded_does_not_hide_a_label_after_it_was_declassified() -> None:
