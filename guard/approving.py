@@ -17,7 +17,7 @@ from guard.workflow.plan import Plan, Weighed
 from guard.workflow.verb import Hold
 from guard.workflow.weigh import approved
 
-__all__ = ["answered", "resting_on", "with_answers"]
+__all__ = ["answered", "pseudonyms", "resting_on", "with_answers"]
 
 
 def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
@@ -52,14 +52,14 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     cleared = clear(house.layers, task.delegation, asks, fresh, now["now"])
     if cleared.asks.keys() != asks.keys():
         return False
-    said = {name: f"approved: {name} by {_named(house, task.delegation, persons)}" for name, persons in cleared.asks.items()}
+    said = {name: f"approved: {name} by {pseudonyms(house, task.delegation, *persons)}" for name, persons in cleared.asks.items()}
     draft.cleared = {**draft.cleared, **said}
     draft.endorses = draft.endorses or any(code.startswith("flow.") for code in asks.values())
     draft.approvals = tuple({one.id: one for one in (*draft.approvals, *cleared.used)}.values())
     return True
 
 
-def _named(house: House, delegation: Delegation, persons: tuple[str, ...]) -> str:
+def pseudonyms(house: House, delegation: Delegation, *persons: str) -> str:
     """Persons as they stand in records."""
     try:
         return ", ".join(house.blinds.origin(delegation.tenant, one) for one in persons)

@@ -152,8 +152,7 @@ class TaskState:
     subject: str = ""
     """Pseudonym of the token's subject, where `origin` is that of the person it names besides."""
     pending: list[Op] = field(default_factory=list)
-    """For the next list of a settling: room in the ledger that was claimed and not needed."""
-
+    """For the next list of a settling: room in the ledger that was claimed and not needed, and its mark where a result was not learnt."""
     unlearnt: bool = False
     """The store did not take what a result held."""
 

@@ -171,7 +171,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         if lost == _TRIES:
             draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
             break
-        draft.approvals, draft.cleared = (), {}
+        draft.approvals, draft.cleared, draft.endorses = (), {}, False
     if draft.agreed is not None:
         return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
     ruling = decide(draft.findings, plan.all_required)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
-from guard.approving import answered, resting_on, with_answers
+from guard.approving import answered, pseudonyms, resting_on, with_answers
 from guard.constraints import ValueRefused, canonical, normalise
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Flow, Need
@@ -178,6 +178,6 @@ def _notes(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> list[A
     what: Literal["endorse", "declassify"] = "endorse" if named else "declassify"
     tool, argument, label = (str(args.get(name, "")) for name in ("tool", "argument", "label"))
     for one in draft.approvals:
-        by = house.blinds.origin(state.delegation.tenant, one.approver)
+        by = pseudonyms(house, state.delegation, one.approver)
         made.append(ApprovalRecord(draft.at, state.delegation.txn, what, by, one.id, tool, argument, hashed, label))
     return made
