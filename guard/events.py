@@ -120,6 +120,7 @@ class OutcomeRecord:
 
     For replay, left out where empty: `settled`: number of this settle in the task. `order`: the tenant's commit number then. `facts`:
     answers of tests on remembered facts, per key hash. `learnt`: values the ledger took from the result.
+    `late`: what was found when the call had ended, and has suspended the task.
     """
 
     decision: str
@@ -134,6 +135,7 @@ class OutcomeRecord:
     order: int = 0
     facts: Mapping[str, object] = field(default_factory=dict)
     learnt: int = 0
+    late: Finding | None = None
     kind: str = field(default="outcome", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -148,7 +150,13 @@ class OutcomeRecord:
             "status": self.status,
             "error": self.error,
             "micros": self.micros,
-            **filled(settled=self.settled, order=self.order, facts=self.facts, learnt=self.learnt),
+            **filled(
+                settled=self.settled,
+                order=self.order,
+                facts=self.facts,
+                learnt=self.learnt,
+                late=None if self.late is None else finding_dict(self.late),
+            ),
         }
 
 

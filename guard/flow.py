@@ -12,6 +12,7 @@
 | record    | a required sink fails or is late                    | the reservation is taken back; deny `record.*`    |
 | execute   | the body raises; is interrupted                     | outcome error; outcome unknown                    |
 | settle    | the store or a sink fails                           | the count stays (too high is the safe side)       |
+|           | a late finding (`guard/late.py`)                    | the task is suspended                             |
 
 Steps 1 to 7 are in `guard/judging.py`, what is taken from the state in `guard/reserving.py`, the record in `guard/writing.py`, what is
 learnt of a result in `guard/learning.py`.
@@ -28,6 +29,7 @@ from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, TaskState, Ticket
 from guard.judging import Bind, judge_flow
+from guard.late import late_flow
 from guard.learning import learning_of, settled, withheld
 from guard.model import Outcome, ToolCall, quick
 from guard.ops import Add, Applied, Op
@@ -147,10 +149,13 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
                 number = answer.values[0]
                 if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
                     task.settled.add(decision.tool)
+    late = None
+    if plan is not None and plan.late and not decision.blocks:
+        late = yield from late_flow(house, ticket, wall)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
     record = _outcome_record(
-        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt
+        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt, late
     )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:
@@ -162,6 +167,8 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
                 continue
         else:
             yield Need(sink, sink.outcome, (record,))
+    if late is not None and house.spans is not None:
+        house.spans.late(late, decision, task, ticket.span)
     if ticket.span is not None:
         ticket.span.end(record)
     if task is not None:

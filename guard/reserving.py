@@ -119,7 +119,7 @@ def refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> Fl
     """The findings of what the store refused; None: what was read has changed, and the call is to be judged again."""
     index, weighed = answer.index, draft.weighed
     if index == 0:
-        dead = yield from life_said(house, draft, task.life, answer.value)
+        dead = yield from life_said(house, draft, task.life, answer)
         return [dead] if dead is not None else None
     begin = 1
     if draft.call_key is not None:
@@ -160,5 +160,5 @@ def alive(house: House, draft: Draft, task: TaskState) -> Flow[Finding | None]:
     if type(answer) is Need:
         answer = yield answer
     if type(answer) is Refused:
-        return (yield from life_said(house, draft, task.life, answer.value, renew=False))
+        return (yield from life_said(house, draft, task.life, answer, renew=False))
     return None if type(answer) is Applied else failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)

@@ -176,7 +176,7 @@ def token_said(answer: object) -> Finding:
     return failed(answer, "token", ReasonCode.KEYS_UNAVAILABLE)
 
 
-def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bool = True) -> Flow[Finding | None]:
+def life_said(house: House, draft: Draft, life: Pin, answer: Refused, *, renew: bool = True) -> Flow[Finding | None]:
     """What it means that another life of the task stands than the one this guard would pin; None: it is ours now, judge again.
 
     | stands               | then                                                                     |
@@ -187,21 +187,23 @@ def life_said(house: House, draft: Draft, life: Pin, stood: object, *, renew: bo
     | policies, newer      | `policy.older`: a process that was not reloaded must not judge on        |
     | anything else        | `state.unavailable`                                                      |
     """
+    stood, witnesses = answer.value, (answer.by,) if answer.by else ()
     word, _, rest = stood.partition(":") if type(stood) is str else ("", "", "")
     if word == "ended":
         return forbid("task", ReasonCode.TASK_ENDED)
     if word == "suspended":
-        return Finding("task", "forbid", ReasonCode.TASK_SUSPENDED, rest, text=f"rule {rest} suspended the task", fix="a new task")
+        text = f"rule {rest} suspended the task"
+        return Finding("task", "forbid", ReasonCode.TASK_SUSPENDED, rest, text=text, fix="a new task", witnesses=witnesses)
     if word != "g":
         return forbid("state", ReasonCode.STATE_UNAVAILABLE)
     mine = life.value
     looks = (Lookup(f"gen|{mine}"), Lookup(f"gen|{stood}"))
-    answer = draft.ask(house.store, house.store.apply, (looks,), {"now": draft.now, "commit": False})
-    if type(answer) is Need:
-        answer = yield answer
-    if type(answer) is not Applied or len(answer.values) != 2:
-        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    ours, theirs = (int(one) if type(one) is str and one.isdigit() else None for one in answer.values)
+    numbers = draft.ask(house.store, house.store.apply, (looks,), {"now": draft.now, "commit": False})
+    if type(numbers) is Need:
+        numbers = yield numbers
+    if type(numbers) is not Applied or len(numbers.values) != 2:
+        return failed(numbers, "state", ReasonCode.STATE_UNAVAILABLE)
+    ours, theirs = (int(one) if type(one) is str and one.isdigit() else None for one in numbers.values)
     if ours is None or (theirs is not None and theirs > ours):
         return forbid("task", ReasonCode.POLICY_OLDER, fix="load the newer policy here")
     if not renew:

@@ -72,8 +72,9 @@ def outcome_body(r: OutcomeRecord) -> str:
     q = _quote
     error = "null" if r.error is None else q(r.error)
     more = ""
-    if r.settled or r.order or r.facts or r.learnt:
-        more = _more(settled=r.settled, order=r.order, facts=r.facts, learnt=r.learnt)
+    if r.settled or r.order or r.facts or r.learnt or r.late:
+        late = None if r.late is None else finding_dict(r.late)
+        more = _more(settled=r.settled, order=r.order, facts=r.facts, learnt=r.learnt, late=late)
     return (
         f'{{"v":1,"kind":"outcome","decision":{q(r.decision)},"at":{r.at},"task":{q(r.task)},"step":{r.step},"tool":{q(r.tool)},'
         f'"status":{q(r.status)},"error":{error},"micros":{r.micros}{more}}}'

@@ -83,6 +83,8 @@ class Plan:
     asked: AskedPlan | None = None
     plain: bool = False
     """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
+    late: tuple[CompiledRule, ...] = ()
+    """Rules that suspend and ask for signals: asked again when the call has ended (`guard/late.py`)."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -207,6 +209,7 @@ def make_plan(
         tuple(sorted({name for rule in about for name in rule.signals})),
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
+        tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
         _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from guard.constraints import Constraint, compile_args, compile_when
 from guard.model import Finding, Mode, Signal
@@ -89,6 +89,24 @@ class CompiledRule:
             return None
         return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, f"rule {rule.id}: {text}", mode, fix)  # type: ignore[arg-type]
 
+    def late(
+        self, plan: HasIntent, values: Values, now: int, signals: Mapping[str, Signal], masks: Mapping[str, Sequence[str]] | None
+    ) -> Finding | None:
+        """The finding of a rule about a call that has ended. Only a signal that is known, fresh, and not as it must be, makes one."""
+        rule = self.rule
+        if (self.until is not None and now < self.until) or not (self.always or self.matches(values)):
+            return None
+        fresh = rule.within or _SIGNAL_FRESH
+        for name, constraint in rule.signals.items():
+            signal = signals.get(name)
+            if _fresh(signal, now, fresh) and not _holds(constraint, signal, now, fresh):
+                if rule.unless is not None and excused(rule, plan, values, masks):
+                    return None
+                text = f"rule {rule.id}: signal {name} {constraint.text}, and was no longer when the call had ended"
+                fix = f"a new task, and a fresh signal {name}"
+                return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, "enforce", fix)  # type: ignore[arg-type]
+        return None
+
     def _argument(self, values: Values) -> tuple[str, str | None] | None:
         if self.require is None:
             return None
@@ -112,13 +130,15 @@ class CompiledRule:
         return None
 
 
-def _holds(constraint: Constraint, signal: object, now: int, fresh: int) -> bool:
+def _fresh(signal: object, now: int, fresh: int) -> TypeGuard[Signal]:
     if type(signal) is not Signal or type(signal.at) is not int or signal.value is None:
         return False
-    if not now - fresh < signal.at <= now + _AHEAD:
-        return False
+    return now - fresh < signal.at <= now + _AHEAD
+
+
+def _holds(constraint: Constraint, signal: object, now: int, fresh: int) -> bool:
     try:
-        return constraint.test(signal.value) is True
+        return _fresh(signal, now, fresh) and constraint.test(signal.value) is True
     except Exception:  # what cannot be evaluated does not hold
         return False
 
