@@ -1,4 +1,7 @@
-"""`Guard` and `Task`: the public face of one wired house. Everything that decides is below; here calls come in and answers go out."""
+"""`Guard`: the public face of one wired house. Everything that decides is below; here calls come in and answers go out.
+
+Open tasks are in `tasks`, bodies that go on after the call in `streams`, policies from files in `loading`.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +10,36 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast, overload
 
 from guard.constraints import Binder, Shape
 from guard.drive import adrive, drive
-from guard.errors import ApprovalRequired, ConfigError, Denied, GuardError
+from guard.errors import ConfigError, Denied, GuardError
 from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
-from guard.model import Bound, Decision, Delegation, Finding, Outcome, ToolCall
+from guard.model import Bound, Decision, Finding, Outcome, ToolCall
 from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
+from guard.streams import STREAMS, unseen
 from guard.suggest import did_you_mean
-from guard.taskflow import begin_flow, end_flow, open_flow, says_flow
+from guard.taskflow import begin_flow
+from guard.tasks import Frame, Task, denied
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
+    from guard.loading import PolicySource
     from guard.policy import Policy
-    from guard.vouch import Vouch
 
 __all__ = ["Guard", "Task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-PolicySource: TypeAlias = "str | Path | Policy"
 TrustSource = Issuer | LocalIssuer
 _Bind = Callable[[House], Bound]
-
-
-class _Frame(NamedTuple):
-    """Which task is current in this context, and which one was before."""
-
-    task: Task
-    before: _Frame | None
 
 
 class Guard:
@@ -72,7 +68,9 @@ class Guard:
         said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
         None: an ask stays one, and nothing runs.
         """
-        layers = _load(policy)
+        from guard.loading import load_layers
+
+        layers = load_layers(policy)
         given = sinks is not None
         chosen = tuple(sinks) if sinks is not None else tuple(default_sinks())
         spans = next((sink for sink in chosen if isinstance(sink, Spans)), None)
@@ -101,7 +99,7 @@ class Guard:
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
-        self._current: ContextVar[_Frame | None] = ContextVar("guardtrail_task", default=None)
+        self._current: ContextVar[Frame | None] = ContextVar("guardtrail_task", default=None)
         self._opened: dict[tuple[str, str, str], int] = {}
         self._openers: set[tuple[str, str, str]] = set()
 
@@ -112,7 +110,9 @@ class Guard:
         stay: its calls are denied), GuardError `state.unavailable`: then nothing has changed. What a new rule counts begins now, so a
         task that is older asks (`state.incomplete`); other processes of the same state that still have the older policy deny then.
         """
-        layers = _load(policy)
+        from guard.loading import load_layers
+
+        layers = load_layers(policy)
         for tool, shape, _ in self._house.fitted:
             if tool in layers[0].tools:
                 self._fits(layers[0], tool, shape)
@@ -284,7 +284,7 @@ class Guard:
         if ticket.decision.blocks:
             raise denied(ticket.decision)
         ticket.streamed = True
-        _unseen(ticket)
+        unseen(ticket)
         self._hold(ticket)
         return ticket
 
@@ -297,70 +297,17 @@ class Guard:
             raise denied(ticket.decision)
         if outcome.error is not None:
             raise outcome.error
-        if type(outcome.value).__name__ in _STREAMS and ticket.replay is None:
+        if type(outcome.value).__name__ in STREAMS and ticket.replay is None:
             ticket.streamed = type(outcome.value).__name__ != "coroutine"
-            _unseen(ticket)
+            unseen(ticket)
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
-            return _STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
+            return STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
         return outcome.value
 
     def _broken(self, call: ToolCall, error: Exception) -> Decision:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
         tool = call.tool if isinstance(getattr(call, "tool", None), str) else ""
         return Decision("", "deny", "enforce", ReasonCode.GUARD_ERROR, (finding,), None, (), "", 0, tool, "", self._house.policy)
-
-
-def _unseen(ticket: Ticket) -> None:
-    """What a stream hands out is in use before it has ended, and nobody looks at it (`TaskState.unlearnt`)."""
-    if ticket.streamed and ticket.task is not None and ticket.plan is not None and ticket.plan.sources is not None:
-        ticket.task.unlearnt = ticket.task.unlearnt or ticket.plan.sources.learns
-
-
-def denied(decision: Decision) -> Denied:
-    """The exception of a decision that blocks."""
-    return ApprovalRequired(decision) if decision.verdict == "ask" else Denied(decision)
-
-
-def _stream(guard: Guard, ticket: Ticket, body: Any) -> Any:
-    outcome = Outcome("unknown")
-    try:
-        result = yield from body
-        outcome = Outcome("ok")
-        return result
-    except Exception as error:
-        outcome = Outcome("error", None, error)
-        raise
-    finally:
-        guard.close_call(ticket, outcome)
-
-
-async def _astream(guard: Guard, ticket: Ticket, body: Any) -> Any:
-    outcome = Outcome("unknown")
-    try:
-        async for item in body:
-            yield item
-        outcome = Outcome("ok")
-    except Exception as error:
-        outcome = Outcome("error", None, error)
-        raise
-    finally:
-        await guard.aclose_call(ticket, outcome)
-
-
-async def _acoroutine(guard: Guard, ticket: Ticket, body: Any) -> Any:
-    outcome = Outcome("unknown")
-    try:
-        value = await body
-        outcome = Outcome("ok", value)
-        return value
-    except Exception as error:
-        outcome = Outcome("error", None, error)
-        raise
-    finally:
-        await guard.aclose_call(ticket, outcome)
-
-
-_STREAMS: dict[str, Callable[[Guard, Ticket, Any], Any]] = {"generator": _stream, "async_generator": _astream, "coroutine": _acoroutine}
 
 
 def _keys_beside(sinks: Sequence[Sink]) -> Path | None:
@@ -373,187 +320,3 @@ def _declared(base: Policy, tool: str) -> frozenset[str]:
     if spec is None:
         raise ConfigError(f"@guard.tool `{tool}` is not in {base.file}{did_you_mean(tool, base.tools)}")
     return frozenset(path.split(".")[0].removesuffix("[]") for path in spec.types)
-
-
-def _load(policy: PolicySource | Sequence[PolicySource]) -> tuple[Policy, ...]:
-    from guard.policy import Policy, check_layers
-
-    sources: Sequence[PolicySource] = [policy] if isinstance(policy, str | Path | Policy) else list(policy)
-    if not sources:
-        raise ConfigError('a guard needs a policy: `Guard("policy.yaml", trust=...)`')
-    return check_layers([each if isinstance(each, Policy) else _read(Path(each)) for each in sources])
-
-
-def _read(path: Path) -> Policy:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"policy {path} cannot be read: {error.strerror or type(error).__name__}", code="policy.unavailable") from None
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"policy {path} is not UTF-8", code="policy.unavailable") from None
-    from guard.policy import Policy
-
-    return Policy.from_text(text, file=str(path))
-
-
-class Task:
-    """One open task: a context manager, never built by hand. Made by `Guard.task`; may be entered again, also in other threads."""
-
-    def __init__(self, guard: Guard, token: str, prompt: str | None) -> None:
-        self._guard = guard
-        self._token = token
-        self._prompt = prompt
-        self._state: TaskState | None = None
-
-    def __repr__(self) -> str:
-        return f"Task({self._state.delegation.txn!r})" if self._state is not None else "Task(not open)"
-
-    @property
-    def state(self) -> TaskState:
-        if self._state is None:
-            raise ConfigError("this task is not open yet: enter it with `with guard.task(token) as task:`")
-        return self._state
-
-    @property
-    def id(self) -> str:
-        """The token's `txn`."""
-        return self.state.delegation.txn
-
-    @property
-    def delegation(self) -> Delegation:
-        """The verified content of the token."""
-        return self.state.delegation
-
-    @property
-    def token(self) -> str:
-        """The token itself, to hand on. Never log it."""
-        return self._token
-
-    def delegate(
-        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
-    ) -> Task:
-        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
-        raise ConfigError(
-            "`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet"
-        )
-
-    async def adelegate(
-        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
-    ) -> Task:
-        """`delegate`, awaited."""
-        return self.delegate(actor, tools=tools, ttl=ttl)
-
-    def user_says(self, text: str, *, quoted: str = "") -> None:
-        """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.
-
-        Pass nothing that a tool or a page returned. In a delegated task they are an agent's words, which are text. Raises Denied where the
-        task has ended, or the store does not answer: then nothing was said.
-        """
-        house = self._guard._house
-        decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
-        if decision is not None:
-            raise denied(decision)
-
-    def endorse(self, tool: str, argument: str, value: object) -> Decision:
-        """A person vouches that `argument` (a control argument) of `tool` may have `value` in this task, wherever it came from.
-
-        Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
-        nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
-        """
-        from guard.vouch import endorsed
-
-        return self._vouch(endorsed(self._guard._house, tool, argument, value))
-
-    def declassify(self, label: str) -> Decision:
-        """A person vouches that `label` does not hold any more: rules on it count from now on.
-
-        Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
-        """
-        from guard.vouch import declassified
-
-        return self._vouch(declassified(self._guard._house, label))
-
-    def _vouch(self, vouch: Vouch) -> Decision:
-        from guard.vouch import vouch_flow
-
-        house = self._guard._house
-        decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
-        if decision.blocks:
-            raise denied(decision)
-        return decision
-
-    def end(self) -> Decision:
-        """Judge `task.end` and end the task: its identifier is never used again.
-
-        A refusal is recorded and raised as Denied; the task stays open then, so that what is missing can be done.
-        """
-        decision = self._end(final=False)
-        if decision.blocks:
-            raise denied(decision)
-        return decision
-
-    def _end(self, *, final: bool) -> Decision:
-        self._close_tickets()
-        return drive(end_flow(self._guard._house, self.state, final=final), self._guard._house.seconds)
-
-    def __enter__(self) -> Self:
-        house = self._guard._house
-        if self._state is None or self._state.closed:
-            self._entered(drive(open_flow(house, self._token, self._prompt), house.seconds))
-        return self._push()
-
-    async def __aenter__(self) -> Self:
-        house = self._guard._house
-        if self._state is None or self._state.closed:
-            self._entered(await adrive(open_flow(house, self._token, self._prompt), house.seconds))
-        return self._push()
-
-    def _entered(self, answer: TaskState | Decision) -> None:
-        if isinstance(answer, Decision):
-            raise denied(answer)
-        self._state = answer
-        if answer.first:
-            self._guard._openers.add(answer.delegation.task)
-
-    def _push(self) -> Self:
-        guard, key = self._guard, self.state.delegation.task
-        guard._opened[key] = guard._opened.get(key, 0) + 1
-        guard._current.set(_Frame(self, guard._current.get()))
-        return self
-
-    def _pop(self) -> bool:
-        """Leave; True where this was the outermost `with` of the process that first opened the task: then the task ends."""
-        guard, key = self._guard, self.state.delegation.task
-        frame = guard._current.get()
-        if frame is not None and frame.task is self:
-            guard._current.set(frame.before)
-        left = guard._opened.get(key, 1) - 1
-        if left > 0:
-            guard._opened[key] = left
-            return False
-        guard._opened.pop(key, None)
-        self._close_tickets()
-        outermost = key in guard._openers
-        guard._openers.discard(key)
-        return outermost and not self.state.closed
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
-            decision = self._end(final=True)
-            if decision.blocks and error is None:
-                raise denied(decision)
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
-            house = self._guard._house
-            decision = await adrive(end_flow(house, self.state), house.seconds)
-            if decision.blocks and error is None:
-                raise denied(decision)
-
-    def _close_tickets(self) -> None:
-        """Calls without an outcome are closed as unknown: they may have run."""
-        for ticket in list(self.state.tickets.values()):
-            drive(finish_flow(self._guard._house, ticket, Outcome("unknown")), self._guard._house.seconds)
-        self.state.tickets.clear()

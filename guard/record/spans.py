@@ -15,42 +15,27 @@ The decision stands as an event too: some backends take no logs. Names, codes, k
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Decision, Finding
+from guard.record.attributes import Attributes, executes, facts_of, held_by, more_facts, unnamed
 from guard.record.files import directory
 from guard.record.metrics import Metrics
 from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
-    ACTOR,
-    ARGS_HMAC,
     CALL_ID,
-    CHAIN,
-    CODE,
-    CREDENTIAL,
     DECISION,
     DECISION_ID,
-    DEFAULT_DENY,
-    DEPTH,
-    EFFECT,
     ERROR_TYPE,
     EVENT_DECISION,
     EVENT_VIOLATION,
     EXECUTED,
-    FIX,
-    INTENT,
-    ISSUER,
     LINK,
     MODE,
-    MONITORED,
     OPENINFERENCE_KIND,
     OPERATION,
-    ORIGIN,
     OUTCOME,
-    POLICY,
-    RULE,
     SCOPE,
     SPAN_AUTHORIZE,
     SPAN_EXECUTE,
@@ -58,7 +43,6 @@ from guard.telemetry import (
     TASK_ID,
     TOOL_NAME,
     WITNESSES,
-    WORKLOAD,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +54,6 @@ if TYPE_CHECKING:
 __all__ = ["CallSpan", "Spans"]
 
 _HELD = 4096
-Attributes = dict[str, Any]
 
 
 class Spans:
@@ -141,7 +124,7 @@ class Spans:
         try:
             tracer = self._tracer if self._ready and not self._ours else self._resolve()
             if tracer is not None:
-                self._roots.begin(tracer, task, _fixed(task, ""), policy)
+                self._roots.begin(tracer, task, facts_of(task, ""), policy)
         except Exception:  # noqa: S110 - a span less
             pass
 
@@ -151,7 +134,7 @@ class Spans:
             self._metrics.violated(fired(decision.findings), decision, task)
             tracer = self._tracer if self._ready and not self._ours else self._resolve()
             if tracer is not None:
-                self._roots.end(tracer, task, _fixed(task, ""), decision)
+                self._roots.end(tracer, task, facts_of(task, ""), decision)
         except Exception:  # noqa: S110 - a span less
             pass
 
@@ -160,7 +143,7 @@ class Spans:
         if call_id:
             attributes[CALL_ID] = call_id[:256]
         if decision.verdict != "allow" or decision.mode == "monitor":
-            attributes.update(_more(decision))
+            attributes.update(more_facts(decision))
         elif decision.witnesses:
             attributes[WITNESSES] = decision.witnesses
         holder = None if task is None else self._holders.get(task.key)
@@ -170,7 +153,7 @@ class Spans:
         here = self._context.get_current()
         current = self._trace.get_current_span(here)
         # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
-        own = not (current.is_recording() and _executes(current, decision.tool))
+        own = not (current.is_recording() and executes(current, decision.tool))
         if own:
             # Nothing is current in another thread or context: there the call stands below its task all the same.
             alone = task is not None and current is self._trace.INVALID_SPAN
@@ -203,7 +186,7 @@ class Spans:
             delegation = task.delegation
             held = self._fixed.get((id(delegation), tool))
             if held is None or held[0] is not delegation:
-                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", _fixed(task, tool))
+                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", facts_of(task, tool))
                 if len(self._fixed) >= _HELD:
                     self._fixed.clear()
                 self._fixed[id(delegation), tool] = held
@@ -225,12 +208,12 @@ class Spans:
         if decision.witnesses:
             kinds = (("flow" if f.judge == "flow" else "witness", each) for f in decision.findings for each in f.witnesses)
             # Those no finding names were put there by whoever made the decision.
-            for kind, witness in dict.fromkeys((*kinds, *_unnamed(decision))):
+            for kind, witness in dict.fromkeys((*kinds, *unnamed(decision))):
                 seen = self._seen.get(witness) or self._before.get(witness)
                 if seen is not None:
                     links = links or []
                     links.append(self._trace.Link(seen, {LINK: kind}))
-        if holder is not None and holder[0] is not task.delegation and _holder(holder[0]) != _holder(task.delegation):
+        if holder is not None and holder[0] is not task.delegation and held_by(holder[0]) != held_by(task.delegation):
             links = links or []
             links.append(self._trace.Link(holder[1], {LINK: "pivot"}))
         return links
@@ -303,7 +286,7 @@ class CallSpan:
     def denied(self, decision: Decision) -> None:
         """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""
         try:
-            more = _more(decision)
+            more = more_facts(decision)
             if decision.verdict == "deny":
                 error = f"guardtrail.denied.{decision.code}"
                 more[ERROR_TYPE] = error
@@ -356,60 +339,3 @@ class CallSpan:
                 self._span.end()
             except Exception:  # noqa: S110 - a span less
                 pass
-
-
-def _unnamed(decision: Decision) -> list[tuple[str, str]]:
-    named = {each for finding in decision.findings for each in finding.witnesses}
-    return [("witness", each) for each in decision.witnesses if each not in named]
-
-
-def _executes(span: Any, tool: str) -> bool:
-    """Is this the span of a framework for the execution of this tool?"""
-    attributes = getattr(span, "attributes", None)
-    return isinstance(attributes, Mapping) and attributes.get(OPERATION) == SPAN_EXECUTE and attributes.get(TOOL_NAME) == tool
-
-
-def _fixed(task: Any, tool: str) -> Attributes:
-    """What is the same for every call of a tool under one delegation."""
-    d = task.delegation
-    plan = task.plans.get(tool)
-    spec = plan.tool if plan is not None else None
-    out: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
-    if spec is not None:
-        out[EFFECT] = ",".join(spec.effects)
-    if d.intent:
-        out[INTENT] = d.intent
-    out[TASK_ID] = d.txn
-    out[CREDENTIAL] = str(d.credential)
-    out[ORIGIN] = task.origin
-    out[ACTOR] = d.actor
-    out[DEPTH] = d.depth
-    if d.depth:
-        out[CHAIN] = " > ".join(d.actors)
-    if d.workload:
-        out[WORKLOAD] = d.workload
-    if d.local:
-        out[ISSUER] = "local"
-    return out
-
-
-def _holder(delegation: Any) -> tuple[str, tuple[str, ...], str | None]:
-    return str(delegation.credential), delegation.actors, delegation.workload
-
-
-def _more(decision: Decision) -> Attributes:
-    """What an allow without remark has no need to say."""
-    finding = decision.deciding
-    out: Attributes = {CODE: str(decision.code), POLICY: decision.policy}
-    if decision.verdict != "allow" and (finding is None or finding.rule):
-        out[RULE] = (finding.rule or "") if finding is not None else DEFAULT_DENY
-    if decision.args_hmac:
-        out[ARGS_HMAC] = decision.args_hmac
-    if decision.fix:
-        out[FIX] = decision.fix
-    if decision.witnesses:
-        out[WITNESSES] = decision.witnesses
-    monitored = [f.rule or str(f.code) for f in decision.findings if f.mode == "monitor" and f.says != "permit"]
-    if monitored:
-        out[MONITORED] = ",".join(monitored)
-    return out

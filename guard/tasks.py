@@ -1,0 +1,194 @@
+"""`Task`: one open task of a guard, as a context manager. Which one is current in a context, and which `with` is the last to leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from guard.drive import adrive, drive
+from guard.errors import ApprovalRequired, ConfigError, Denied
+from guard.flow import finish_flow
+from guard.house import TaskState
+from guard.model import Decision, Delegation, Outcome
+from guard.taskflow import end_flow, open_flow, says_flow
+
+if TYPE_CHECKING:
+    from guard.runtime import Guard
+    from guard.vouch import Vouch
+
+__all__ = ["Frame", "Task", "denied"]
+
+
+class Frame(NamedTuple):
+    """Which task is current in this context, and which one was before."""
+
+    task: Task
+    before: Frame | None
+
+
+def denied(decision: Decision) -> Denied:
+    """The exception of a decision that blocks."""
+    return ApprovalRequired(decision) if decision.verdict == "ask" else Denied(decision)
+
+
+class Task:
+    """One open task: a context manager, never built by hand. Made by `Guard.task`; may be entered again, also in other threads."""
+
+    def __init__(self, guard: Guard, token: str, prompt: str | None) -> None:
+        self._guard = guard
+        self._token = token
+        self._prompt = prompt
+        self._state: TaskState | None = None
+
+    def __repr__(self) -> str:
+        return f"Task({self._state.delegation.txn!r})" if self._state is not None else "Task(not open)"
+
+    @property
+    def state(self) -> TaskState:
+        if self._state is None:
+            raise ConfigError("this task is not open yet: enter it with `with guard.task(token) as task:`")
+        return self._state
+
+    @property
+    def id(self) -> str:
+        """The token's `txn`."""
+        return self.state.delegation.txn
+
+    @property
+    def delegation(self) -> Delegation:
+        """The verified content of the token."""
+        return self.state.delegation
+
+    @property
+    def token(self) -> str:
+        """The token itself, to hand on. Never log it."""
+        return self._token
+
+    def delegate(
+        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
+    ) -> Task:
+        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
+        raise ConfigError(
+            "`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet"
+        )
+
+    async def adelegate(
+        self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
+    ) -> Task:
+        """`delegate`, awaited."""
+        return self.delegate(actor, tools=tools, ttl=ttl)
+
+    def user_says(self, text: str, *, quoted: str = "") -> None:
+        """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.
+
+        Pass nothing that a tool or a page returned. In a delegated task they are an agent's words, which are text. Raises Denied where the
+        task has ended, or the store does not answer: then nothing was said.
+        """
+        house = self._guard._house
+        decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
+        if decision is not None:
+            raise denied(decision)
+
+    def endorse(self, tool: str, argument: str, value: object) -> Decision:
+        """A person vouches that `argument` (a control argument) of `tool` may have `value` in this task, wherever it came from.
+
+        Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
+        nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
+        """
+        from guard.vouch import endorsed
+
+        return self._vouch(endorsed(self._guard._house, tool, argument, value))
+
+    def declassify(self, label: str) -> Decision:
+        """A person vouches that `label` does not hold any more: rules on it count from now on.
+
+        Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
+        """
+        from guard.vouch import declassified
+
+        return self._vouch(declassified(self._guard._house, label))
+
+    def _vouch(self, vouch: Vouch) -> Decision:
+        from guard.vouch import vouch_flow
+
+        house = self._guard._house
+        decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
+        if decision.blocks:
+            raise denied(decision)
+        return decision
+
+    def end(self) -> Decision:
+        """Judge `task.end` and end the task: its identifier is never used again.
+
+        A refusal is recorded and raised as Denied; the task stays open then, so that what is missing can be done.
+        """
+        decision = self._end(final=False)
+        if decision.blocks:
+            raise denied(decision)
+        return decision
+
+    def _end(self, *, final: bool) -> Decision:
+        self._close_tickets()
+        return drive(end_flow(self._guard._house, self.state, final=final), self._guard._house.seconds)
+
+    def __enter__(self) -> Self:
+        house = self._guard._house
+        if self._state is None or self._state.closed:
+            self._entered(drive(open_flow(house, self._token, self._prompt), house.seconds))
+        return self._push()
+
+    async def __aenter__(self) -> Self:
+        house = self._guard._house
+        if self._state is None or self._state.closed:
+            self._entered(await adrive(open_flow(house, self._token, self._prompt), house.seconds))
+        return self._push()
+
+    def _entered(self, answer: TaskState | Decision) -> None:
+        if isinstance(answer, Decision):
+            raise denied(answer)
+        self._state = answer
+        if answer.first:
+            self._guard._openers.add(answer.delegation.task)
+
+    def _push(self) -> Self:
+        guard, key = self._guard, self.state.delegation.task
+        guard._opened[key] = guard._opened.get(key, 0) + 1
+        guard._current.set(Frame(self, guard._current.get()))
+        return self
+
+    def _pop(self) -> bool:
+        """Leave; True where this was the outermost `with` of the process that first opened the task: then the task ends."""
+        guard, key = self._guard, self.state.delegation.task
+        frame = guard._current.get()
+        if frame is not None and frame.task is self:
+            guard._current.set(frame.before)
+        left = guard._opened.get(key, 1) - 1
+        if left > 0:
+            guard._opened[key] = left
+            return False
+        guard._opened.pop(key, None)
+        self._close_tickets()
+        outermost = key in guard._openers
+        guard._openers.discard(key)
+        return outermost and not self.state.closed
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pop():
+            decision = self._end(final=True)
+            if decision.blocks and error is None:
+                raise denied(decision)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._pop():
+            house = self._guard._house
+            decision = await adrive(end_flow(house, self.state), house.seconds)
+            if decision.blocks and error is None:
+                raise denied(decision)
+
+    def _close_tickets(self) -> None:
+        """Calls without an outcome are closed as unknown: they may have run."""
+        for ticket in list(self.state.tickets.values()):
+            drive(finish_flow(self._guard._house, ticket, Outcome("unknown")), self._guard._house.seconds)
+        self.state.tickets.clear()
