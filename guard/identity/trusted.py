@@ -12,6 +12,7 @@ from guard.errors import ConfigError
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.model import Delegation
+from guard.ports import Exchanger
 from guard.tokens import IssuerRules, verify
 from guard.tokens.claims import SKEW
 from guard.tokens.jose import MAX_TOKEN
@@ -67,6 +68,11 @@ class TrustedIssuers:
                         self._held.clear()
                         self._last = None
         return self._generation
+
+    def exchanger(self, issuer: str) -> Exchanger | None:
+        """Whom to ask for a narrower token; None where the issuer was given no client."""
+        found = self._issuers.get(issuer)
+        return found if isinstance(found, LocalIssuer) else None
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `TokenRefused` and nothing else."""
