@@ -22,7 +22,7 @@ from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
 from guard.reserving import alive, granted, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
-from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said
+from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said, with_keys
 from guard.workflow.atoms import Live
 from guard.workflow.plan import Plan
 from guard.workflow.weigh import reads, weigh, weigh_plain
@@ -90,7 +90,9 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     else:
         found = yield Need(verifier, verifier.verify, (task.token,), {"now": now})
     if type(found) is not Delegation:
-        return _stopped(draft, token_said(found))
+        found = yield from with_keys(house, draft, task.token, found)
+        if type(found) is not Delegation:
+            return _stopped(draft, token_said(found))
     revoked: object
     if getattr(revocations, "inline", False) is True:
         try:

@@ -64,6 +64,9 @@ class Verifier(Protocol):
     """Token text to verified delegation.
 
     `generation` changes whenever an answer given before might change (keys, registry): holders of an older one verify again.
+
+    A verifier whose keys may have to be fetched also has `fetch(wanted) -> concurrent.futures.Future`: `verify` raises
+    `guard.errors.KeysWanted`, the guard waits for the future under its deadline, and verifies once more.
     """
 
     @property
