@@ -51,15 +51,20 @@ def read(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None =
 
     logs: list[Iterator[Seen]] = []
     rest: list[Iterator[Seen]] = []
+    ends: Lines | None = None
     for file in files:
+        lines = Lines(file, found, told)
         try:
-            name, events = _reader(Lines(file, found, told), found)
+            name, events = _reader(lines, found)
         except OSError as error:
             found.unreadable[str(file)] = (error.strerror or type(error).__name__).lower()
             continue
         found.files += 1
         found.formats[str(file)] = name
         (logs if name == "audit" else rest).append(_safe(events, str(file), found))
+        ends = ends if name in ("audit", "unknown") else lines
+    if ends is not None:
+        ends.last = True  # a trace may go on in the next file: exporters rotate
     streams = [merge(*logs, key=lambda seen: seen.at)] if 1 < len(logs) <= _OPEN else logs
     for stream in (*streams, *rest):
         for seen in stream:

@@ -37,6 +37,8 @@ class Lines:
     def __init__(self, path: Path, found: Found, told: Callable[[int], None]) -> None:
         self.path, self.name = path, str(path)
         self._found, self._tell = found, told
+        self.last = False
+        """Nothing is read after this file that could go on with what it holds."""
         self._halved = False
         self._owed = self._paid = 0
 

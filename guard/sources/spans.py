@@ -163,15 +163,16 @@ def _result(span: Span) -> tuple[object, bool]:
     return None, False
 
 
-def seen_of(span: Span, tool: str, *, key: str, step: int, task: str, actors: Sequence[str], file: str) -> Seen:
-    """A tool span as a call. `key`: its id, or its place in a trace that gave it none. `task`, `actors`: as it and the spans above say."""
+def seen_of(span: Span, tool: str, *, key: str, task: str, actors: Sequence[str], file: str) -> Seen:
+    """A tool span as a call. `key`: its id, or its place in a trace that gave it none. `task`, `actors`: as it and the spans above say.
+    Its step is 0 where it says none: to be counted."""
     found = span.attributes
     result, known = _result(span)
     recorded, verdict = found.get(names.STEP), found.get(names.DECISION)
     said: Literal["allow", "deny", "ask", ""] = verdict if verdict in ("allow", "deny", "ask") else ""
     origin, intent = found.get(names.ORIGIN), found.get(names.INTENT)
     return Seen(
-        "call", ("", str(found.get(names.ISSUER) or ""), task or span.trace), span.start // 1000, step=recorded if type(recorded) is int else step,
+        "call", ("", str(found.get(names.ISSUER) or ""), task or span.trace), span.start // 1000, step=recorded if type(recorded) is int else 0,
         id=str(found.get(names.DECISION_ID) or span.id or f"{span.trace}:{key}"), tool=tool, args=_args(span), status=_status(span),
         result=result, known_result=known, actors=tuple(actors), origin=str(origin or ""),
         intent=intent if isinstance(intent, str) else None, verdict=said, code=str(found.get(names.CODE) or ""), span=span.id,

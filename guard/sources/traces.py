@@ -4,6 +4,7 @@
 |-------------------------------|--------------------------------------------------------------------------------------------------------|
 | which trace comes first       | the one whose first call started first; else the one seen first                                        |
 | which call of a trace         | by start, then by depth, then by id. Foreign order is an assumption: clocks differ                     |
+| which step of its task        | as it says itself; else counted, also where the task goes on in another trace                            |
 | a span seen twice             | counts once, as it was seen first                                                                      |
 | a tool span right under one of the same tool | a framework and another layer traced one call: it counts once, as the outer span, with what only the inner ones say |
 | spans that are each other's parents | nobody is outer: each counts. Attack: a call that is its own parent and so is nobody's                   |
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -54,12 +56,17 @@ CREATE TABLE places AS SELECT n, place FROM
   (SELECT n, id, row_number() OVER (PARTITION BY t ORDER BY n) - 1 AS place FROM spans WHERE t IN (SELECT t FROM spans WHERE id IS NULL))
   WHERE id IS NULL;
 CREATE UNIQUE INDEX places_n ON places (n);
-CREATE TABLE firsts (t INTEGER PRIMARY KEY, start INTEGER);
-INSERT INTO firsts SELECT t, min(start) FROM spans NOT INDEXED WHERE tool IS NOT NULL GROUP BY t
+CREATE TABLE turns (t INTEGER PRIMARY KEY, turn INTEGER);
+INSERT INTO turns SELECT t, row_number() OVER (ORDER BY min(start), t) FROM spans NOT INDEXED WHERE tool IS NOT NULL GROUP BY t;
+CREATE TABLE ends AS SELECT name, max(turn) AS turn FROM
+  (SELECT task AS name, t FROM spans WHERE task IS NOT NULL UNION ALL SELECT name, t FROM traces) JOIN turns USING (t) GROUP BY name;
+CREATE INDEX ends_turn ON ends (turn)
 """
+# A task may go on in another trace: it is over with the last one that names it, or is called like it.
+_OVER: Final = "SELECT name FROM ends JOIN turns USING (turn) WHERE t = ? LIMIT 1000"
 _ORDER: Final = """
-SELECT spans.t, spans.start, spans.n FROM spans CROSS JOIN firsts ON firsts.t = spans.t
-  WHERE spans.tool IS NOT NULL AND spans.n NOT IN (SELECT n FROM inside) ORDER BY firsts.start, spans.t, spans.start, spans.n
+SELECT spans.t, spans.start, spans.n FROM spans CROSS JOIN turns ON turns.t = spans.t
+  WHERE spans.tool IS NOT NULL AND spans.n NOT IN (SELECT n FROM inside) ORDER BY turns.turn, spans.start, spans.n
 """
 _ONE: Final = """
 SELECT traces.name, id, parent, start, tool, agent, task, failed, line, attributes, place
@@ -114,21 +121,38 @@ class Traces:
             self._write()
 
     def calls(self) -> Iterator[Seen]:
-        """All of them, once every span was added."""
+        """All of them, once every span was added. The last call of a trace says which tasks are over, if nothing else is read after this file."""
         self._write()
         self._script(_SORT)
         total = self._rows_of("SELECT count(*) FROM spans WHERE tool IS NOT NULL AND n NOT IN (SELECT n FROM inside)")[0][0]
-        merged = bool(self._rows_of("SELECT 1 FROM inside LIMIT 1"))
-        trace, step, given = 0, 0, 0
-        for (t, _), group in groupby(self._each(_ORDER), itemgetter(0, 1)):
-            trace, step = t, (step if t == trace else 0)
-            for n in self._by_depth([n for _, _, n in group]):
-                step += 1
+        given = 0
+        steps: dict[str, Counter[str]] = {}  # by task and issuer
+        for t, rows in groupby(self._each(_ORDER), itemgetter(0)):
+            before: Seen | None = None
+            for seen in self._of_trace(t, rows):
+                if before is not None:
+                    yield before
+                _, issuer, task = seen.task
+                counted = steps.setdefault(task, Counter())
+                counted[issuer] += 1
+                seen.step = seen.step or counted[issuer]
+                before = seen
                 given += 1
-                yield self._call(n, t, step, merged=merged)
                 if not given % _AT_ONCE:
                     self._lines.given(given, total)
+            over = [_text(name) for (name,) in self._rows_of(_OVER, t)]
+            for task in over:
+                steps.pop(task, None)
+            if before is not None:
+                before.over = tuple(over) if self._lines.last else ()
+                yield before
         self._lines.given(1, 1)
+
+    def _of_trace(self, t: int, rows: Iterable[tuple[int, int, int]]) -> Iterator[Seen]:
+        merged = bool(self._rows_of("SELECT 1 FROM inside LIMIT 1"))
+        for _, group in groupby(rows, itemgetter(1)):
+            for n in self._by_depth([n for _, _, n in group]):
+                yield self._call(n, t, merged=merged)
 
     # -- one call ------------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +168,7 @@ class Traces:
             parent, depth = above[0], depth + 1
         return depth, f"#{place}" if key is None else _text(key)
 
-    def _call(self, n: int, t: int, step: int, *, merged: bool) -> Seen:
+    def _call(self, n: int, t: int, *, merged: bool) -> Seen:
         ((name, ident, parent, start, tool, agent, task, failed, line, attributes, place),) = self._rows_of(_ONE, n)
         agents = [agent] if agent is not None else []
         for _ in range(DEPTH - 1):
@@ -160,7 +184,7 @@ class Traces:
             self._merge(n, found)
         span = Span(_text(name), _text(ident), "", "", start, found, bool(failed), line)
         return seen_of(
-            span, _text(tool), key=span.id or f"#{place}", step=step, task=_text(task), actors=[_text(one) for one in reversed(agents)],
+            span, _text(tool), key=span.id or f"#{place}", task=_text(task), actors=[_text(one) for one in reversed(agents)],
             file=self._lines.name,
         )  # fmt: skip
 

@@ -15,7 +15,10 @@ def calls_of(spans: Iterable[Span], file: str) -> list[Seen]:
         trace.setdefault(span.id or f"#{len(trace)}", span)  # seen twice: as it was seen first
     with_calls = [trace for trace in traces.values() if any(map(tool_of, trace.values()))]
     with_calls.sort(key=lambda trace: min(span.start for span in trace.values() if tool_of(span)))
-    return [seen for trace in with_calls for seen in _of_trace(trace, file)]
+    calls = [seen for trace in with_calls for seen in _of_trace(trace, file)]
+    for at, seen in enumerate(calls, 1):
+        seen.step = seen.step or [one.task for one in calls[:at]].count(seen.task)
+    return calls
 
 
 def _of_trace(trace: dict[str, Span], file: str) -> list[Seen]:
@@ -26,7 +29,7 @@ def _of_trace(trace: dict[str, Span], file: str) -> list[Seen]:
     }
     inside = {key for key in outer if _outermost(key, outer) is not None}
     order = sorted((key for key, span in trace.items() if tool_of(span) and key not in inside), key=lambda key: _turn(trace, key))
-    return [_seen(trace, key, step, inside, file) for step, key in enumerate(order, 1)]
+    return [_seen(trace, key, inside, file) for key in order]
 
 
 def _outermost(key: str, outer: dict[str, str]) -> str | None:
@@ -61,7 +64,7 @@ def _merged(trace: dict[str, Span], key: str, inside: set[str]) -> dict[str, obj
     return found
 
 
-def _seen(trace: dict[str, Span], key: str, step: int, inside: set[str], file: str) -> Seen:
+def _seen(trace: dict[str, Span], key: str, inside: set[str], file: str) -> Seen:
     span = trace[key]
     agents: list[str] = []
     tasks: list[str] = []
@@ -70,4 +73,4 @@ def _seen(trace: dict[str, Span], key: str, step: int, inside: set[str], file: s
             agents.append(agent)
         tasks += [task_of(each)] if task_of(each) else []
     whole = Span(span.trace, span.id, span.parent, span.name, span.start, _merged(trace, key, inside), span.failed, span.line)
-    return seen_of(whole, tool_of(span), key=key, step=step, task=tasks[0] if tasks else "", actors=agents[::-1], file=file)
+    return seen_of(whole, tool_of(span), key=key, task=tasks[0] if tasks else "", actors=agents[::-1], file=file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -76,7 +77,7 @@ def agree(text: str, spans: list[dict[str, Any]], folder: Path, *, line: bool) -
     path, found = folder / "t.json", Found()
     path.write_text(text, "utf-8", "surrogatepass")
     wanted = calls_of([of_object(span, at if line else 1) for at, span in enumerate(spans, 1)], str(path))
-    got = list(read([path], found=found))
+    got = [replace(one, over=()) for one in read([path], found=found)]
     assert (got, found.broken) == (list(_safe(iter(wanted), "", found)), {})
 
 
@@ -85,6 +86,25 @@ def agree(text: str, spans: list[dict[str, Any]], folder: Path, *, line: bool) -
 def test_the_calls_of_the_plain_way(write: Any, spans: list[dict[str, Any]]) -> None:
     with TemporaryDirectory() as folder:
         agree(write(spans), spans, Path(folder), line=write is as_lines)
+
+
+@given(spans=SPANS, more=st.booleans())
+def test_a_task_is_over_with_its_last_call_and_not_before(spans: list[dict[str, Any]], more: bool) -> None:
+    """Unless another file follows, which may go on with it."""
+    for span in spans:
+        if span["attributes"].get("session.id") == "walk":
+            span["attributes"]["session.id"] = f"{1:032x}"  # the name of a trace
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("a", "b")]
+        paths[0].write_text(as_lines(spans), "utf-8")
+        paths[1].write_text(as_lines([tool("x", 1, "f" * 16)]), "utf-8")
+        over: set[str] = set()
+        given = list(read(paths if more else paths[:1]))
+    for one in given:
+        assert one.task[2] not in over
+        assert not one.over or not more or one.tool == "x"
+        over |= set(one.over)
+    assert over >= {one.task[2] for one in given if not more}
 
 
 @pytest.mark.parametrize("seed", range(6))
