@@ -35,7 +35,7 @@ TENANT_WIDE = "  - {id: cap, when: {tool: pay}, limit: {calls: 20, within: 1h, p
 def spans(r: Random, traces: int) -> list[dict[str, Any]]:
     """Calls of tasks that are traces, of such as go on in several, and of one that is called as a trace is."""
     made = []
-    for number in range(1, 60 * traces):
+    for number in range(1, 25 * traces):
         trace = r.randrange(1, traces)
         name = r.choice(("look", "pay", "send"))
         args = {"name": "x"} if name == "look" else {"to": "y", "amount": r.choice(("1", "5"))} if name == "pay" else {"to": "y"}
@@ -44,8 +44,8 @@ def spans(r: Random, traces: int) -> list[dict[str, Any]]:
             "gen_ai.tool.name": name,
             "gen_ai.tool.args": json.dumps(args),
         }
-        if r.random() < 0.4:
-            attributes["session.id"] = r.choice(("talk", "walk", f"{r.randrange(1, traces):032x}"))
+        if r.random() < 0.2:
+            attributes["session.id"] = r.choice(("talk", f"walk {trace // 4}", f"{min(traces - 1, trace + 1):032x}"))
         context = {"trace_id": f"{trace:032x}", "span_id": f"{number:016x}"}
         start = (trace * 100 + r.randrange(300)) * 1_000_000_000
         made.append({"name": name, "context": context, "start_time": start, "attributes": attributes})
@@ -58,7 +58,7 @@ def test_what_is_over_is_forgotten_and_nothing_else(files: int, seed: int, tmp_p
     r = Random(seed)
     policy = read_policy(POLICY + (TENANT_WIDE if seed % 2 else ""), parts=ALL)
     paths = [tmp_path / f"{name}.jsonl" for name in "ab"[:files]]
-    made = spans(r, 8)
+    made = spans(r, 24)
     for at, path in enumerate(paths):
         path.write_text("".join(json.dumps(one) + "\n" for one in made[at::files]), "utf-8")
     keeps, forgets = Replay([policy]), Replay([policy])
