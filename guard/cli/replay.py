@@ -14,7 +14,7 @@ import typer
 
 from guard.cli.files import load_layers
 from guard.cli.output import NO, YES, CannotAnswer, answers, count, note, say, table, terminal
-from guard.replay import WITHOUT, Judged, Replay, Summary
+from guard.replay import WITHOUT, Judged, Replay, Summary, fed
 from guard.sources import Found, Seen, read
 
 __all__ = ["replay"]
@@ -59,7 +59,7 @@ def replay(
     with _progress() as told:
         for seen in read(paths, progress=told, found=found):
             shown.saw(seen)
-            for judged in run.feed(seen):
+            for judged in fed(run, seen):
                 shown.take(judged, as_json=as_json)
         for judged in run.close():
             shown.take(judged, as_json=as_json)

@@ -4,7 +4,7 @@
 |----------|-----------------------------------------------------|---------------------------|
 | audit    | a record of ours (`kind`, `v`)                      | `audit.py`                |
 | otlp     | `resourceSpans`                                     | `otlp.py`                 |
-| spans    | a span as an object, a list of them, or `spans: []` | `spans.py`                |
+| spans    | a span as an object, a list of them, or `spans: []` | `objects.py`              |
 | corpora  | `calls: [...]`, or a case of injected text          | `corpora.py`              |
 
 Of a directory the audit files are read; where there are none, all its `*.jsonl` and `*.json`. What is no record is counted in `Found`.
@@ -16,21 +16,25 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from heapq import merge
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from guard.sources.audit import is_audit, read_audit
 from guard.sources.corpora import is_corpus, read_corpus
+from guard.sources.documents import values_of
 from guard.sources.lines import Lines
+from guard.sources.objects import is_span, read_documents
 from guard.sources.otlp import is_otlp, read_otlp
 from guard.sources.seen import Found, Seen, Status
-from guard.sources.spans import is_span, read_documents
 
 __all__ = ["Found", "Seen", "Status", "read"]
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_:.,\-]{1,128}")
 _OPEN = 200
 """So many audit files are merged by time; more are read one after the other."""
+_FEW = 100
+"""So many values of a document are looked at."""
 
 
 def read(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None = None, found: Found | None = None) -> Iterator[Seen]:
@@ -47,15 +51,20 @@ def read(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None =
 
     logs: list[Iterator[Seen]] = []
     rest: list[Iterator[Seen]] = []
+    ends: Lines | None = None
     for file in files:
+        lines = Lines(file, found, told)
         try:
-            name, events = _reader(Lines(file, found, told), found)
+            name, events = _reader(lines, found)
         except OSError as error:
             found.unreadable[str(file)] = (error.strerror or type(error).__name__).lower()
             continue
         found.files += 1
         found.formats[str(file)] = name
         (logs if name == "audit" else rest).append(_safe(events, str(file), found))
+        ends = ends if name in ("audit", "unknown") else lines
+    if ends is not None:
+        ends.last = True  # a trace may go on in the next file: exporters rotate
     streams = [merge(*logs, key=lambda seen: seen.at)] if 1 < len(logs) <= _OPEN else logs
     for stream in (*streams, *rest):
         for seen in stream:
@@ -101,14 +110,16 @@ def _reader(lines: Lines, found: Found) -> tuple[str, Iterator[Seen]]:
         return "corpora", read_corpus(lines)
     if _spans(first):
         return "spans", read_documents(lines, lines)
-    document = lines.document()
-    values: list[tuple[int, Any]] = [(1, document)]
-    if is_otlp(document):
-        return "otlp", read_otlp(lines, values)
-    if isinstance(document, list) and document and is_otlp(document[0]):
-        return "otlp", read_otlp(lines, [(1, one) for one in document])
-    if _spans(document):
-        return "spans", read_documents(lines, values)
+    values, head = values_of(lines), list[tuple[int, Any]]()
+    for number, value in values:
+        head.append((number, value))
+        if is_otlp(value):
+            return "otlp", read_otlp(lines, chain(head, values))
+        if _spans(value):
+            return "spans", read_documents(lines, chain(head, values))
+        if len(head) >= _FEW:
+            break
+    values.close()
     found.unreadable[lines.name] = "no format that can be read" if lines.path.stat().st_size else "it is empty"
     return "unknown", iter(())
 

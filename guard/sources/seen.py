@@ -61,6 +61,8 @@ class Seen:
     file: str = ""
     line: int = 0
     trust: Literal["proven", "recorded"] = "recorded"
+    over: tuple[str, ...] = ()
+    """Tasks of foreign traces, by name, of which nothing more comes."""
 
 
 @dataclass(slots=True)
