@@ -94,24 +94,29 @@ class SignalFeed:
         device = [name for name in names if name.startswith("device.")]
         bound = [_key(who, "@") for who in whos] if device else []
         answers = self._look([*keys, *bound], now)
-        found: dict[str, Signal] = {}
+        found: dict[str, _Held] = {}
         for (_, name), text in zip([(who, name) for who in whos for name in names], answers, strict=False):
-            _better(found, name, _parse(text), now)
+            _later(found, name, _parse(text), now)
         for name, held in self._of_devices([parse_map(text) for text in answers[len(keys) :]], device, now):
-            _better(found, name, held, now)
-        return found
+            _later(found, name, held, now)
+        return {name: Signal(held.value, held.at) for name, held in found.items() if held.value is not None}
 
     def _of_devices(self, maps: Sequence[Mapping[str, str]], names: Sequence[str], now: int) -> Iterable[tuple[str, _Held]]:
-        """The maps are in the order of `_whos`: the first that knows a device says which they are."""
-        devices = list(next((one for one in maps if one), {}))
-        if not devices or len(devices) >= _DEVICES:
+        """The maps are in the order of `_whos`: the first that knows a device says which they are. Devices that differ, or of which nothing is
+        known, are a word too: that nobody can tell."""
+        bound = next((one for one in maps if one), {})
+        if not bound:
             return
+        since = max(int(at) if at.isdigit() else 0 for at in bound.values())
+        devices = list(bound) if len(bound) < _DEVICES else []
         answers = self._look([f"sg|{device}|{name}" for name in names for device in devices], now)
         for i, name in enumerate(names):
             held = [_parse(text) for text in answers[i * len(devices) : (i + 1) * len(devices)]]
             told = [one for one in held if one is not None and one.value is not None and (one.ends is None or one.ends > now)]
-            if len(told) == len(devices) and all(_same(one.value, told[0].value) for one in told):
+            if devices and len(told) == len(devices) and all(_same(one.value, told[0].value) for one in told):
                 yield name, _Held(told[0].value, min(one.at for one in told), None)
+            else:
+                yield name, _Held(None, max([since, *(one.at for one in held if one is not None)]), None)
 
     def _look(self, keys: Sequence[str], now: int) -> tuple[object, ...]:
         if not keys:
@@ -222,17 +227,13 @@ def _parse(text: object) -> _Held | None:
     return _Held(held.get("value"), at, ends if type(ends) is int else None) if type(at) is int else None
 
 
-def _better(found: dict[str, Signal], name: str, held: _Held | None, now: int) -> None:
-    """The latest word; one that withdraws takes away what was said before it, also where that stands elsewhere."""
+def _later(found: dict[str, _Held], name: str, held: _Held | None, now: int) -> None:
+    """The latest word, also where it withdraws what was said elsewhere. Of two at the same second the one that withdraws, else the first."""
     if held is None or (held.ends is not None and held.ends <= now):
         return
     old = found.get(name)
-    if old is not None and old.at >= held.at:
-        return
-    if held.value is None:
-        found.pop(name, None)
-    else:
-        found[name] = Signal(held.value, held.at)
+    if old is None or held.at > old.at or (held.at == old.at and held.value is None):
+        found[name] = held
 
 
 def _same(one: object, other: object) -> bool:
