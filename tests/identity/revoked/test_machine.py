@@ -25,6 +25,7 @@ from guard.errors import Denied
 from guard.identity.revoked import StoreRevocations
 from guard.record import ListSink
 from guard.state import SqliteState
+from guard.tokens import verify
 from guard.tokens.effects import ALWAYS, Revoke
 from tests.identity.revoked.test_store import POLICY, Breaking
 
@@ -110,11 +111,11 @@ class Revoking(RuleBasedStateMachine):
 
     @rule(origin=NAMES, actors=st.lists(NAMES, min_size=1, max_size=2, unique=True), ttl=st.sampled_from(["5s", "24h", "24h"]))
     def mint(self, origin: str, actors: list[str], ttl: str) -> None:
-        n = len(self.tokens)
-        text = self.iam.mint(origin=f"o-{origin}", actor=[f"a-{one}" for one in actors], intent="see", ttl=ttl, txn=f"t-{n}")
-        found = self.iam.rules()
-        from guard.tokens import verify
+        self._mint(f"o-{origin}", [f"a-{one}" for one in actors], ttl)
 
+    def _mint(self, origin: str, actors: list[str], ttl: str) -> None:
+        text = self.iam.mint(origin=origin, actor=actors, intent="see", ttl=ttl, txn=f"t-{len(self.tokens)}")
+        found = self.iam.rules()
         d = verify(text, {found.url: found}, now=int(self.clock.seconds()))
         names = {("origin", d.origin), ("task", d.txn), ("credential", d.credential.jti), *(("actor", one) for one in d.actors)}
         self.tokens.append(Token(text, d.issued_at, d.expires_at, frozenset(names)))
@@ -156,11 +157,15 @@ class Revoking(RuleBasedStateMachine):
     def call(self, data: st.DataObject, by: int) -> None:
         self._checked(by, data.draw(st.sampled_from(self.tokens[-6:])))
 
-    @precondition(lambda self: self.tokens and self.clock.off == 0)
+    @precondition(lambda self: self.clock.off == 0)
     @rule(data=st.data(), by=st.integers(0, 1), seconds=st.sampled_from([1.0, 14.0, 16.0]), restarts=st.booleans())
     def called_revoked_and_called_again(self, data: st.DataObject, by: int, seconds: float, restarts: bool) -> None:
         """What chance makes too seldom: taken back where the guard, or a new one, has to find out by itself."""
-        token = data.draw(st.sampled_from(self.tokens[-6:]))
+        if self.store.off:
+            self.store.off, self.up_since = False, self.clock.steady
+            self.clock.steady += 1
+        self._mint(f"o-{len(self.tokens)}", [f"a-{len(self.tokens)}"], "24h")  # named like nobody, so that it lives
+        token = self.tokens[-1]
         self._checked(by, token)
         kind, value = data.draw(st.sampled_from(sorted(token.names)))
         at = self.clock.seconds() + 1 if kind == "origin" else ALWAYS
