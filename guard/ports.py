@@ -89,7 +89,10 @@ class Revocations(Protocol):
     """Asked on every call. The answer None, and only None, means: not revoked."""
 
     def find(self, delegation: Delegation, *, now: int) -> str | None:
-        """What of the delegation is revoked (`credential`, `session`, `origin`, `actor NAME`, `key`, `task`), or None."""
+        """What of the delegation is revoked (`credential`, `session`, `origin`, `actor NAME`, `key`, `task`), or None.
+
+        After a tab may stand by what: `session<tab>CAEP session-revoked, event jti 24c6`. The denial says both.
+        """
         ...
 
 

@@ -244,7 +244,9 @@ def revocation_said(answer: object) -> Finding | None:
     if answer is None:
         return None
     if type(answer) is str and answer:
-        return forbid("token", ReasonCode.TOKEN_REVOKED, f"{answer} was revoked", "a new token, from an identity that was not revoked")
+        what, _, by = answer.partition("\t")  # no name has a tab in it
+        text = f"{what} was revoked by {by}" if by else f"{what} was revoked"
+        return forbid("token", ReasonCode.TOKEN_REVOKED, text, "a new token, from an identity that was not revoked")
     error = answer.error if type(answer) is Failure and not answer.late else None
     if isinstance(error, GuardError) and error.code == ReasonCode.REVOCATION_UNAVAILABLE:  # names the file and the line to repair
         return forbid("token", ReasonCode.REVOCATION_UNAVAILABLE, str(error))
