@@ -7,14 +7,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from guard import Denied, Guard, Issuer, LocalIssuer, Policy, ToolCall
-from guard.errors import ConfigError, GuardError, TokenRefused
+from guard.errors import ConfigError, GuardError, KeysWanted, TokenRefused
 from guard.identity import TrustedIssuers, remote
 from guard.record import ListSink
 from guard.tokens import IssuerRules
@@ -458,6 +458,61 @@ def test_nothing_of_a_token_is_in_the_refusal(server: KeyServer) -> None:
     assert "another kind of content" in said
     assert not [part for part in text.split(".") if part in said]
     assert "<html>" not in said
+
+
+class Broken:
+    """A verifier that wants keys and has no good way to get them."""
+
+    inline = True
+    generation = 0
+
+    def __init__(self, fetch: Any) -> None:
+        self.fetch = fetch
+
+    def verify(self, token: str, *, now: int) -> Any:
+        raise KeysWanted("https://iam.acme.example")
+
+
+def raises(error: BaseException) -> Any:
+    def fetch(wanted: KeysWanted) -> object:
+        raise error
+
+    return fetch
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [
+        raises(ValueError("x")),
+        raises(KeyError("x")),
+        raises(MemoryError()),
+        lambda wanted: None,
+        lambda wanted: True,
+        lambda wanted: Future(),
+        lambda wanted, more: None,
+        None,
+    ],
+)
+def test_a_verifier_that_cannot_fetch_denies(fetch: Any) -> None:
+    """Synchronous and not: a refusal, and no exception of somebody else's."""
+    guard = Guard(POLICY, trust=LocalIssuer("acme-dev"), sinks=[ListSink()], deadline=timedelta(seconds=0.2))
+    guard._house.verifier = Broken(fetch)
+
+    async def opened() -> None:
+        async with guard.task(token()):
+            pass
+
+    for attempt in (lambda: guard.task(token()).__enter__(), lambda: asyncio.run(opened())):
+        with pytest.raises(Denied) as caught:
+            attempt()
+        assert caught.value.code == "keys.unavailable"
+
+
+def test_an_interrupt_while_keys_are_waited_for() -> None:
+    guard = Guard(POLICY, trust=LocalIssuer("acme-dev"), sinks=[ListSink()])
+    guard._house.verifier = Broken(raises(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        guard.task(token()).__enter__()
 
 
 # -- narrowing -----------------------------------------------------------------------------------------------------------------------
