@@ -408,13 +408,27 @@ def test_a_server_that_comes_later_is_not_asked_all_the_time(server: KeyServer) 
 def test_a_fetch_that_never_returns_is_given_up(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was forked in the middle of it: nobody is at it any more."""
     world = World(server, deadline=0.25)
+    begun = []
     with monkeypatch.context() as patched:
-        patched.setattr(remote.RemoteKeys, "_fly", lambda self, flight: None)
-        assert world.opens(world.token()) == "keys.unavailable"
-    world.passes(5)
-    assert world.opens(world.token()) == "keys.unavailable"
+        patched.setattr(remote.RemoteKeys, "_fly", lambda self, flight: begun.append(flight))
+        for _ in range(6):
+            assert world.opens(world.token()) == "keys.unavailable"
+            world.passes(9)
+    assert len(begun) == 2, "at 0 and after 30 seconds, not as soon as the first was given up"
     world.passes(30)
     assert world.opens(world.token()) == "allow"
+
+
+def test_a_kid_is_asked_for_again_where_there_was_no_answer(server: KeyServer) -> None:
+    """After thirty seconds, not after the minute of one that the server was asked for and did not have."""
+    world = World(server)
+    world.issuer.fetch()
+    world.passes(31)
+    server.does = "500"
+    assert world.opens(world.token(OTHER, "k2")) == "token.signature"
+    server.does, server.keys = "well", [K1, K2]
+    world.passes(31)
+    assert world.opens(world.token(OTHER, "k2")) == "allow"
 
 
 def test_what_comes_late_does_not_replace_what_is_newer(server: KeyServer) -> None:
@@ -506,6 +520,31 @@ def test_a_verifier_that_cannot_fetch_denies(fetch: Any) -> None:
         with pytest.raises(Denied) as caught:
             attempt()
         assert caught.value.code == "keys.unavailable"
+
+
+def test_keys_that_come_after_the_deadline_are_for_the_next_call() -> None:
+    """The whole decision has its deadline; an answer that is there a moment later does not count for it."""
+    iam = LocalIssuer("acme-dev")
+    trust = TrustedIssuers(iam)
+    guard = Guard(POLICY, trust=iam, sinks=[ListSink()], deadline=timedelta(seconds=0.1))
+    slow = Broken(lambda wanted: Future())
+    guard._house.verifier = slow
+    text = iam.mint(origin="alice", actor="a", intent="i")
+    asked: list[str] = []
+
+    def verify(given: str, *, now: int) -> Any:
+        asked.append(given)
+        if len(asked) == 1:
+            raise KeysWanted("https://iam.acme.example")
+        return trust.verify(given, now=now)
+
+    slow.verify = verify  # type: ignore[method-assign]
+    with pytest.raises(Denied) as caught:
+        guard.task(text).__enter__()
+    assert caught.value.code == "keys.unavailable"
+    assert "deadline" in str(caught.value)
+    with guard.task(text) as task:
+        assert task.delegation.origin == "alice"
 
 
 def test_an_interrupt_while_keys_are_waited_for() -> None:
