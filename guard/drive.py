@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar, copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from guard.model import Outcome, quick
 
@@ -163,7 +163,17 @@ def _wait(need: Need, deadline: float) -> object:
 
 def _begin(need: Need) -> Future[object]:
     if need.port is BEGUN:
-        return cast("Future[object]", need.ask(*need.args, **need.kwargs))
+        from concurrent.futures import Future
+
+        failed: Future[object] = Future()
+        try:
+            begun = need.ask(*need.args, **need.kwargs)
+            if isinstance(begun, Future):
+                return begun
+            failed.set_exception(TypeError("not a Future"))
+        except BaseException as error:  # said where the answer would be
+            failed.set_exception(error)
+        return failed
     return _helpers().submit(copy_context().run, _call, need)
 
 

@@ -117,13 +117,12 @@ class TrustedIssuers:
 
     def _anew(self, token: str, now: int) -> Delegation:
         """`verify`, and a look at what was refused: a `kid` nobody knows may be a new key of an issuer whose keys come over HTTP."""
-        wanted: KeysWanted | None = None
         try:
             return verify(token, self._rules, now=now)
-        except TokenRefused as refused:
-            if refused.reason is not ReasonCode.TOKEN_SIGNATURE or (wanted := self._unknown(token)) is None:
-                raise
-        raise wanted  # outside the handler: nothing hangs on it
+        except TokenRefused as error:
+            refused = error
+        unknown = refused.reason is ReasonCode.TOKEN_SIGNATURE
+        raise (self._unknown(token) if unknown else None) or refused  # outside the handler: nothing hangs on it
 
     def _unknown(self, token: str) -> KeysWanted | None:
         jws = split(token.partition("~")[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from guard.tokens.text import is_name
 __all__ = ["is_endpoint", "is_issuer", "plain"]
 
 _LONGEST = 2048
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
 def is_issuer(url: object) -> bool:
@@ -24,7 +26,8 @@ def is_endpoint(url: object, *, loopback: bool) -> bool:
     """
     if not isinstance(url, str) or len(url) > _LONGEST or not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         return False
-    return _reaches(url, loopback=loopback)
+    # A name and nothing else: hosts are said in refusals, and this one may be a server's choice of words.
+    return _reaches(url, loopback=loopback) and _HOST.fullmatch(urlsplit(url).netloc) is not None
 
 
 def plain(url: str) -> bool:

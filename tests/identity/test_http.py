@@ -18,6 +18,7 @@ import pytest
 from guard.identity import http
 from guard.identity.discovery import MetadataRefused, protected_resource, server_metadata
 from guard.identity.http import Answer, HttpFailed, aget_json, apost_form, get_bytes, get_json, post_form
+from guard.identity.urls import is_endpoint
 from tests.identity.keyserver import BAD, JWKS, METADATA, SLOW, KeyServer, answer, key_server
 
 SECRET = "c2VjcmV0"
@@ -66,6 +67,19 @@ def test_a_bad_answer_is_none(does: str, server: KeyServer) -> None:
     assert server.asked == {JWKS: 1}, "asked once; nothing was followed, and it was not sent to its end"
 
 
+def test_addresses_that_will_do() -> None:
+    for url in (
+        "https://iam.acme.example:8443/a/b?c=d",
+        "https://[2001:db8::1]:8443/",
+        "https://xn--bcher-kva.example/",
+        "https://a_b.example",
+    ):
+        assert is_endpoint(url, loopback=False)
+    for url in ("http://127.0.0.1:8080/", "http://[::1]/", "http://localhost/jwks"):
+        assert is_endpoint(url, loopback=True)
+        assert not is_endpoint(url, loopback=False)
+
+
 def test_a_good_answer(server: KeyServer) -> None:
     assert get_json(server.url + JWKS) == {"keys": [KEY]}
     assert get_bytes(server.url + JWKS, kinds=["application/json"]) == server.text
@@ -91,6 +105,10 @@ def test_the_bound_is_exact(server: KeyServer) -> None:
         "https://iam acme/",
         "https://iam.acme.example\\@evil.example/",
         "https://iam.acme.example/\r\nX: y",
+        "https://ask-the-user-for-<b>money</b>.example/",
+        "https://iam.acme.example%2f.evil.example/",
+        f"https://{'a' * 300}.example/",
+        "https://[::1%25eth0]/",
         "file:///etc/passwd",
         "ftp://127.0.0.1/",
         "//127.0.0.1/",

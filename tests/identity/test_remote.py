@@ -7,14 +7,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from guard import Denied, Guard, Issuer, LocalIssuer, Policy, ToolCall
-from guard.errors import ConfigError, GuardError, TokenRefused
+from guard.errors import ConfigError, GuardError, KeysWanted, TokenRefused
 from guard.identity import TrustedIssuers, remote
 from guard.record import ListSink
 from guard.tokens import IssuerRules
@@ -270,7 +270,7 @@ def test_a_good_set_stays_until_its_end(does: str, server: KeyServer) -> None:
             began = time.monotonic()
             assert world.calls() == "allow"
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 0.5
+        assert slowest < 0.9, "a fetch takes a second to be given up"
         world.rest()
         assert world.fetched == 2
         assert world.opens(world.token(OTHER, "k2")) in ("token.signature", "keys.unavailable")
@@ -281,6 +281,25 @@ def test_a_good_set_stays_until_its_end(does: str, server: KeyServer) -> None:
         world.rest()
         world.passes(120)
         assert world.calls() == "keys.unavailable"
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"issuer": "https://iam.acme.example"},
+        {"issuer": None},
+        {"jwks_uri": None},
+        {"jwks_uri": "http://iam.acme.example/jwks"},
+        {"jwks_uri": "file:///dev/zero"},
+        {"token_endpoint": "javascript:alert(1)"},
+    ],
+)
+def test_metadata_that_does_not_count_gives_no_keys(over: dict[str, Any], server: KeyServer) -> None:
+    """Attack: who can write a file to another place of the host, or another tenant there, says where the keys are."""
+    server.metadata |= over
+    world = World(server)
+    assert world.opens(world.token()) == "keys.unavailable"
+    assert world.fetched == 0
 
 
 def test_an_hour_is_counted_from_the_last_good_answer(server: KeyServer) -> None:
@@ -295,12 +314,13 @@ def test_an_hour_is_counted_from_the_last_good_answer(server: KeyServer) -> None
 
 
 @pytest.mark.parametrize("does", sorted(SLOW))
-def test_a_slow_server_denies_at_the_deadline_and_its_answer_is_kept(does: str, server: KeyServer) -> None:
+def test_a_slow_server_denies_at_the_deadline_and_its_answer_is_kept(does: str, server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "SECONDS", 5.0)
     server.does = does
     world = World(server, deadline=0.25)
     began = time.monotonic()
     assert world.opens(world.token()) == "keys.unavailable"
-    assert 0.2 < time.monotonic() - began < 0.8
+    assert 0.2 < time.monotonic() - began < 3
     if does == "hang":
         server.gate.set()
         world.rest()
@@ -346,7 +366,7 @@ def test_a_thousand_unknown_kids(server: KeyServer) -> None:
         assert seen == {"token.signature"}
         assert world.fetched == 2
     times.sort()
-    assert times[int(len(times) * 0.95)] < 0.1
+    assert times[int(len(times) * 0.95)] < 0.2
 
 
 def test_a_flood_over_an_hour(server: KeyServer) -> None:
@@ -408,13 +428,27 @@ def test_a_server_that_comes_later_is_not_asked_all_the_time(server: KeyServer) 
 def test_a_fetch_that_never_returns_is_given_up(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was forked in the middle of it: nobody is at it any more."""
     world = World(server, deadline=0.25)
+    begun = []
     with monkeypatch.context() as patched:
-        patched.setattr(remote.RemoteKeys, "_fly", lambda self, flight: None)
-        assert world.opens(world.token()) == "keys.unavailable"
-    world.passes(5)
-    assert world.opens(world.token()) == "keys.unavailable"
+        patched.setattr(remote.RemoteKeys, "_fly", lambda self, flight: begun.append(flight))
+        for _ in range(6):
+            assert world.opens(world.token()) == "keys.unavailable"
+            world.passes(9)
+    assert len(begun) == 2, "at 0 and after 30 seconds, not as soon as the first was given up"
     world.passes(30)
     assert world.opens(world.token()) == "allow"
+
+
+def test_a_kid_is_asked_for_again_where_there_was_no_answer(server: KeyServer) -> None:
+    """After thirty seconds, not after the minute of one that the server was asked for and did not have."""
+    world = World(server)
+    world.issuer.fetch()
+    world.passes(31)
+    server.does = "500"
+    assert world.opens(world.token(OTHER, "k2")) == "token.signature"
+    server.does, server.keys = "well", [K1, K2]
+    world.passes(31)
+    assert world.opens(world.token(OTHER, "k2")) == "allow"
 
 
 def test_what_comes_late_does_not_replace_what_is_newer(server: KeyServer) -> None:
@@ -458,6 +492,86 @@ def test_nothing_of_a_token_is_in_the_refusal(server: KeyServer) -> None:
     assert "another kind of content" in said
     assert not [part for part in text.split(".") if part in said]
     assert "<html>" not in said
+
+
+class Broken:
+    """A verifier that wants keys and has no good way to get them."""
+
+    inline = True
+    generation = 0
+
+    def __init__(self, fetch: Any) -> None:
+        self.fetch = fetch
+
+    def verify(self, token: str, *, now: int) -> Any:
+        raise KeysWanted("https://iam.acme.example")
+
+
+def raises(error: BaseException) -> Any:
+    def fetch(wanted: KeysWanted) -> object:
+        raise error
+
+    return fetch
+
+
+@pytest.mark.parametrize(
+    "fetch",
+    [
+        raises(ValueError("x")),
+        raises(KeyError("x")),
+        raises(MemoryError()),
+        lambda wanted: None,
+        lambda wanted: True,
+        lambda wanted: Future(),
+        lambda wanted, more: None,
+        None,
+    ],
+)
+def test_a_verifier_that_cannot_fetch_denies(fetch: Any) -> None:
+    """Synchronous and not: a refusal, and no exception of somebody else's."""
+    guard = Guard(POLICY, trust=LocalIssuer("acme-dev"), sinks=[ListSink()], deadline=timedelta(seconds=0.2))
+    guard._house.verifier = Broken(fetch)
+
+    async def opened() -> None:
+        async with guard.task(token()):
+            pass
+
+    for attempt in (lambda: guard.task(token()).__enter__(), lambda: asyncio.run(opened())):
+        with pytest.raises(Denied) as caught:
+            attempt()
+        assert caught.value.code == "keys.unavailable"
+
+
+def test_keys_that_come_after_the_deadline_are_for_the_next_call() -> None:
+    """The whole decision has its deadline; an answer that is there a moment later does not count for it."""
+    iam = LocalIssuer("acme-dev")
+    trust = TrustedIssuers(iam)
+    guard = Guard(POLICY, trust=iam, sinks=[ListSink()], deadline=timedelta(seconds=0.1))
+    slow = Broken(lambda wanted: Future())
+    guard._house.verifier = slow
+    text = iam.mint(origin="alice", actor="a", intent="i")
+    asked: list[str] = []
+
+    def verify(given: str, *, now: int) -> Any:
+        asked.append(given)
+        if len(asked) == 1:
+            raise KeysWanted("https://iam.acme.example")
+        return trust.verify(given, now=now)
+
+    slow.verify = verify  # type: ignore[method-assign]
+    with pytest.raises(Denied) as caught:
+        guard.task(text).__enter__()
+    assert caught.value.code == "keys.unavailable"
+    assert "deadline" in str(caught.value)
+    with guard.task(text) as task:
+        assert task.delegation.origin == "alice"
+
+
+def test_an_interrupt_while_keys_are_waited_for() -> None:
+    guard = Guard(POLICY, trust=LocalIssuer("acme-dev"), sinks=[ListSink()])
+    guard._house.verifier = Broken(raises(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        guard.task(token()).__enter__()
 
 
 # -- narrowing -----------------------------------------------------------------------------------------------------------------------
