@@ -32,7 +32,19 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
     said = cli()
     assert said.code == 0
     found = [line.split("   ")[0].strip() for line in said.lines if line.startswith("  ")]
-    assert found == ["init", "lint", "test", "token mint", "token inspect", "check", "explain", "replay", "revoke", "revoked", "audit verify"]
+    assert found == [
+        "init",
+        "lint",
+        "test",
+        "token mint",
+        "token inspect",
+        "check",
+        "explain",
+        "replay",
+        "revoke",
+        "revoked",
+        "audit verify",
+    ]
 
 
 def test_version(cli: Run) -> None:
