@@ -25,6 +25,10 @@ VERBS = [
     ["token", "inspect"],
     ["audit"],
     ["audit", "verify"],
+    ["revoke"],
+    ["revoked"],
+    ["ssf"],
+    ["ssf", "serve"],
 ]
 
 
