@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from guard.cli.files import read_text
-from guard.cli.output import YES, CannotAnswer, WrongUsage, answers, note
+from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, dump, note
 from guard.errors import ConfigError
 from guard.identity import Issuer
 from guard.suggest import did_you_mean
@@ -54,6 +54,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Where to listen.", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.", metavar="N", min=0, max=65535)] = 8090,
+    as_json: Json = False,
 ) -> int:
     """Take pushed security events at /events, telemetry at /signals, and write what they mean where the guards look.
 
@@ -64,6 +65,7 @@ def serve(
                          --owns https://iam.acme.example --state sqlite:.guardtrail/state.db --source edr=edr.token
 
     \b
+    --json: {"events": URL, "signals": URL | null}, once it listens
     Exit 0: it was ended; 2: wrong usage; 3: it cannot listen there, or the store or the keys cannot be read.
     """
     from guard.identity.revoked import Inbox, StoreRevocations, Transmitter
@@ -82,7 +84,14 @@ def serve(
         mine = frozenset(owns or [issuer])
         feed = SignalFeed(store, sources=[Source(name, mine, frozenset({"device.*", "risk.*", "assurance.*"})) for name in tokens])
         inbox = Inbox([sender], StoreRevocations(store), feed)
-        _run(_app(inbox, feed if tokens else None, tokens), _listen(host, port))
+        asgi = _app(inbox, feed if tokens else None, tokens)
+        listener = _listen(host, port)
+        where = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        if as_json:
+            dump({"events": f"{where}/events", "signals": f"{where}/signals" if tokens else None})
+        else:
+            note(f"listening on {where}/events")
+        _run(asgi, listener)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
     return YES
@@ -103,12 +112,9 @@ def _source(given: str) -> tuple[str, str]:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise CannotAnswer(f"cannot listen on {host} port {port}: {(error.strerror or 'no such address').lower()}") from None
-    name = f"[{host}]" if ":" in host else host
-    note(f"listening on http://{name}:{found.getsockname()[1]}/events")
-    return found
 
 
 def _run(app: object, listener: socket.socket) -> None:

@@ -40,7 +40,7 @@ def receiver(desk: Path) -> Iterator[str]:
     Path("idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
     Path("edr.token").write_text(TOKEN + "\n")
     code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
-    words = ["ssf", "serve", *WORDS, "--source", "edr=edr.token", "--port", "0"]
+    words = ["ssf", "serve", *WORDS, "--source", "edr=edr.token", "--port", "0", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -49,9 +49,11 @@ def receiver(desk: Path) -> Iterator[str]:
         text=True,
     )
     try:
-        assert process.stderr is not None
-        found = re.fullmatch(r"listening on (http://127\.0\.0\.1:[0-9]+)/events\n", process.stderr.readline())
+        assert process.stdout is not None
+        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        found = re.fullmatch(r"(http://127\.0\.0\.1:[0-9]+)/events", told["events"])
         assert found is not None
+        assert told["signals"] == f"{found[1]}/signals"
         yield found[1]
     finally:
         process.send_signal(signal.SIGINT)

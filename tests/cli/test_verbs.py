@@ -47,6 +47,7 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
         "replay",
         "revoke",
         "revoked",
+        "ssf serve",
         "audit verify",
     ]
 
@@ -62,7 +63,7 @@ def test_help_teaches(cli: Run, verb: list[str]) -> None:
     said = cli(*verb, "--help")
     assert said.code == 0
     assert "Usage: guardtrail" in said.out
-    if verb not in (["token"], ["audit"]):
+    if verb not in (["token"], ["audit"], ["ssf"]):
         assert f"guardtrail {' '.join(verb)}" in said.out.partition("Options:")[0], "no example"
         assert "--json" in said.out
 
