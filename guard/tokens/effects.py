@@ -195,7 +195,7 @@ def _says(row: Row, payload: Mapping[str, object], told: Events, at: int, by: st
     parts = subject.parts if subject.format == "complex" else {"user": subject}
     device = parts["device"].value if "device" in parts else ""
     abouts: list[tuple[Literal["session", "origin", "device"], Subject]] = []
-    if (session := parts.get("session")) is not None and session.value:
+    if (session := parts.get("session")) is not None and session.value and session.format != "jwt_id":
         abouts.append(("session", session))
     elif (user := parts.get("user")) is not None:
         abouts += [("origin", one) for kind, one in _whom(user, sessions=False) if kind == "origin"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from guard.errors import ConfigError, Denied, StateUnavailable
 from guard.identity import LocalIssuer
 from guard.identity.revoked import Inbox, StoreRevocations, Transmitter
 from guard.identity.signals import KEEP, SignalFeed, SignalRefused, Source
+from guard.identity.telemetry import SignalFile, SignalFiles
 from guard.model import Signal
 from guard.record import ListSink
 from guard.state import MemoryState, SqliteState
 from guard.testing.clock import FrozenClock
 from guard.tokens import verify
-from tests.identity.revoked.test_store import Breaking
+from tests.identity.revoked.test_store import Breaking, Steady
 from tests.tokens.forge import ISS, ISSUERS, NOW, claims, token
 from tests.tokens.sets import payload
 
@@ -207,3 +209,57 @@ def test_a_rule_on_a_real_guard() -> None:
         clock.advance(2)
         assert not paid(), "stale"
         guard.call(ToolCall("look", {"order": "A-17"}), lambda order: None)
+
+
+# -- a file -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_as_it_grows(tmp_path: Path) -> None:
+    path, one = tmp_path / "edr.jsonl", feed()
+    file = SignalFile(path, one)
+    with pytest.raises(OSError, match="edr.jsonl"):
+        file.read()
+    path.write_text(line() + "\n\n{}\n" + line(value=False, at=950)[:20])
+    assert file.read() == (1, ((3, "not one JSON object with the members of a signal"),))
+    assert file.read() == (0, ())
+    with path.open("a") as end:
+        end.write(line(value=False, at=950)[20:] + "\n" + "x" * 10_000 + "\n")
+    assert file.read() == (1, ((5, "longer than a signal is"),))
+    assert one.get(DELEGATION, ("device.compliant",), now=1000) == {"device.compliant": Signal(False, 950)}
+    path.write_text(line(at=960) + "\n")
+    assert file.read().taken == 1, "cut, and begun anew"
+    (tmp_path / "new").write_text(line(at=970, value=False) + "\n" + line(at=900) + "\n" * 500)
+    (tmp_path / "new").replace(path)
+    assert file.read().taken == 2
+    assert one.get(DELEGATION, ("device.compliant",), now=1000) == {"device.compliant": Signal(False, 970)}
+
+
+def test_a_file_is_read_again_where_the_store_was_away(tmp_path: Path) -> None:
+    path, store = tmp_path / "edr.jsonl", Breaking()
+    path.write_text("".join(line(at=at) + "\n" for at in range(900, 910)))
+    file = SignalFile(path, feed(store))
+    store.off = True
+    with pytest.raises(StateUnavailable):
+        file.read()
+    store.off = False
+    assert file.read().taken == 10
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        SignalFile(tmp_path / "pipe", feed()).read()
+
+
+def test_files_are_looked_at_once_a_second(tmp_path: Path) -> None:
+    path, steady = tmp_path / "edr.jsonl", Steady()
+    files = SignalFiles(feed(), [tmp_path / "missing", path], steady=steady)
+    path.write_text(line() + "\n")
+    names = ("device.compliant",)
+    assert files.get(DELEGATION, names, now=1000) == {"device.compliant": Signal(True, 900)}
+    with path.open("a") as end:
+        end.write(line(value=False, at=950) + "\n")
+    steady.at = 0.9
+    assert files.get(DELEGATION, names, now=1000) == {"device.compliant": Signal(True, 900)}
+    steady.at = 1.0
+    assert files.get(DELEGATION, names, now=1000) == {"device.compliant": Signal(False, 950)}
