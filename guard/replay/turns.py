@@ -58,7 +58,7 @@ class Line:
         self.name = name
         self.waiting = 0
         self.by_id: dict[str, _Entry] = {}
-        self.calls: list[tuple[tuple[int, int, int], int, _Entry]] = []
+        self.calls: list[tuple[tuple[int, int, int, int], int, _Entry]] = []
         self.refused: _Heap = []
         """Calls, by the settling they were judged at."""
         self.settled: _Heap = []
@@ -75,9 +75,9 @@ class Line:
             else:
                 self.ended.append(entry)
         elif seen.kind == "call":
-            place = seen.step, 0, 0
+            place = seen.step, 0, 0, 0
             if seen.status == "not_executed" and not again and seen.judged is not None:
-                place = seen.judged[0], 1, seen.step
+                place = seen.judged[0], 1 + max(0, seen.judged[1]), entry.order, seen.step  # as they were read, not as they were numbered
                 heappush(self.refused, (seen.judged[1], number, entry))
             heappush(self.calls, (place, number, entry))
             self.by_id[seen.id] = entry
