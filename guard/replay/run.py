@@ -181,7 +181,8 @@ class Replay:
             task.ended = seen.verdict == "allow"
             if self._turns is None:
                 yield from self._go(task, all=True)
-                yield from self._one(task, seen)
+                if (judged := self._one(task, seen)) is not None:
+                    yield judged
             else:
                 yield from self._put(task, seen, task.decided[1])
         while (
@@ -224,33 +225,38 @@ class Replay:
         turns = self._turns
         if turns is None:
             task.waiting.put(seen)
-            yield from self._go(task)
-        else:
-            turns.put(seen, task.line, count, again=again)
-            yield from self._taken(turns)
+            return self._go(task)
+        return self._taken(turns) if turns.put(seen, task.line, count, again=again) else iter(())
 
     def _taken(self, turns: Turns, *, all: bool = False) -> Iterator[Judged]:
         for line, seen in turns.take(all=all):
-            yield from self._one(self._tasks[line.name], seen)
+            line.waiting -= 1
+            judged = self._one(self._tasks[line.name], seen)
+            if judged is not None:
+                yield judged
         self.summary.missing, self.summary.late = turns.missing, turns.late
 
     def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
         for seen in task.waiting.take(all=all):
-            yield from self._one(task, seen)
+            judged = self._one(task, seen)
+            if judged is not None:
+                yield judged
 
-    def _one(self, task: _Task, seen: Seen) -> Iterator[Judged]:
+    def _one(self, task: _Task, seen: Seen) -> Judged | None:
         """An event whose turn it is."""
         if not task.begun:
             self._open(task, seen)
+        judged: Judged | None = None
         if seen.kind == "outcome":
             self._settle(task, seen.id, seen)
         elif seen.kind == "call":
             task.who = seen
-            yield self._told(self._call(task, seen))
+            judged = self._told(self._call(task, seen))
         else:
-            yield self._told(self._end(task, seen))
+            judged = self._told(self._end(task, seen))
         if task.ended and not task.open and not task.line.waiting and (self._turns is not None or seen.kind == "task"):
             self._drop(task.name)  # else what other processes still have in flight may end later
+        return judged
 
     def _open(self, task: _Task, seen: Seen) -> None:
         """The first event of a task: of a trace, what its prompt says."""

@@ -9,26 +9,29 @@
 |                             | later, after what was refused before that                 |                                             |
 | the end of a task           | where it was read                                         | -                                           |
 
-An event waits until `WINDOW` others were read after it. Then it is judged, and before it everything that was committed before it, in
-whatever order the files hold them. So a log has no say in how much waits, and nothing waits for what never comes: a number that was left
-out is counted (`missing`), and what is read after its turn is judged then, and counted (`late`).
+An event waits until one is read that was `LAG` later, and while a number before it is missing; but never for more than `MOST` events.
+Then it is judged, and before it everything that was committed before it, in whatever order the files hold them. So a log has no say in how
+much waits, and nothing waits for what never comes: a number that was left out is counted (`missing`), what is read after its turn is
+judged then and counted (`late`).
 
 Numbers are of one tenant and one state (`DecisionRecord.state`). Two states have two orders; between them it is as they were read.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 from guard.sources import Seen
 
-__all__ = ["WINDOW", "Line", "Turns"]
+__all__ = ["LAG", "MOST", "Line", "Turns"]
 
-WINDOW: Final = 8192
-"""Events. Of a log that many wrote at once, none stands farther from its place than there were others in flight."""
+LAG: Final = 2_000_000
+"""Microseconds. A guard's deadline, and what the disk may take, are a quarter of a second each: by then a decision has its record."""
+MOST: Final = 8192
+"""Events. What is displaced farther than that is not put in order."""
 _COUNTS: Final = 65_536
 
 Count = tuple[str, str]
@@ -46,7 +49,7 @@ class _Entry:
         self.gone = False
 
 
-_Heap = list[tuple[int, int, _Entry]]
+_Row = deque[tuple[int, int, _Entry]]
 
 
 class Line:
@@ -58,10 +61,10 @@ class Line:
         self.name = name
         self.waiting = 0
         self.by_id: dict[str, _Entry] = {}
-        self.calls: list[tuple[tuple[int, int, int, int], int, _Entry]] = []
-        self.refused: _Heap = []
+        self.calls: deque[tuple[tuple[int, int, int, int], int, _Entry]] = deque()
+        self.refused: _Row = deque()
         """Calls, by the settling they were judged at."""
-        self.settled: _Heap = []
+        self.settled: _Row = deque()
         """Outcomes that left something, by their settling."""
         self.ended: deque[_Entry] = deque()
         """Outcomes that left nothing."""
@@ -71,16 +74,36 @@ class Line:
         self.waiting += 1
         if seen.kind == "outcome":
             if seen.settled > 0:
-                heappush(self.settled, (seen.settled, number, entry))
+                _into(self.settled, (seen.settled, number, entry))
             else:
                 self.ended.append(entry)
         elif seen.kind == "call":
             place = seen.step, 0, 0, 0
             if seen.status == "not_executed" and not again and seen.judged is not None:
                 place = seen.judged[0], 1 + max(0, seen.judged[1]), entry.order, seen.step  # as they were read, not as they were numbered
-                heappush(self.refused, (seen.judged[1], number, entry))
-            heappush(self.calls, (place, number, entry))
+                _into(self.refused, (seen.judged[1], number, entry))
+            _into(self.calls, (place, number, entry))
             self.by_id[seen.id] = entry
+
+    def first(self, entry: _Entry) -> bool:
+        """Is it plain that nothing of the task stands before it? Then it is taken out of what waits: the way of most events."""
+        seen = entry.seen
+        if seen.kind == "call":
+            if self.calls[0][2] is not entry or ((self.settled or self.ended) and self._due(entry) is not None):
+                return False
+            self.calls.popleft()
+        elif seen.kind == "outcome":
+            if seen.id in self.by_id:
+                return False
+            if seen.settled <= 0:
+                if self.ended[0] is not entry:
+                    return False
+                self.ended.popleft()
+            elif self.settled[0][2] is not entry or (self.refused and (call := _first(self.refused)) is not None and _judged(call) < seen.settled):
+                return False
+            else:
+                self.settled.popleft()
+        return True
 
     def before(self, entry: _Entry) -> Iterator[_Entry]:
         """What stands before `entry` in the task and is not judged yet, then `entry`; whoever takes one sees to it that it is judged."""
@@ -109,7 +132,7 @@ class Line:
         while calls and not call.gone:
             first = calls[0][2]
             if first.gone:
-                heappop(calls)
+                calls.popleft()
             elif (outcome := self._due(first)) is not None:
                 yield outcome
             else:
@@ -140,75 +163,110 @@ def _judged(call: _Entry) -> int:
     return call.seen.judged[1] if call.seen.judged is not None else 0
 
 
-def _first(heap: _Heap) -> _Entry | None:
-    while heap and heap[0][2].gone:
-        heappop(heap)
-    return heap[0][2] if heap else None
+def _first(row: _Row) -> _Entry | None:
+    while row and row[0][2].gone:
+        row.popleft()
+    return row[0][2] if row else None
+
+
+def _into(row: deque[Any], item: tuple[Any, ...]) -> None:
+    """Into what is sorted. Nearly all come in order, and then this is cheaper than a heap."""
+    if row and item < row[-1]:
+        insort(row, item)
+    else:
+        row.append(item)
 
 
 class _Numbers:
     """What waits of one count. `next`: the number whose turn it is."""
 
-    __slots__ = ("heap", "next")
+    __slots__ = ("next", "row")
 
     def __init__(self) -> None:
-        self.heap: list[tuple[int, bool, int, _Entry]] = []
+        self.row: deque[tuple[int, bool, int, _Entry]] = deque()
         self.next = 1
 
 
 class Turns:
     """`missing`: numbers that are not in the log. `late`: events that were read after their turn."""
 
-    def __init__(self, window: int = WINDOW) -> None:
-        self._window = window
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._at = 0
         self._read: deque[_Entry] = deque()
         self._counts: dict[Count, _Numbers] = {}
         self._number = 0
         self.missing = self.late = 0
 
-    def put(self, seen: Seen, line: Line, count: Count, *, again: bool = False) -> None:
-        """`again`: a decision of this id was read before, and this one takes it back."""
+    def put(self, seen: Seen, line: Line, count: Count, *, again: bool = False) -> bool:
+        """`again`: a decision of this id was read before, and this one takes it back. Is it time to `take`? Several at once cost less."""
         self._number += 1
         entry = _Entry(seen, line, count, self._number, again or seen.status != "not_executed")
         self._read.append(entry)
+        self._at = seen.at
         line.put(entry, again=again)
         if entry.order:
             held = self._counts.get(count)
             if held is None:
                 if len(self._counts) >= _COUNTS:  # names come from the log: they must not fill the memory
-                    self._counts = {name: one for name, one in self._counts.items() if one.heap}
+                    self._counts = {name: one for name, one in self._counts.items() if one.row}
                 held = self._counts[count] = _Numbers()
-            heappush(held.heap, (entry.order, entry.commits, entry.number, entry))
+            _into(held.row, (entry.order, entry.commits, entry.number, entry))
+        return not self._number & 31
 
-    def take(self, *, all: bool = False) -> Iterator[tuple[Line, Seen]]:
-        """Those whose turn it is."""
-        read = self._read
-        while read and (all or len(read) > self._window):
-            entry = read.popleft()
+    def take(self, *, all: bool = False) -> list[tuple[Line, Seen]]:
+        """Those whose turn it is. They wait (`Line.waiting`) until whoever takes them counts them out."""
+        read, out = self._read, list[tuple[Line, Seen]]()
+        while read:
+            entry = read[0]
             if not entry.gone:
-                for each in entry.line.before(entry):
-                    if each.order:
-                        yield from self._up_to(each)
-                    else:
-                        yield self._out(each)
+                if not all and len(read) <= self._most and (self._at - entry.seen.at <= LAG or self._gap(entry)):
+                    break
+                self._take(entry, out)
+            read.popleft()
+        return out
 
-    def _up_to(self, entry: _Entry) -> Iterator[tuple[Line, Seen]]:
+    def _gap(self, entry: _Entry) -> bool:
+        """Is a number missing before it?"""
+        if not entry.order:
+            return False
+        held = self._counts[entry.count]
+        row = held.row
+        while row[0][3].gone:
+            row.popleft()
+        return row[0][0] > held.next
+
+    def _take(self, entry: _Entry, out: list[tuple[Line, Seen]]) -> None:
+        if not entry.order:
+            if entry.line.first(entry):
+                out.append(self._out(entry))
+                return
+        elif (row := self._counts[entry.count].row)[0][3] is entry and entry.line.first(entry):
+            row.popleft()
+            out.append(self._out(entry))
+            return
+        for each in entry.line.before(entry):
+            if each.order:
+                self._up_to(each, out)
+            else:
+                out.append(self._out(each))
+
+    def _up_to(self, entry: _Entry, out: list[tuple[Line, Seen]]) -> None:
         """All of its count that stand before it, each with what stands before it in its task; then itself."""
-        heap = self._counts[entry.count].heap
+        row = self._counts[entry.count].row
         while not entry.gone:
-            first = heappop(heap)[3]
+            first = row.popleft()[3]
             if not first.gone:
                 for each in first.line.before(first):
-                    yield self._out(each)
+                    out.append(self._out(each))
 
     def _out(self, entry: _Entry) -> tuple[Line, Seen]:
         entry.gone = True
-        line, seen, order = entry.line, entry.seen, entry.order
-        line.waiting -= 1
+        line, seen = entry.line, entry.seen
         if seen.kind == "call" and line.by_id.get(seen.id) is entry:
             del line.by_id[seen.id]
-        if order:
-            self._counted(self._counts[entry.count], order, entry.commits)
+        if entry.order:
+            self._counted(self._counts[entry.count], entry.order, entry.commits)
         return line, seen
 
     def _counted(self, held: _Numbers, order: int, commits: bool) -> None:

@@ -54,7 +54,7 @@ class Worker:
     def __init__(self, at: int, seed: int, policy: Policy, folder: Path, iam: LocalIssuer, clock: Clock) -> None:
         self.r = Random(f"{seed} {at}")
         self.guard = Guard(
-            policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / f"log{at}")], clock=clock,
+            policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / f"log{at}", patience=timedelta(seconds=60))], clock=clock,
             deadline=timedelta(seconds=60), proofs=Proofs(),
         )  # fmt: skip
         self.iam, self.at = iam, at
