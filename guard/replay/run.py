@@ -68,6 +68,8 @@ _KEY: Final = f"{OWN}T"
 """Of every task: each has tables of its own."""
 _SECRET: Final = b"replay"
 """Of hashes: they stay in this process, and are the same in every replay."""
+_UNTAKEN: Final = str(ReasonCode.RECORD_UNAVAILABLE)
+"""The code of a call that was let, and taken back because no sink took its record."""
 NO_TOKEN = "grants and intents: a trace has no token"
 
 
@@ -158,7 +160,7 @@ class Replay:
                 yield self._told(Judged(seen, seen.verdict, seen.code, seen.findings))
                 return
             task = self._task(seen)
-            again = seen.id in self._decisions
+            again = seen.id in self._decisions or seen.code == _UNTAKEN
             if seen.state and seen.state != task.decided[1][1]:
                 task.decided = task.name, (task.name[0], seen.state)
             self._decisions[seen.id] = task.decided

@@ -99,7 +99,9 @@ class Line:
                 if self.ended[0] is not entry:
                     return False
                 self.ended.popleft()
-            elif self.settled[0][2] is not entry or (self.refused and (call := _first(self.refused)) is not None and _judged(call) < seen.settled):
+            elif self.settled[0][2] is not entry or (
+                self.refused and (call := _first(self.refused)) is not None and _judged(call) < seen.settled
+            ):
                 return False
             else:
                 self.settled.popleft()
@@ -199,7 +201,7 @@ class Turns:
         self.missing = self.late = 0
 
     def put(self, seen: Seen, line: Line, count: Count, *, again: bool = False) -> bool:
-        """`again`: a decision of this id was read before, and this one takes it back. Is it time to `take`? Several at once cost less."""
+        """`again`: it takes back what was let. Is it time to `take`? Several at once cost less."""
         self._number += 1
         entry = _Entry(seen, line, count, self._number, again or seen.status != "not_executed")
         self._read.append(entry)

@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from guard.policy.data import PolicyData, Rule, Tool
     from guard.policy.judge import ArgsCheck
 
-__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "looks_over", "monitored_until", "uses_sources"]
+__all__ = [
+    "SOURCE_LETTERS",
+    "CompiledRule",
+    "compile_rule",
+    "concerns",
+    "excused",
+    "looks_back",
+    "looks_over",
+    "monitored_until",
+    "uses_sources",
+]
 
 SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,9 +35,9 @@ intents:
     description: Everything.
     allow: {look: {}, page: {}, pay: {args: {n: {range: {min: 0}}}}, check: {args: {n: {range: {min: 0}}}}, note: {}}
 rules:
-  - {id: cap, when: {tool: pay}, limit: {sum: args.n, max: "20", per: [args.x]}}
-  - {id: pages, when: {tool: page}, limit: {calls: 9, per: [origin]}}
-  - {id: daily, when: {tool: pay}, limit: {calls: 12, within: 24h, per: [origin]}, then: ask}
+  - {id: cap, when: {tool: pay}, limit: {sum: args.n, max: "5", per: [args.x]}}
+  - {id: pages, when: {tool: page}, limit: {calls: 4, per: [origin]}}
+  - {id: daily, when: {tool: pay}, limit: {calls: 4, within: 24h, per: [origin]}, then: ask}
   - id: four-eyes
     when: {tool: pay, args: {n: {range: {above: 1}}}}
     require_before: {tool: check, outcome: ok, match: {x: args.x, n: args.n}, distinct: person, within: 1h, consume: true}
@@ -45,16 +46,17 @@ rules:
   - {id: maker, exclusive: [{tool: note}, {tool: look}], by: person, per: [args.x]}
   - {id: seen, when: {tool: check}, forbid_after: [{tool: pay, match: {x: args.x}}], then: alert}
 """
+TASKS = (("t1", "alice", "worker"), ("t2", "alice", "helper"), ("t3", "bob", "ghost"))
 TOOLS = ("look", "page", "pay", "pay", "check", "check", "note", "note")
 
 
 class Worker:
     """One guard and its tasks; what it does depends on nothing but `seed` and what the others have done."""
 
-    def __init__(self, at: int, seed: int, policy: Policy, folder: Path, iam: LocalIssuer, clock: Clock) -> None:
+    def __init__(self, at: int, seed: int, policy: Policy, folder: Path, log: Path, iam: LocalIssuer, clock: Clock | None) -> None:
         self.r = Random(f"{seed} {at}")
         self.guard = Guard(
-            policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / f"log{at}", patience=timedelta(seconds=60))], clock=clock,
+            policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(log, patience=timedelta(seconds=60))], clock=clock,
             deadline=timedelta(seconds=60), proofs=Proofs(),
         )  # fmt: skip
         self.iam, self.at = iam, at
@@ -77,7 +79,7 @@ class Worker:
                 self.guard.after(decision, Outcome(status, None, RuntimeError("no") if status == "error" else None))  # type: ignore[arg-type]
             return
         task, tool = r.choice(self.tasks), r.choice(TOOLS)
-        args: dict[str, object] = {"x": r.choice("aabc")} | ({"n": r.choice((1, 3))} if tool in ("pay", "check") else {})
+        args: dict[str, object] = {"x": r.choice("aabcdefg")} | ({"n": r.choice((1, 3))} if tool in ("pay", "check") else {})
         self.guard._current.set(None)
         with task:
             decision = self.guard.before(ToolCall(tool, args))
@@ -112,10 +114,10 @@ def race(policy: Policy, seed: int, folder: Path, *, workers: int = 3, steps: in
     (folder / "keys").mkdir(mode=0o700)
     clock = FrozenClock(datetime.now(UTC) + timedelta(seconds=5))  # after the store began: else it does not know what was before
     iam = LocalIssuer("crowd", clock=lambda: clock.now().timestamp())
-    crowd = [Worker(at, seed, policy, folder, iam, clock) for at in range(workers)]
+    crowd = [Worker(at, seed, policy, folder, folder / f"log{at}", iam, clock) for at in range(workers)]
     for worker in crowd:
         of = "" if shared else f"{worker.at}-"
-        worker.open([(f"{of}t1", "alice", "worker"), (f"{of}t2", "alice", "helper"), (f"{of}t3", "bob", "ghost")])
+        worker.open([(f"{of}{name}", origin, actor) for name, origin, actor in TASKS])
     start = threading.Barrier(workers)
 
     def run(worker: Worker) -> None:
@@ -129,3 +131,17 @@ def race(policy: Policy, seed: int, folder: Path, *, workers: int = 3, steps: in
         for thread in threads:
             thread.join()
     return [folder / f"log{at}" for at in range(workers)]
+
+
+def alone(folder: Path, at: int, workers: int, steps: int) -> None:
+    """One process of several: waits until all are there, and then works."""
+    worker = Worker(at, 1, Policy.from_text(POLICY), folder, folder / "log", LocalIssuer("crowd"), None)
+    worker.open([(f"{at}-{name}", origin, actor) for name, origin, actor in TASKS])
+    (folder / f"ready{at}").touch()
+    while len(list(folder.glob("ready*"))) < workers:
+        time.sleep(0.001)
+    worker.run(steps)
+
+
+if __name__ == "__main__":
+    alone(Path(sys.argv[1]), *map(int, sys.argv[2:]))
