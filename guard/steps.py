@@ -91,7 +91,13 @@ class Draft:
     life: Pin | None = None
     live: Live | None = None
     masks: Masks | None = None
+    looked: Sequence[object] = ()
+    """Answers of what would refuse, read together with `answers`."""
     now: datetime | None = None
+    numbered = -1
+    """Where in the reservation the commit number of the tenant stands."""
+    order = 0
+    """As `DecisionRecord.order`."""
     plan: Plan | None = None
     read_at = 0
     replay: Outcome | None = None
