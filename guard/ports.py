@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, Delegation, Signal
+from guard.model import Approval, Delegation, ExchangeRequest, Signal
 from guard.ops import Applied, Op, Refused
 
-__all__ = ["Approvals", "Blinds", "Clock", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
+__all__ = ["Approvals", "Blinds", "Clock", "Exchanger", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
 
 
 @runtime_checkable
@@ -64,6 +64,9 @@ class Verifier(Protocol):
     """Token text to verified delegation.
 
     `generation` changes whenever an answer given before might change (keys, registry): holders of an older one verify again.
+
+    A verifier whose keys may have to be fetched also has `fetch(wanted) -> concurrent.futures.Future`: `verify` raises
+    `guard.errors.KeysWanted`, the guard waits for the future under its deadline, and verifies once more.
     """
 
     @property
@@ -74,11 +77,22 @@ class Verifier(Protocol):
         ...
 
 
+class Exchanger(Protocol):
+    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything."""
+
+    def exchange(self, request: ExchangeRequest) -> str:
+        """The new token. Raises `guard.errors.GuardError` with `delegation.refused` (the issuer said no) or `delegation.unavailable`."""
+        ...
+
+
 class Revocations(Protocol):
     """Asked on every call. The answer None, and only None, means: not revoked."""
 
     def find(self, delegation: Delegation, *, now: int) -> str | None:
-        """What of the delegation is revoked (`credential`, `session`, `origin`, `actor NAME`, `key`, `task`), or None."""
+        """What of the delegation is revoked (`credential`, `session`, `origin`, `actor NAME`, `key`, `task`), or None.
+
+        After a tab may stand by what: `session<tab>CAEP session-revoked, event jti 24c6`. The denial says both.
+        """
         ...
 
 

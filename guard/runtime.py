@@ -19,7 +19,7 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Finding, Outcome, ToolCall
-from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore
+from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
@@ -53,7 +53,7 @@ class Guard:
         state: StateStore | str = "memory:",
         sinks: Sequence[Sink] | None = None,
         deadline: timedelta = timedelta(milliseconds=250),
-        revocations: Revocations | None = None,
+        revocations: Revocations | Sequence[Revocations] | None = None,
         clock: Clock | None = None,
         approvals: Approvals | None = None,
         signals: Signals | None = None,
@@ -64,7 +64,8 @@ class Guard:
         `trust`: whose tokens count. There is no default and no "none". `state`: `memory:` (one process), `sqlite:PATH` (one machine).
         `sinks`: None means the audit file `$GUARDTRAIL_DIR/audit.jsonl` (default `.guardtrail/`) plus OpenTelemetry as configured; a
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
-        I/O included; later is a deny. `revocations`: what was taken back, asked on every call. `clock`: for tests. `signals`, `proofs`: what is
+        I/O included; later is a deny. `revocations`: what was taken back, asked on every call; a list of such lists; None: the index in `state`
+        where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
         said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
         None: an ask stays one, and nothing runs.
         """
@@ -81,12 +82,14 @@ class Guard:
             raise ConfigError("`deadline` must be more than 0 and at most 60 seconds")
         clock = clock or SystemClock()
         base = layers[0]
+        store = open_state(state) if isinstance(state, str) else state
+        taken_back, verifier = _taken_back(revocations, store if isinstance(state, str) else None, TrustedIssuers(trust))
         self._house = House(
             layers,
             named(layers),
-            TrustedIssuers(trust),
-            revocations if revocations is not None else RevocationList(),
-            open_state(state) if isinstance(state, str) else state,
+            verifier,
+            taken_back,
+            store,
             tuple(sorted((sink for sink in chosen if sink is not spans), key=lambda sink: sink.required is not True)),
             clock,
             Blinds(_keys_beside(chosen) if given else directory()),
@@ -308,6 +311,28 @@ class Guard:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
         tool = call.tool if isinstance(getattr(call, "tool", None), str) else ""
         return Decision("", "deny", "enforce", ReasonCode.GUARD_ERROR, (finding,), None, (), "", 0, tool, "", self._house.policy)
+
+
+def _taken_back(
+    given: Revocations | Sequence[Revocations] | None, store: StateStore | None, verifier: Verifier
+) -> tuple[Revocations, Verifier]:
+    """Whom to ask what was taken back, and the verifier under those of them that need the token's own text (`over`)."""
+    if given is None:
+        if store is None or type(store) is MemoryState:
+            return RevocationList(), verifier
+        from guard.identity.revoked.store import StoreRevocations
+
+        return StoreRevocations(store), verifier  # so that `guardtrail revoke --state` reaches this guard
+    parts = given if isinstance(given, Sequence) else (given,)
+    for part in parts:
+        over = getattr(part, "over", None)
+        if over is not None:
+            verifier = over(verifier)
+    if not isinstance(given, Sequence):
+        return given, verifier
+    from guard.identity.revoked.several import AnyRevocations
+
+    return AnyRevocations(given), verifier
 
 
 def _keys_beside(sinks: Sequence[Sink]) -> Path | None:

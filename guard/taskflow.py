@@ -109,7 +109,7 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
     if stop is None:
         answer = yield Need(house.store, house.store.apply, ((state.life,),), {"now": draft.now, "commit": False})
         if type(answer) is Refused:
-            stop = yield from life_said(house, draft, state.life, answer.value, renew=False)
+            stop = yield from life_said(house, draft, state.life, answer, renew=False)
         elif type(answer) is not Applied:
             stop = failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
     if stop is None and house.tracks:
@@ -232,7 +232,7 @@ def _pin(house: House, draft: Draft, d: Delegation, wall: datetime, now: int) ->
             break
         if answer.index != 0:
             return forbid("task", ReasonCode.TASK_MISMATCH)
-        dead = yield from life_said(house, draft, life, answer.value)
+        dead = yield from life_said(house, draft, life, answer)
         if dead is not None:
             return dead
     if type(answer) is not Applied or len(answer.values) != len(ops):

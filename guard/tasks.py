@@ -17,6 +17,9 @@ from guard.taskflow import end_flow, open_flow, says_flow
 if TYPE_CHECKING:
     from guard.runtime import Guard
 
+PATIENCE = 10.0
+"""Seconds that a delegation may take: an issuer is asked over the network, and nobody's call waits for it."""
+
 __all__ = ["Frame", "Task", "denied"]
 
 
@@ -91,16 +94,29 @@ class Task:
     def delegate(
         self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
     ) -> Task:
-        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
-        raise ConfigError(
-            "`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet"
-        )
+        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange at the issuer): enter it with `with`, or hand its `token` on.
+
+        `tools` by name keeps the parent's constraints; a mapping adds constraints; None keeps all. `ttl`: `30s`, `10m`, a timedelta. Never
+        wider: an answer that is not a subset of what was asked is Denied `delegation.widened`; an issuer that says no, or nothing, is Denied
+        `delegation.refused`, `delegation.unavailable`. Limits are shared with the parent. Raises ConfigError where the issuer was given no client.
+        """
+        return self._handed(drive(self._delegate(actor, tools, ttl), PATIENCE))
 
     async def adelegate(
         self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
     ) -> Task:
         """`delegate`, awaited."""
-        return self.delegate(actor, tools=tools, ttl=ttl)
+        return self._handed(await adrive(self._delegate(actor, tools, ttl), PATIENCE))
+
+    def _delegate(self, actor: object, tools: object, ttl: object) -> Flow[str | Decision]:
+        from guard.delegating import delegate_flow, requested
+
+        return delegate_flow(self._guard._house, self.state, *requested(actor, tools, ttl))
+
+    def _handed(self, answer: str | Decision) -> Task:
+        if isinstance(answer, Decision):
+            raise denied(answer)
+        return Task(self._guard, answer, None)
 
     def user_says(self, text: str, *, quoted: str = "") -> None:
         """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.

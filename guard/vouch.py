@@ -126,7 +126,7 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
             step = answer.values[-1]
             draft.step = step if type(step) is int else 0
             break
-        dead = (yield from life_said(house, draft, state.life, answer.value)) if type(answer) is Refused and answer.index == 0 else None
+        dead = (yield from life_said(house, draft, state.life, answer)) if type(answer) is Refused and answer.index == 0 else None
         if type(answer) is not Refused or dead is not None:
             return _instead(draft, dead or failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
     else:

@@ -16,6 +16,8 @@ from guard.cli.init import init
 from guard.cli.lint import lint
 from guard.cli.output import YES, say
 from guard.cli.replay import replay
+from guard.cli.revoke import revoke, revoked
+from guard.cli.ssf import app as _ssf
 from guard.cli.test import test
 
 __all__ = ["app", "main"]
@@ -32,6 +34,9 @@ in the order of the work
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
   explain         one recorded decision and its chain     guardtrail explain last
   replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
+  revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
+  revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
+  ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
 `guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
@@ -77,6 +82,9 @@ app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
 app.command()(replay)
+app.command()(revoke)
+app.command()(revoked)
+app.add_typer(_ssf, name="ssf")
 app.add_typer(_audit, name="audit")
 
 

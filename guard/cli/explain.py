@@ -41,7 +41,8 @@ def explain(
     guardtrail explain last --all
 
     \b
-    --json: {"decision": the record, "chain": [decisions of the task, each with "outcome" and "witness_of"],
+    --json: {"decision": the record, "chain": [decisions of the task, each with "outcome", "witness_of", and "late" where it
+              suspended the task],
              "notes": [pivots, approvals, ends], "decisions": how many the task has, "omitted": how many are not in "chain"}
     Exit 0: found; 2: several begin like that; 3: nothing found or nothing recorded.
     """
@@ -113,6 +114,9 @@ def _show(row: Row, chain: Sequence[Row]) -> None:
     lines = [_finding(f, steps) for f in row.get("findings") or () if isinstance(f, dict)]
     for line in columns(lines, gap=3):
         say(line)
+    late = steps.get(str(row.get("id")), {}).get("late")
+    if isinstance(late, dict):
+        say(f"  late     {late.get('text')}; the task was suspended when the call had ended   {late.get('where') or ''}".rstrip())
     if row.get("fix"):
         say(f"  fix      {row['fix']}")
     if row.get("count", 1) != 1:
@@ -176,6 +180,8 @@ def _step(row: Row, this: bool, witness_of: Sequence[str] | None) -> list[str]:
     else:
         deciding = next((f for f in findings if f.get("code") == row.get("code")), {})
         why = f"{row.get('code')}: {deciding.get('text', '')}"
+    if isinstance(late := row.get("late"), dict):
+        why = "; ".join(part for part in (why, f"then suspended by {late.get('text')}") if part)
     if witness_of is not None:
         why = f"witness of {', '.join(witness_of) or 'this'}; {why}".removesuffix("; ")
     mark = ">" if this else "*" if witness_of is not None else " "

@@ -108,7 +108,7 @@ def _ranked(found: list[tuple[int, float, Row]]) -> list[tuple[int, float, Row]]
 
 @dataclass(slots=True)
 class Chain:
-    """A task as recorded. `steps`: chosen decisions, each with its `outcome`; `notes`: pivots, approvals, ends, in order of time.
+    """A task as recorded. `steps`: chosen decisions, each with its `outcome` and what was found `late`; `notes`: pivots, approvals, ends, in order of time.
 
     `decisions`: how many the task has.
     """
@@ -134,6 +134,8 @@ def chain_of(folder: Path, decision: Row, *, around: int | None) -> Chain:
         for row in rows(path, having=needle):
             if row["kind"] == "outcome" and row.get("decision") in held:
                 held[str(row["decision"])]["outcome"] = str(row.get("status"))
+                if isinstance(row.get("late"), dict):
+                    held[str(row["decision"])]["late"] = row["late"]
     for row in held.values():
         row.setdefault("outcome", "not_executed" if row.get("verdict") != "allow" else "unknown")
     return Chain(sorted(held.values(), key=_place), sorted(chosen.notes, key=lambda row: _number(row.get("at"))), chosen.count)

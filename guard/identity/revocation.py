@@ -20,10 +20,10 @@ from guard.suggest import did_you_mean
 from guard.tokens.jose import NotStrict, strict_json
 from guard.tokens.text import is_name
 
-__all__ = ["RevocationKind", "RevocationList"]
+__all__ = ["KINDS", "RevocationKind", "RevocationList", "lineage", "read_entries", "revocable"]
 
 RevocationKind = Literal["credential", "session", "origin", "actor", "key", "task"]
-_KINDS: tuple[str, ...] = get_args(RevocationKind)
+KINDS: tuple[str, ...] = get_args(RevocationKind)
 _MOST = 64 * 1024 * 1024
 _ALWAYS = float("inf")
 _LOOKS = (0.0, 0.0005, 0.005, 0.02)
@@ -92,8 +92,8 @@ class RevocationList:
         Without `at` an origin is revoked up to now (who logs in again gets a token that counts), everything else for good. With a file
         the entry is on the disk when this returns; the file must be there, be it empty.
         """
-        if kind not in _KINDS:
-            raise ConfigError(f"revoke: `kind` is one of {', '.join(_KINDS)}{did_you_mean(str(kind), _KINDS)}")
+        if kind not in KINDS:
+            raise ConfigError(f"revoke: `kind` is one of {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}")
         if not is_name(value) or not (issuer is None or is_name(issuer)):
             raise ConfigError("revoke: `value` and `issuer` are names as they stand in tokens")
         if at is None:
@@ -116,11 +116,12 @@ class RevocationList:
         index = self._index
         if not index:
             return None
-        issuer, issued_at = delegation.issuer, delegation.issued_at
-        for kind, value in _names(delegation):
-            issuers = index.get((kind, value))
-            if issuers is not None and (issuers.get(issuer, 0) > issued_at or issuers.get(None, 0) > issued_at):
-                return f"actor {value}" if kind == "actor" else kind
+        for one in lineage(delegation):
+            issuer, issued_at = one.issuer, one.issued_at
+            for kind, value in revocable(one):
+                issuers = index.get((kind, value))
+                if issuers is not None and (issuers.get(issuer, 0) > issued_at or issuers.get(None, 0) > issued_at):
+                    return f"actor {value}" if kind == "actor" else kind
         return None
 
     def _refresh(self, *, now: bool = False) -> None:
@@ -146,8 +147,13 @@ class RevocationList:
             self._generation += 1
 
 
-def _names(d: Delegation) -> Iterator[tuple[str, str]]:
-    """Everything of a delegation that can be taken back."""
+def lineage(d: Delegation) -> tuple[Delegation, ...]:
+    """The delegation and every one above it: any of them taken back kills it."""
+    return (d,)
+
+
+def revocable(d: Delegation) -> Iterator[tuple[str, str]]:
+    """Everything of one delegation that can be taken back, as (kind, value)."""
     yield "credential", d.credential.jti
     if d.session is not None:
         yield "session", d.session
@@ -228,6 +234,15 @@ def _content(file: WatchedFile) -> bytes:
         raise _Unusable(f"cannot be read: {why}") from None
 
 
+def read_entries(path: Path) -> list[Entry]:
+    """What stands in a file. Raises GuardError `revocation.unavailable`."""
+    try:
+        index = _read(_content(WatchedFile(path, most=_MOST)))
+    except _Unusable as why:
+        raise GuardError(f"the revocation list {path} {why}", code=ReasonCode.REVOCATION_UNAVAILABLE) from None
+    return [Entry(*key, issuer, at) for key, issuers in index.items() for issuer, at in issuers.items()]
+
+
 def _read(raw: bytes) -> _Index:
     """The whole file. Raises `_Unusable` where any line is not understood: half a list is not a list."""
     index: _Index = {}
@@ -248,7 +263,7 @@ def _entry(line: bytes) -> Entry:
     kind, value, issuer, at = (members.get(name) for name in ("kind", "value", "issuer", "at"))
     if (
         not members.keys() <= {"kind", "value", "issuer", "at"}
-        or kind not in _KINDS
+        or kind not in KINDS
         or not is_name(value)
         or (kind == "origin" and at is None)
     ):

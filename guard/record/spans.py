@@ -18,7 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from guard.events import DecisionRecord, OutcomeRecord
-from guard.model import Decision
+from guard.model import Decision, Finding
 from guard.record.attributes import Attributes, executes, facts_of, held_by, more_facts, unnamed
 from guard.record.files import directory
 from guard.record.metrics import Metrics
@@ -107,6 +107,16 @@ class Spans:
             return self._start(tracer, decision, task, call_id, ns)
         except Exception:
             return None
+
+    def late(self, finding: Finding, decision: Decision, task: Any, span: CallSpan | None) -> None:
+        """A rule fired on a call that has ended. Never raises."""
+        try:
+            self._metrics.violated((finding,), decision, task)
+            if span is not None:
+                span.violated(finding, decision)
+            self._roots.violated(task.key, (finding,), decision)
+        except Exception:  # noqa: S110 - an event less
+            pass
 
     def opened(self, task: Any, policy: str) -> None:
         """A task was opened. Never raises."""
@@ -304,6 +314,9 @@ class CallSpan:
             context = room._context.Context()
             links = [room._trace.Link(parent, {LINK: "caller"})] if parent.is_valid else None
         self._tracer.start_span(name, context=context, attributes=facts, links=links, start_time=self._ns).end()
+
+    def violated(self, finding: Finding, decision: Decision) -> None:
+        self._span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
 
     def end(self, record: OutcomeRecord) -> None:
         """The body has ended."""

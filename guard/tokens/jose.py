@@ -57,14 +57,14 @@ class Jws(NamedTuple):
     signed: bytes
 
 
-def split(token: str) -> Jws:
-    """The three segments of a compact JWS. Raises `TokenRefused`.
+def split(token: str, *, most: int = MAX_TOKEN) -> Jws:
+    """The three segments of a compact JWS of `most` characters. Raises `TokenRefused`.
 
     RFC 8725bis: any character but `A-Za-z0-9_-.` is refused before anything is decoded (no trimming, no padding, no other format).
     """
     if type(token) is not str or not token:
         raise TokenRefused(ReasonCode.TOKEN_MISSING)
-    if len(token) > MAX_TOKEN:
+    if len(token) > most:
         raise TokenRefused(ReasonCode.TOKEN_TOO_LARGE)
     if not token.isascii():
         raise TokenRefused(ReasonCode.TOKEN_MALFORMED)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from guard.constraints import Constraint, compile_args, compile_when
 from guard.model import Finding, Mode, Signal
@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from guard.policy.data import PolicyData, Rule, Tool
     from guard.policy.judge import ArgsCheck
 
-__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until", "uses_sources"]
+__all__ = [
+    "SOURCE_LETTERS",
+    "CompiledRule",
+    "compile_rule",
+    "concerns",
+    "excused",
+    "looks_back",
+    "looks_over",
+    "monitored_until",
+    "uses_sources",
+]
 
 SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
@@ -89,6 +99,24 @@ class CompiledRule:
             return None
         return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, f"rule {rule.id}: {text}", mode, fix)  # type: ignore[arg-type]
 
+    def late(
+        self, plan: HasIntent, values: Values, now: int, signals: Mapping[str, Signal], masks: Mapping[str, Sequence[str]] | None
+    ) -> Finding | None:
+        """The finding of a rule about a call that has ended. Only a signal that is known, fresh, and not as it must be, makes one."""
+        rule = self.rule
+        if (self.until is not None and now < self.until) or not (self.always or self.matches(values)):
+            return None
+        fresh = rule.within or _SIGNAL_FRESH
+        for name, constraint in rule.signals.items():
+            signal = signals.get(name)
+            if _fresh(signal, now, fresh) and not _holds(constraint, signal, now, fresh):
+                if rule.unless is not None and excused(rule, plan, values, masks):
+                    return None
+                text = f"rule {rule.id}: signal {name} {constraint.text}, and was no longer when the call had ended"
+                fix = f"a new task, and a fresh signal {name}"
+                return Finding("rules", says(rule), ReasonCode.RULE_REQUIRE, rule.id, rule.where, text, "enforce", fix)  # type: ignore[arg-type]
+        return None
+
     def _argument(self, values: Values) -> tuple[str, str | None] | None:
         if self.require is None:
             return None
@@ -112,13 +140,15 @@ class CompiledRule:
         return None
 
 
-def _holds(constraint: Constraint, signal: object, now: int, fresh: int) -> bool:
+def _fresh(signal: object, now: int, fresh: int) -> TypeGuard[Signal]:
     if type(signal) is not Signal or type(signal.at) is not int or signal.value is None:
         return False
-    if not now - fresh < signal.at <= now + _AHEAD:
-        return False
+    return now - fresh < signal.at <= now + _AHEAD
+
+
+def _holds(constraint: Constraint, signal: object, now: int, fresh: int) -> bool:
     try:
-        return constraint.test(signal.value) is True
+        return _fresh(signal, now, fresh) and constraint.test(signal.value) is True
     except Exception:  # what cannot be evaluated does not hold
         return False
 
@@ -180,6 +210,13 @@ def looks_back(rule: Rule) -> bool:
     """Has it a verb that needs the past? Such a rule is never judged as one without a verb, also where it has nothing to say of a tool."""
     denied = rule.limit is not None and rule.limit.denied
     return denied or rule.after is not None or rule.before is not None or rule.exclusive is not None or bool(rule.any_facts)
+
+
+def looks_over(rule: Rule) -> bool:
+    """Does it look over the tenant, and not only over its task?"""
+    items = (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ()))
+    per = (rule.limit is not None and rule.limit.per) or (rule.exclusive is not None and rule.exclusive.per)
+    return bool(per) or any(item.match for item in items)
 
 
 def compile_rule(rule: Rule, layer: str, tool: Tool) -> CompiledRule:

@@ -12,6 +12,7 @@ import pytest
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.record import AuditFile
 from tests.cli.conftest import Run
+from tests.runtime.test_late import World
 
 POLICY = """\
 guardtrail: 1
@@ -200,3 +201,16 @@ def test_records_that_are_not_as_we_write_them(cli: Run, story: Story, desk: Pat
     said = cli("explain", found)
     assert said.code == 0
     assert "\x1b" not in said.out
+
+
+def test_a_call_that_stopped_its_task_when_it_had_ended(tmp_path: Path, cli: Run) -> None:
+    world = World(tmp_path, "memory")
+    with world.guard.task(world.iam.mint(origin="alice", actor="clerk", intent="work", ttl="10m", txn="t1")):
+        world.guard.call(ToolCall("pay", {"to": "bob", "amount": "10"}), lambda **_: world.say({"device.compliant": False}))
+        assert world.verdict() == "deny task.suspended"
+    shown = cli("explain", world.outcomes()[0]["decision"], "--dir", str(tmp_path))
+    assert "late     rule sound: signal device.compliant" in shown.out and "suspended when the call had ended" in shown.out
+    chain = cli("explain", "last", "--dir", str(tmp_path))
+    assert "rule sound suspended the task" in chain.out and "then suspended by rule sound" in " ".join(chain.out.split())
+    rows = json.loads(cli("explain", "last", "--dir", str(tmp_path), "--json").out)
+    assert rows["chain"][0]["late"]["rule"] == "sound" and rows["chain"][0]["witness_of"] == ["sound"]

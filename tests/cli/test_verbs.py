@@ -25,6 +25,10 @@ VERBS = [
     ["token", "inspect"],
     ["audit"],
     ["audit", "verify"],
+    ["revoke"],
+    ["revoked"],
+    ["ssf"],
+    ["ssf", "serve"],
 ]
 
 
@@ -32,7 +36,20 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
     said = cli()
     assert said.code == 0
     found = [line.split("   ")[0].strip() for line in said.lines if line.startswith("  ")]
-    assert found == ["init", "lint", "test", "token mint", "token inspect", "check", "explain", "replay", "audit verify"]
+    assert found == [
+        "init",
+        "lint",
+        "test",
+        "token mint",
+        "token inspect",
+        "check",
+        "explain",
+        "replay",
+        "revoke",
+        "revoked",
+        "ssf serve",
+        "audit verify",
+    ]
 
 
 def test_version(cli: Run) -> None:
@@ -46,7 +63,7 @@ def test_help_teaches(cli: Run, verb: list[str]) -> None:
     said = cli(*verb, "--help")
     assert said.code == 0
     assert "Usage: guardtrail" in said.out
-    if verb not in (["token"], ["audit"]):
+    if verb not in (["token"], ["audit"], ["ssf"]):
         assert f"guardtrail {' '.join(verb)}" in said.out.partition("Options:")[0], "no example"
         assert "--json" in said.out
 
@@ -357,7 +374,8 @@ def test_check_with_a_named_issuer(cli: Run, desk: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--issuer", "https://iam.example"], ["--audience", "x"], ["--issuer", "https://iam.example", "--audience", "x"], ["--local", "--issuer", "https://x.example"],
+    [["--issuer", "https://iam.example"], ["--audience", "x"], ["--keys", "jwks.json"], ["--issuer", "http://iam.example", "--audience", "x"],
+     ["--issuer", "https://iam.example", "--audience", "x", "--keys", "http://iam.example/jwks"], ["--local", "--issuer", "https://x.example"],
      ["--state", "nowhere"]],
     ids=" ".join,
 )  # fmt: skip

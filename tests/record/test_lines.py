@@ -24,7 +24,10 @@ decisions = st.builds(
     DecisionRecord, text, whole, text, text, whole, text, text, texts, text, text, text, st.lists(findings, max_size=3).map(tuple), maybe, texts, text,
     maybe, text, text, text, text, text, texts, maybe, text, st.just("os"), text, text, whole,
 )  # fmt: skip
-outcomes = st.builds(OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole)
+outcomes = st.builds(
+    OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole, whole, whole,
+    st.dictionaries(text, whole, max_size=2), whole, st.none() | findings,
+)  # fmt: skip
 
 
 @given(decisions)

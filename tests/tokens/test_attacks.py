@@ -256,7 +256,7 @@ def _() -> Iterator[Any]:
 
 @row("A049")
 def _() -> Iterator[Any]:
-    """The key file may hold anything; fetching comes with delegated identity."""
+    """Whatever a file or a server gives (what a server does besides: tests/identity/test_http.py, test_remote.py)."""
     yield from ()
     for text in (
         "<html>",
@@ -341,7 +341,12 @@ LATER = {
     "A091": _VALUES,
     "A092": _VALUES,
     **dict.fromkeys(("A093", "A095", "A096", "A097"), _CHAIN),
-    **dict.fromkeys((f"A{n:03}" for n in (98, 99, 100, 101, 102, *range(104, 121))), _PROOF),
+    **dict.fromkeys((f"A{n:03}" for n in (98, 99, 100, 101, 102, *range(104, 110), *range(115, 121))), _PROOF),
+    "A110": "tests/identity/revoked/test_introspect.py",
+    "A111": "tests/identity/revoked/test_introspect.py",
+    "A112": "tests/tokens/test_events.py, tests/identity/revoked/test_inbox.py",
+    "A113": "tests/tokens/test_events.py, tests/identity/revoked/test_inbox.py",
+    "A114": "tests/identity/revoked/test_statuses.py",
 }
 
 # What an operator sees: every token of a row has one of these codes, and each of them occurs.
@@ -437,6 +442,7 @@ def _issuer(path: Path) -> Issuer:
 
 
 def test_a_key_rotated_out_is_refused_at_the_next_look(tmp_path: Path) -> None:
+    """A050, in a file. Over HTTP: tests/identity/test_remote.py, and by a real server: test_connected.py."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
     issuer = _issuer(file)
@@ -448,6 +454,7 @@ def test_a_key_rotated_out_is_refused_at_the_next_look(tmp_path: Path) -> None:
 
 
 def test_no_keys_yet(tmp_path: Path) -> None:
+    """A051, in a file. Over HTTP: tests/identity/test_remote.py."""
     from guard.errors import TokenRefused
 
     issuer = _issuer(tmp_path / "nothing.json")
@@ -458,7 +465,7 @@ def test_no_keys_yet(tmp_path: Path) -> None:
 
 
 def test_a_flood_does_not_slow_the_others_down() -> None:
-    """A048: a thousand unknown keys, and a good token beside them is taken at once."""
+    """A048: a thousand unknown keys, and a good token beside them is taken at once. Over HTTP: tests/identity/test_remote.py."""
     flood = [token(kid=f"unknown-{n}") for n in range(300)]
     done = threading.Event()
     thread = threading.Thread(target=lambda: (list(map(verdict, flood)), done.set()))
