@@ -8,7 +8,7 @@ from typing import Any
 
 from guard.sources.lines import Lines
 from guard.sources.seen import Seen
-from guard.sources.spans import DEPTH, Span, span_id
+from guard.sources.spans import DEPTH, WHOLE, Span, span_id
 from guard.sources.traces import Traces
 
 __all__ = ["is_span", "of_object", "read_documents"]
@@ -51,10 +51,10 @@ def _nanos(value: object) -> int:
 
 
 def _flat(given: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Attributes with nested objects joined by dots. What is JSON text stays text."""
+    """Attributes with nested objects joined by dots. What is JSON text stays text, arguments and results stay objects."""
     out: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping) and depth < DEPTH:
+        if isinstance(value, Mapping) and depth < DEPTH and f"{prefix}{name}" not in WHOLE:
             out.update(_flat(value, f"{prefix}{name}.", depth + 1))
         else:
             out[f"{prefix}{name}"] = value

@@ -23,11 +23,13 @@ from guard import telemetry as names
 from guard.sources.lines import value_of
 from guard.sources.seen import Seen, Status
 
-__all__ = ["DEPTH", "Span", "agent_of", "seen_of", "span_id", "task_of", "tool_of"]
+__all__ = ["DEPTH", "WHOLE", "Span", "agent_of", "seen_of", "span_id", "task_of", "tool_of"]
 
 _HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _ARGS: Final = ("gen_ai.tool.call.arguments", "gen_ai.tool.args", "gen_ai.tool.arguments", "tool_call.function.arguments", "input.value")
 _RESULTS: Final = ("gen_ai.tool.call.result", "gen_ai.output", "output.value")
+WHOLE: Final = frozenset((*_ARGS, *_RESULTS)) - {"gen_ai.output"}  # there stands `gen_ai.output.type` as well
+"""What an object may stand under as it is: the names in it are those of arguments and of results, whatever characters they have."""
 _TOOLS: Final = (names.TOOL_NAME, "tool.name", "tool_call.function.name")
 _TASKS: Final = (names.TASK_ID, "gen_ai.conversation.id", "session.id")
 DEPTH: Final = 64
@@ -105,23 +107,26 @@ def _args(span: Span) -> dict[str, object] | None:
 
 
 def _nested(flat: Mapping[str, object]) -> dict[str, object]:
-    """`to.0`, `to.1` as a list, `a.b` as an object."""
+    """`to.0`, `to.1` as a list, `a.b` as an object. Where `a` is a value as well, the object is called `a.`: nothing is lost."""
     root: dict[str, Any] = {}
     for key, value in flat.items():
         at = root
-        *head, last = key.split(".")[:DEPTH]
+        *head, last = key.split(".", DEPTH)
         for word in head:
             inner = at.setdefault(word, {})
             at = inner if isinstance(inner, dict) else at.setdefault(f"{word}.", {})
+        if isinstance(at.get(last), dict):
+            at[f"{last}."] = at[last]
         at[last] = value
     return {name: _lists(value) for name, value in root.items()}
 
 
 def _lists(value: Any) -> Any:
+    """Objects whose names are 0, 1, 2 ... as lists. Other digits are names as any: `2024`, and those of other scripts."""
     if not isinstance(value, dict):
         return value
-    if value and all(key.isdigit() for key in value):
-        return [_lists(value[key]) for key in sorted(value, key=int)]
+    if value and all(str(place) in value for place in range(len(value))):
+        return [_lists(value[str(place)]) for place in range(len(value))]
     return {key: _lists(one) for key, one in value.items()}
 
 

@@ -58,12 +58,13 @@ CREATE TABLE places AS SELECT n, place FROM
 CREATE UNIQUE INDEX places_n ON places (n);
 CREATE TABLE turns (t INTEGER PRIMARY KEY, turn INTEGER);
 INSERT INTO turns SELECT t, row_number() OVER (ORDER BY min(start), t) FROM spans NOT INDEXED WHERE tool IS NOT NULL GROUP BY t;
-CREATE TABLE ends AS SELECT name, max(turn) AS turn FROM
+CREATE TABLE ends (turn INTEGER, name BLOB);
+INSERT INTO ends SELECT max(turn), name FROM
   (SELECT task AS name, t FROM spans WHERE task IS NOT NULL UNION ALL SELECT name, t FROM traces) JOIN turns USING (t) GROUP BY name;
 CREATE INDEX ends_turn ON ends (turn)
 """
 # A task may go on in another trace: it is over with the last one that names it, or is called like it.
-_OVER: Final = "SELECT name FROM ends JOIN turns USING (turn) WHERE t = ? LIMIT 1000"
+_OVER: Final = "SELECT name FROM turns CROSS JOIN ends ON ends.turn = turns.turn WHERE turns.t = ? LIMIT 1000"
 _ORDER: Final = """
 SELECT spans.t, spans.start, spans.n FROM spans CROSS JOIN turns ON turns.t = spans.t
   WHERE spans.tool IS NOT NULL AND spans.n NOT IN (SELECT n FROM inside) ORDER BY turns.turn, spans.start, spans.n
@@ -73,6 +74,8 @@ SELECT traces.name, id, parent, start, tool, agent, task, failed, line, attribut
   FROM spans JOIN traces USING (t) JOIN said USING (n) LEFT JOIN places USING (n) WHERE n = ?
 """
 _INSIDE: Final = "SELECT n, attributes FROM inside JOIN spans USING (n) JOIN said USING (n) WHERE outer = ? ORDER BY start DESC, n DESC"
+_PLACE: Final = "SELECT t, parent, id, place FROM spans LEFT JOIN places USING (n) WHERE n = ?"
+_ABOVE: Final = "SELECT parent, agent, task FROM spans WHERE t = ? AND id = ?"
 _AT_ONCE = 1000
 _BYTES = 1 << 20
 _FAR: Final = (1 << 63) - 1
@@ -152,7 +155,10 @@ class Traces:
         merged = bool(self._rows_of("SELECT 1 FROM inside LIMIT 1"))
         for _, group in groupby(rows, itemgetter(1)):
             for n in self._by_depth([n for _, _, n in group]):
-                yield self._call(n, t, merged=merged)
+                try:
+                    yield self._call(n, t, merged=merged)
+                except (TypeError, ValueError, RecursionError):  # nobody knows what a span may hold; one that says nothing is no end
+                    self._lines.broken()
 
     # -- one call ------------------------------------------------------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ class Traces:
 
     def _depth(self, n: int) -> tuple[int, str]:
         """How many spans stand above it, itself among them; its key."""
-        ((t, parent, key, place),) = self._rows_of("SELECT t, parent, id, place FROM spans LEFT JOIN places USING (n) WHERE n = ?", n)
+        ((t, parent, key, place),) = self._rows_of(_PLACE, n)
         depth = 1
         while depth < DEPTH and parent is not None and (above := self._above(t, parent)) is not None:
             parent, depth = above[0], depth + 1
@@ -201,7 +207,7 @@ class Traces:
 
     def _looked_up(self, t: int, ident: bytes) -> tuple[bytes | None, bytes | None, bytes | None] | None:
         """Parent, agent and task of a span; None where the trace does not hold it."""
-        rows = self._rows_of("SELECT parent, agent, task FROM spans WHERE t = ? AND id = ?", t, ident)
+        rows = self._rows_of(_ABOVE, t, ident)
         return rows[0] if rows else None
 
     def _number(self, name: str) -> int:
@@ -229,7 +235,8 @@ class Traces:
 
     def _each(self, statement: str) -> Iterator[Any]:
         try:
-            yield from self._base.execute(statement)
+            for row in self._base.execute(statement):  # noqa: UP028 - `yield from` closes the cursor, which then may outlive the database
+                yield row
         except sqlite3.Error as error:
             raise _unusable(error) from None
 

@@ -8,12 +8,15 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 
 from guard.policy.load import read_policy
 from guard.policy.supported import ALL
 from guard.replay import Judged, Replay, fed
-from guard.sources import read
+from guard.sources import Found, read
+from tests.sources.test_sources import TRACE, span
 
+NAMES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text("utf-8"))
 POLICY = """
 guardtrail: 1
 name: desk
@@ -71,3 +74,50 @@ def test_what_is_over_is_forgotten_and_nothing_else(files: int, seed: int, tmp_p
     assert forgets.summary == keeps.summary and keeps.summary.violations > 20
     assert forgets._decisions == {}
     assert files > 1 or most < keeps.summary.tasks
+
+
+def as_json(args: dict[str, Any]) -> dict[str, Any]:
+    return span(**{"gen_ai.tool.args": json.dumps(args)})
+
+
+def as_object(args: dict[str, Any]) -> dict[str, Any]:
+    return span(**{"gen_ai.tool.args": args})
+
+
+def as_otlp(args: dict[str, Any]) -> dict[str, Any]:
+    attributes = [{"key": "gen_ai.tool.args", "value": any_value(args)}]
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": TRACE, "spanId": "a" * 16, "name": "x", "attributes": attributes}]}]}]}
+
+
+def any_value(value: Any) -> dict[str, Any]:
+    match value:
+        case dict():
+            return {"kvlistValue": {"values": [{"key": key, "value": any_value(one)} for key, one in value.items()]}}
+        case list():
+            return {"arrayValue": {"values": list(map(any_value, value))}}
+        case int():
+            return {"intValue": str(value)}
+        case _:
+            return {"stringValue": value}
+
+
+@pytest.mark.parametrize("write", [as_json, as_object, as_otlp])
+@pytest.mark.parametrize("case", NAMES, ids=lambda case: case["name"])
+def test_names_that_are_no_identifiers(case: dict[str, Any], write: Any, tmp_path: Path) -> None:
+    allow = {"t": case.get("intent", {}), "look": {}}
+    tools = {"t": case["tool"], "look": {"effect": "read", "control": {"thread-id": "id"}}}
+    whole = {"guardtrail": 1, "name": "n", "owner": "o@acme.example", "tools": tools, "rules": case.get("rules", [])}
+    policy = read_policy(json.dumps({**whole, "intents": {"i": {"description": "d", "allow": allow}}}), parts=ALL)
+    for args, verdict, code in case["calls"]:
+        one = write(args)
+        more = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t", "guardtrail.intent": "i"}
+        if write is as_otlp:
+            listed = one["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"]
+            listed += [{"key": key, "value": {"stringValue": value}} for key, value in more.items()]
+        else:
+            one["attributes"] |= more
+        path, found, run = tmp_path / "t.jsonl", Found(), Replay([policy])
+        path.write_text(json.dumps(one) + "\n", "utf-8")
+        (told,) = [*(judged for seen in read([path], found=found) for judged in fed(run, seen)), *run.close()]
+        assert (told.seen.args, told.verdict, told.code) == (args, verdict, code)
+        assert (told.not_judged, found.broken, found.unreadable) == ((), {}, {})
