@@ -134,6 +134,10 @@ class Delegation:
     person: str | None = None
     session: str | None = None
     local: bool = False
+    above: tuple[Delegation, ...] = ()
+    """The hops before this one, root first, each with `above` empty: asked wherever this is. Empty: a token that stands alone."""
+    bound: Literal["", "jkt", "x5t#S256"] = ""
+    """By what the holder must prove itself (`credential.thumbprint`). "": whoever has the token may use it."""
 
     @property
     def task(self) -> tuple[str, str, str]:
