@@ -116,11 +116,12 @@ class RevocationList:
         index = self._index
         if not index:
             return None
-        issuer, issued_at = delegation.issuer, delegation.issued_at
-        for kind, value in _names(delegation):
-            issuers = index.get((kind, value))
-            if issuers is not None and (issuers.get(issuer, 0) > issued_at or issuers.get(None, 0) > issued_at):
-                return f"actor {value}" if kind == "actor" else kind
+        for hop in (*delegation.above, delegation):  # a child outlives none of those it comes from (A097)
+            issuer, issued_at = hop.issuer, hop.issued_at
+            for kind, value in _names(hop):
+                issuers = index.get((kind, value))
+                if issuers is not None and (issuers.get(issuer, 0) > issued_at or issuers.get(None, 0) > issued_at):
+                    return f"actor {value}" if kind == "actor" else kind
         return None
 
     def _refresh(self, *, now: bool = False) -> None:

@@ -12,9 +12,10 @@ from guard.errors import ConfigError
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.model import Delegation
-from guard.tokens import IssuerRules, verify
+from guard.tokens import IssuerRules
+from guard.tokens.chain import MAX_CHAIN
+from guard.tokens.chain import verify_presented as verify
 from guard.tokens.claims import SKEW
-from guard.tokens.jose import MAX_TOKEN
 
 __all__ = ["TrustedIssuers"]
 
@@ -70,7 +71,7 @@ class TrustedIssuers:
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `TokenRefused` and nothing else."""
-        if type(token) is not str or len(token) > MAX_TOKEN or not token.isascii():
+        if type(token) is not str or len(token) > MAX_CHAIN or not token.isascii():
             return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
         generation = self.generation
         last = self._last

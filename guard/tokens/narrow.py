@@ -46,7 +46,9 @@ def widened(
     `scopes`: the policy's map of scopes to tools. `given`: what the one who made the child says of its own instead of taking the
     parent's (`issuer`, `audience`, `txn` of a token service); nothing else may be said so.
     """
-    if len(child.actors) != len(parent.actors) + 1 or child.actors[:-1] != parent.actors:
+    # A token without `act` is held by its client, which stands as its only actor (RFC 9068); who exchanges it is the first that acts.
+    held = parent.actors == (parent.workload,) and child.actors[:-1] == ()
+    if child.actors[:-1] != parent.actors and not held:
         return "the actors are not those of its parent and one more"
     if child.actor in parent.actors or (child.origin_kind == "person" and child.actor == child.origin):
         return "the new actor is in the chain already"

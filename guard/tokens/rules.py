@@ -8,7 +8,12 @@ from guard.errors import ConfigError
 from guard.tokens.keys import KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["IssuerRules"]
+__all__ = ["HOP", "MAX_LINKS", "IssuerRules"]
+
+MAX_LINKS = 8
+"""So many tokens a chain may have, its root included."""
+HOP = "guard-att+jwt"
+"""`typ` of an offline hop (`chain.py`)."""
 
 # Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
 # is the same in many tasks: they would become one.

@@ -19,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge
 from guard.ops import AMOUNT_MAX, Op, Refused, Sum
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check
 from guard.reasons import ReasonCode
+from guard.tokens.rules import HOP
 from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.past import PastRule, compile_past
@@ -85,6 +87,8 @@ class Plan:
     """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
     late: tuple[CompiledRule, ...] = ()
     """Rules that suspend and ask for signals: asked again when the call has ended (`guard/late.py`)."""
+    proof: bool = False
+    """A call must prove that its caller holds a key: the token names one, or the policy demands it."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -154,20 +158,15 @@ def make_plan(
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
     sources: list[LimitSource] = []
-    granted = grant_checks(delegation, tool, base.scopes)
-    if isinstance(granted, Finding):
-        always.append(granted)
-    elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
-        always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
-    else:
-        choices.append(granted)
-        for i, check in enumerate(granted):
-            if check.calls is not None:
-                # Keyed by task, not by token: two children of one grant share one count (attack A095).
-                from guard.policy.data import Limit  # loaded long since, by whoever read the policy
-
-                of = Limit(Decimal(check.calls))
-                limits[id(check)] = LimitSource(of, f"g|{tool}|{i}", "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
+    for hop in (*delegation.above, delegation):  # each hop on every call: a later one is never asked alone (promise P2)
+        granted = grant_checks(hop, tool, base.scopes)
+        if isinstance(granted, Finding):
+            always.append(granted)
+        elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
+            always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
+        else:
+            choices.append(granted)
+            _counted(limits, hop, tool, granted)
     required: tuple[Judge, ...] = ("token", "grants")
     order: tuple[Hold, ...] = ()
     ends: int | None = None
@@ -196,7 +195,8 @@ def make_plan(
         origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
-    plain = events.light and not (asked or past or limits or order or origins or votes)
+    proof = bool(delegation.bound)
+    plain = events.light and not (asked or past or limits or order or origins or votes or proof)
     possible = all(finding.says == "permit" for finding in always)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
@@ -209,9 +209,25 @@ def make_plan(
         tuple(sorted({name for rule in about for name in rule.signals})),
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
-        tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
+        tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals), proof,
         _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
+
+
+def _counted(limits: dict[int, LimitSource], hop: Delegation, tool: str, granted: tuple[Check, ...]) -> None:
+    """The counters of a hop's grants. Keyed by task, not by token: two children of one grant share its count (attack A095).
+
+    An offline hop counts its own besides, for all that stand under it: by its place in the chain, since the text of a hop can have a twin.
+    """
+    from guard.policy.data import Limit  # loaded long since, by whoever read the policy
+
+    place = f"|{sha256(f'{hop.credential.kid} {hop.credential.jti}'.encode()).hexdigest()[:24]}" if hop.kind == HOP else ""
+    for i, check in enumerate(granted):
+        if check.calls is not None:
+            name = f"g|{tool}|{i}{place}"
+            limits[id(check)] = LimitSource(
+                Limit(Decimal(check.calls)), name, "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls"
+            )
 
 
 def _sources(

@@ -181,7 +181,7 @@ ROWS: list[tuple[str, Delegation, dict[str, Any], str | None]] = [
     ("unbound", replace(PART, bound="jkt"), {"bound": ""}, "its parent is bound to a key and it is not"),
     ("bound otherwise", replace(PART, bound="jkt"), {"bound": "x5t#S256"}, None),
     ("A075 scope", PART, {"scopes": frozenset({"x"})}, "a scope its parent does not have"),
-    ("R07 tool", PART, {"grants": {"send": (Grant("send"),)}}, "tool send: its parent was not granted it"),
+    ("A076 and R07 tool", PART, {"grants": {"send": (Grant("send"),)}}, "tool send: its parent was not granted it"),
     ("fewer tools", PART, {"grants": {"read": (Grant("read"),)}}, None),
     ("the whole task", PART, {"grants": None}, "it has the whole task, of which its parent has a part"),
     ("tools of a task", WORK, pay(), None),
