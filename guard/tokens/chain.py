@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple, NoReturn
@@ -101,16 +100,21 @@ def _fold(text: str, issuers: Mapping[str, IssuerRules], now: int) -> Delegation
     key = confirmed_key(cnf["jwk"]) if isinstance(cnf, dict) and "jwk" in cnf else None
     above = _Link(found, root, key, 0, mdp)
     keys = {found.credential.thumbprint}
-    for hop in hops:
-        above = _hop(above, hop, now)
+    before: list[Delegation] = []
+    for n, hop in enumerate(hops, 1):
+        before.append(above.delegation)
+        above = _hop(above, hop, now, tuple(before) if n == len(hops) else ())
         if above.delegation.credential.thumbprint in keys:  # R12; and a holder may not hide behind a second name for its own key
             _apart("hands over to a key that is in it already")
         keys.add(above.delegation.credential.thumbprint)
     return above.delegation
 
 
-def _hop(above: _Link, text: str, now: int) -> _Link:
-    """Verify one hop with its parent's key and fold it in. The order of the checks is that of `verify.py`: form, signature, claims."""
+def _hop(above: _Link, text: str, now: int, before: tuple[Delegation, ...]) -> _Link:
+    """Verify one hop with its parent's key and fold it in. The order of the checks is that of `verify.py`: form, signature, claims.
+
+    `before`: of the last hop, all before it.
+    """
     jws = split(text)
     alg = _header(jws.header)
     if above.key is None:
@@ -126,7 +130,7 @@ def _hop(above: _Link, text: str, now: int) -> _Link:
     if type(dep) is not int or type(mdp) is not int or dep != above.dep + 1 or not dep <= mdp <= above.mdp:
         _apart("is deeper than it may be, or skips a depth")
     key = _confirmed(claims)
-    child = _child(above.delegation, claims, key, now)
+    child = _child(above.delegation, claims, key, now, before)
     wider = exceeds(above.delegation, child)
     if wider is not None:
         raise TokenRefused(ReasonCode.DELEGATION_WIDENED, f"hop {len(child.actors)} ({child.actor}) is wider than its parent: {wider}")
@@ -152,7 +156,7 @@ def _confirmed(claims: Json) -> Key:
     return confirmed_key(cnf["jwk"])
 
 
-def _child(parent: Delegation, claims: Json, key: Key, now: int) -> Delegation:
+def _child(parent: Delegation, claims: Json, key: Key, now: int, before: tuple[Delegation, ...]) -> Delegation:
     """What the hop says, on top of what is the root's."""
     issued_at, expires_at = _times(claims, now)
     audience = claims["aud"]
@@ -163,7 +167,7 @@ def _child(parent: Delegation, claims: Json, key: Key, now: int) -> Delegation:
         raise TokenRefused(ReasonCode.TOKEN_CLAIMS, "the `jti` of a hop is 1 to 64 of A-Z a-z 0-9 . _ -")
     if not isinstance(claims["authorization_details"], list):
         raise TokenRefused(ReasonCode.TOKEN_DETAILS)
-    details = read_details(claims)
+    details = read_details(claims, parent.grants)
     said = details.intent is not None
     child: Delegation = _delegation(
         kind=HOP,
@@ -183,7 +187,7 @@ def _child(parent: Delegation, claims: Json, key: Key, now: int) -> Delegation:
         person=parent.person,
         session=parent.session,
         local=parent.local,
-        above=(*parent.above, replace(parent, above=()) if parent.above else parent),
+        above=before,
         bound="jkt",
     )
     return child

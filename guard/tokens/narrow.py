@@ -25,6 +25,7 @@ has the same grants of that tool, or each has one: counters belong to a grant's 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final
 
 from guard.constraints import Constraint, subsumes
@@ -35,6 +36,7 @@ __all__ = ["NO_SCOPES", "exceeds", "grant_exceeds", "widened"]
 NO_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {}
 
 _SAME: Final = ("tenant", "issuer", "txn", "audience", "origin", "origin_kind", "person", "session", "local", "intent")
+_same = attrgetter(*_SAME)
 """What a child has from its parent, whoever made it. `session`: without its own a child would outlive the session's end (R17)."""
 
 
@@ -60,7 +62,7 @@ def exceeds(
 ) -> str | None:
     """Where `child` says more than `parent`, the actors aside; None where it says as much or less. An order: x never exceeds x, and
     who exceeds neither y nor, through y, x, does not exceed x."""
-    for name in _SAME:
+    for name in () if _same(child) == _same(parent) and not given else _SAME:
         own = given[name] if name in given and name in ("issuer", "audience", "txn") else getattr(parent, name)
         if getattr(child, name) != own:
             return f"another {name}"
