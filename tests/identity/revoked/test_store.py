@@ -261,6 +261,17 @@ def test_writers_do_not_lose_each_others_entries(tmp_path: Path) -> None:
     assert len(over(stores[0]).entries()) == 200
 
 
+def test_an_entry_is_never_written_over() -> None:
+    """Whatever happened to the counter: what stands there is somebody's entry."""
+    store = MemoryState()
+    over(store).revoke("task", "task-1")
+    store.apply((Add("rv|n", -1),), now=datetime.fromtimestamp(NOW, UTC))
+    with pytest.raises(GuardError, match="nothing was revoked there"):
+        over(store).revoke("task", "task-2")
+    store.apply((Add("rv|n", 1),), now=datetime.fromtimestamp(NOW, UTC))
+    assert [entry.value for entry in over(store).entries()] == ["task-1"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
