@@ -12,26 +12,30 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar, copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from guard.model import Outcome, quick
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
+__all__ = ["BEGUN", "INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
 
 T = TypeVar("T")
 _outcome = quick(Outcome)
 
 
 class Need(NamedTuple):
-    """One question to one port. `port.inline` True: answered in the caller's thread; else on a helper thread under the deadline."""
+    """One question to one port. `port.inline` True: answered in the caller's thread; else on a helper thread under the deadline. `port`
+    `BEGUN`: `ask` begins something, at once, and answers with its `Future`; waiting for it takes no helper thread away from others."""
 
     port: object
     ask: Callable[..., object]
     args: tuple[object, ...]
     kwargs: Mapping[str, object] = {}
+
+
+BEGUN: Final = object()
 
 
 class Run(NamedTuple):
@@ -142,7 +146,7 @@ def drive(flow: Flow[T], seconds: float) -> T:
 
 
 def _wait(need: Need, deadline: float) -> object:
-    future = _helpers().submit(copy_context().run, _call, need)
+    future = _begin(need)
     try:
         answer = future.result(timeout=max(0.0, deadline - monotonic()))
     except TimeoutError as error:
@@ -155,6 +159,22 @@ def _wait(need: Need, deadline: float) -> object:
     except BaseException as error:
         return Failure(error)
     return answer
+
+
+def _begin(need: Need) -> Future[object]:
+    if need.port is BEGUN:
+        from concurrent.futures import Future
+
+        failed: Future[object] = Future()
+        try:
+            begun = need.ask(*need.args, **need.kwargs)
+            if isinstance(begun, Future):
+                return begun
+            failed.set_exception(TypeError("not a Future"))
+        except BaseException as error:  # said where the answer would be
+            failed.set_exception(error)
+        return failed
+    return _helpers().submit(copy_context().run, _call, need)
 
 
 def _call(need: Need) -> object:
@@ -205,7 +225,7 @@ async def adrive(flow: Flow[T], seconds: float) -> T:
 async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, BaseException | None]:
     """The answer, and the cancellation that arrived while waiting. A cancelled caller still waits for the answer (up to the
     deadline): what a store has applied must be known, or it could not be taken back."""
-    future = _helpers().submit(copy_context().run, _call, need)
+    future = _begin(need)
     waiting = asyncio.wrap_future(future)
     cancelled: BaseException | None = None
     while True:

@@ -75,6 +75,16 @@ class TokenRefused(GuardError):
         self.reason = code
 
 
+class KeysWanted(TokenRefused):
+    """A token whose keys are not here and may be fetched. Inside the house only: who can wait asks `Verifier.fetch` and verifies again,
+    for everybody else it is a refusal. `issuer`: whose; `kid`: which, where only that one is missing."""
+
+    def __init__(self, issuer: str, text: str | None = None, *, kid: str | None = None) -> None:
+        super().__init__(ReasonCode.KEYS_UNAVAILABLE, text)
+        self.issuer = issuer
+        self.kid = kid
+
+
 class StateUnavailable(GuardError):
     """A store cannot answer. The only exception a `StateStore` may raise; every call it meets is denied."""
 

@@ -26,7 +26,9 @@ class DecisionRecord:
     `group` (fsync shared with others), `each`. `count`: more than 1 where equal refusals before authentication are aggregated.
 
     For replay, left out where empty: `atoms`: what was asked of argument values, site -> answer, never a value. `labels`: those that
-    latched with this call. `order`: its commit number in the tenant. `judged`: step and settles of the task at which its past was read.
+    latched with this call. `order`: its commit number in the tenant; of a call that was not let, the number it was judged before; 0 where
+    no rule looks over the tenant. `state`: names the state that counts so: another one (a new `memory:`) counts anew. `judged`: step and
+    settles of the task at which its past was read.
     `tools`: digest of the tools section. `generation`: the policies that judged it. `proven`: the registry name of the actor, where it has
     proven to be one. `subject`: keyed pseudonym of the token's `sub`, where `origin` is that of the person it names besides.
     """
@@ -67,6 +69,7 @@ class DecisionRecord:
     generation: str = ""
     proven: str = ""
     subject: str = ""
+    state: str = ""
     kind: str = field(default="decision", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -110,6 +113,7 @@ class DecisionRecord:
                 generation=self.generation,
                 proven=self.proven,
                 subject=self.subject,
+                state=self.state,
             ),
         }
 
@@ -118,8 +122,8 @@ class DecisionRecord:
 class OutcomeRecord:
     """What the body did. `error`: the exception's type name only. `micros`: wall time of the body.
 
-    For replay, left out where empty: `settled`: number of this settle in the task. `order`: the tenant's commit number then. `facts`:
-    answers of tests on remembered facts, per key hash. `learnt`: values the ledger took from the result.
+    For replay, left out where empty: `settled`: number of this settle in the task. `order`: its commit number in the tenant, where
+    rules look over it. `facts`: answers of tests on remembered facts, per key hash. `learnt`: values the ledger took from the result.
     `late`: what was found when the call had ended, and has suspended the task.
     """
 

@@ -36,6 +36,7 @@ from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
 from guard.workflow.atoms import Live
+from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
@@ -138,15 +139,18 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     if type(wall) is not datetime:
         wall, seconds = datetime.now(UTC), None
     at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
-    number = learnt = 0
+    number = learnt = order = 0
     if task is not None and plan is not None and not decision.blocks:
         ops = _settle(ticket, task, plan, outcome, at // 1_000_000)
         if learning is not None:
             learnt = learning.learnt
         if ops or learning is not None:
+            if ops and plan.wide:
+                ops.insert(0, Add(commits(task.context), 1, None, None, decision.id))
             answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
             if type(answer) is Applied and type(answer.values[0]) is int:
                 number = answer.values[0]
+                order = answer.values[1] if ops and plan.wide and type(answer.values[1]) is int else 0
                 if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
                     task.settled.add(decision.tool)
     late = None
@@ -155,7 +159,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
     record = _outcome_record(
-        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt, late
+        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, order, {}, learnt, late
     )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:

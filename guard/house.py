@@ -19,7 +19,7 @@ from guard.decide import ALLOW, decide
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Op, Pin
-from guard.ports import Approvals, Blinds, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Approvals, Blinds, Clock, Exchanger, Proofs, Revocations, Signals, Sink, StateStore, Verifier
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
@@ -334,6 +334,11 @@ class House:
             name: self.binders[name].under(kinds) if name in self.binders else Binder(name, None, kinds) for name, kinds in types.items()
         }
         return replace(self, layers=layers, policy=named(layers), since=None, load=next(_loads), binders=binders, fitted=fitted)
+
+    def exchanger(self, issuer: str) -> Exchanger | None:
+        """Whom to ask for a narrower token of this issuer; None: nobody."""
+        find = getattr(self.verifier, "exchanger", None)
+        return None if find is None else find(issuer)
 
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:
         """A state answer that comes after its call was denied: take back what it applied, whenever it comes."""

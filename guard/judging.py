@@ -20,11 +20,13 @@ from guard.house import House, TaskState
 from guard.model import Bound, Delegation, Finding, ToolCall
 from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
-from guard.reserving import alive, granted, refusals, trial, wanted
+from guard.reserving import Question, alive, granted, look, objections, questions, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
-from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said
+from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said, with_keys
 from guard.workflow.atoms import Live
+from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
+from guard.workflow.verb import summed
 from guard.workflow.weigh import reads, weigh, weigh_plain
 
 __all__ = ["Bind", "judge_flow"]
@@ -90,7 +92,9 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     else:
         found = yield Need(verifier, verifier.verify, (task.token,), {"now": now})
     if type(found) is not Delegation:
-        return _stopped(draft, token_said(found))
+        found = yield from with_keys(house, draft, task.token, found)
+        if type(found) is not Delegation:
+            return _stopped(draft, token_said(found))
     revoked: object
     if getattr(revocations, "inline", False) is True:
         try:
@@ -118,13 +122,14 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
     lost = 0
+    asked: Sequence[Question] | None = None
     while True:
         draft.adds = adds = call.tool not in task.ran if dry else not task.rests(call.tool)
-        weighed = weigh_plain(plan, bound.values) if plan.plain and not adds else None
+        weighed = weigh_plain(plan, bound.values) if plan.plain and not adds and asked is None else None
         if weighed is not None and weighed.clear:
             draft.weighed = weighed
         else:
-            stop = yield from _weigh(house, draft, task, plan, bound, now)
+            stop = yield from _weigh(house, draft, task, plan, bound, now, asked)
             if stop is not None or draft.weighed is None:
                 draft.findings += plan.always
                 return _stopped(draft, stop)
@@ -137,14 +142,20 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             weighed = draft.weighed = resting_on(draft, weighed, plan, task)
             draft.findings = with_answers(draft)
             clear = plan.possible and all(found.says == "permit" or found.mode == "monitor" for found in draft.findings)
+        if asked:
+            draft.findings += (found := objections(asked, draft.looked, draft.read_at))
+            clear = clear and not found
         # Later: external decision points stand here, before the reservation, and may only narrow.
         if not clear:
+            if plan.wide and asked is None and ((asked := questions(draft)) or draft.read_at):
+                continue  # all of it once more in one look, at a known place in the order of the tenant: so a replay can say it again
             dead = (yield from alive(house, draft, task)) if plan.watched or _asks(draft) else None
             if dead is not None:
                 draft.findings.append(dead)
-            if plan.fixed or draft.claims or weighed.holds:
+            if asked is None and (plan.fixed or draft.claims or weighed.holds):
                 draft.findings += yield from trial(house, draft)
             if house.approvals is not None and (yield from answered(house, draft, task)):
+                asked = None
                 continue
             break
         # Nobody objects so far; without the reservation's own permit nothing is allowed.
@@ -167,10 +178,11 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
                 continue
             break
         # A race was lost: read and judge again. A refused trial that finds nothing is one too. What was approved is looked up again.
-        lost += 1
+        lost += refused is None or asked is not None or not plan.wide or bool(draft.approvals)  # else it is only asked what refused
         if lost == _TRIES:
             draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
             break
+        asked = questions(draft) if plan.wide and not draft.approvals else None
         draft.approvals, draft.cleared, draft.endorses = (), {}, False
     if draft.agreed is not None:
         return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
@@ -180,8 +192,10 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     return decide(_in_order(draft), plan.all_required)
 
 
-def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Flow[Finding | None]:
-    """Read what looks back, and ask every pure judge, into the draft."""
+def _weigh(
+    house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int, besides: Sequence[Question] | None
+) -> Flow[Finding | None]:
+    """Read what looks back, and ask every pure judge, into the draft. `besides`: what is read with it, of a call that was refused."""
     live = draft.live
     if live is None:
         live = draft.live = Live(bound.values)
@@ -194,8 +208,8 @@ def _weigh(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound
         asks += origins.reads(live, context, draft.call.args)
     if asked is not None:
         asks += asked.reads(context.task)
-    if asks or plan.signals:
-        stop = yield from _read(house, draft, task, plan, asks)
+    if asks or plan.signals or besides:
+        stop = yield from _read(house, draft, task, plan, asks, besides)
         if stop is not None:
             return stop
     answers = draft.answers
@@ -231,7 +245,9 @@ def _asks(draft: Draft) -> bool:
     return not any(found.says == "forbid" and found.mode == "enforce" for found in draft.findings)
 
 
-def _read(house: House, draft: Draft, task: TaskState, plan: Plan, asks: Sequence[Op]) -> Flow[Finding | None]:
+def _read(
+    house: House, draft: Draft, task: TaskState, plan: Plan, asks: Sequence[Op], besides: Sequence[Question] | None
+) -> Flow[Finding | None]:
     """Signals, then the past, into the draft. A part of it that fails denies: nothing is judged on half of the past."""
     if plan.signals and draft.signals is _NO_SIGNALS:
         port = house.signals
@@ -241,16 +257,21 @@ def _read(house: House, draft: Draft, task: TaskState, plan: Plan, asks: Sequenc
                 got = yield got
             # A port that fails has said nothing: what is missing does not satisfy.
             draft.signals = dict(got) if isinstance(got, Mapping) else _NO_SIGNALS
-    if not asks:
+    if not asks and not besides:
         return None
     ops = (*asks, Sum(task.step_key), Sum(f"{task.key}|c"))
+    if besides is not None:
+        ops += (Sum(commits(task.context)), *(look(op) for op, _ in besides))
     answer = draft.ask(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": False})
     if type(answer) is Need:
         answer = yield answer
     if type(answer) is not Applied or len(answer.values) != len(ops):
         return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    draft.answers, draft.read_at = answer.values[:-2], answer.now
-    step, settled = answer.values[-2:]
+    own = len(asks)
+    draft.answers, draft.read_at = answer.values[:own], answer.now
+    step, settled = answer.values[own : own + 2]
+    if besides is not None:
+        draft.order, draft.looked = summed(answer.values[own + 2])[0] + 1, answer.values[own + 3 :]
     if isinstance(step, tuple) and isinstance(settled, tuple):
         draft.judged = (step[0], settled[0])
     return None

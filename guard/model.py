@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from guard.constraints import Constraint
 
 __all__ = [
-    "Approval", "Bound", "Credential", "Decision", "Delegation", "Finding", "Grant", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
+    "Approval", "Bound", "Credential", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
     "quick",
 ]  # fmt: skip
 
@@ -148,6 +148,22 @@ class Delegation:
     def depth(self) -> int:
         """Number of actors after the first; the task's opener is depth 0."""
         return len(self.actors) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRequest:
+    """What is asked of an issuer (RFC 8693 section 2.1): a token for `actor`, never wider than `token`.
+
+    `delegation`: the verified content of `token`. `scopes`: those to keep. `details`: the `authorization_details` asked for (RFC 9396); None: no others than the
+    token's own. `seconds`: the lifetime asked for; None: the issuer's choice.
+    """
+
+    token: str
+    delegation: Delegation
+    actor: str
+    scopes: frozenset[str]
+    details: tuple[Mapping[str, object], ...] | None = None
+    seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, Delegation, Signal
+from guard.model import Approval, Delegation, ExchangeRequest, Signal
 from guard.ops import Applied, Op, Refused
 
-__all__ = ["Approvals", "Blinds", "Clock", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
+__all__ = ["Approvals", "Blinds", "Clock", "Exchanger", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
 
 
 @runtime_checkable
@@ -64,6 +64,9 @@ class Verifier(Protocol):
     """Token text to verified delegation.
 
     `generation` changes whenever an answer given before might change (keys, registry): holders of an older one verify again.
+
+    A verifier whose keys may have to be fetched also has `fetch(wanted) -> concurrent.futures.Future`: `verify` raises
+    `guard.errors.KeysWanted`, the guard waits for the future under its deadline, and verifies once more.
     """
 
     @property
@@ -71,6 +74,14 @@ class Verifier(Protocol):
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `guard.errors.TokenRefused` and nothing else."""
+        ...
+
+
+class Exchanger(Protocol):
+    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything."""
+
+    def exchange(self, request: ExchangeRequest) -> str:
+        """The new token. Raises `guard.errors.GuardError` with `delegation.refused` (the issuer said no) or `delegation.unavailable`."""
         ...
 
 

@@ -71,6 +71,8 @@ class ReasonCode(StrEnum):
     GRANT_TOOL = "grant.tool"
     GRANT_ARGS = "grant.args"
     DELEGATION_WIDENED = "delegation.widened"
+    DELEGATION_REFUSED = "delegation.refused"
+    DELEGATION_UNAVAILABLE = "delegation.unavailable"
     INTENT_UNKNOWN = "intent.unknown"
     INTENT_PARAMS = "intent.params"
     INTENT_TOOL = "intent.tool"
@@ -180,6 +182,10 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
     ReasonCode.GRANT_ARGS: _R(
         "an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")
+    ),
+    ReasonCode.DELEGATION_REFUSED: _R("the issuer refused to make the narrower token", "not granted", ("RFC8693-2.2.2", "OWASP-ASI03")),
+    ReasonCode.DELEGATION_UNAVAILABLE: _R(
+        "the issuer did not answer with a usable token", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
     ),
     ReasonCode.DELEGATION_WIDENED: _R("a child delegation is not a subset of its parent", "not granted", ("RFC8693-2.1", "OWASP-ASI03")),
     ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),

@@ -6,20 +6,25 @@ The state permit is a required judge of its own: no path that skips the reservat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from guard.drive import Failure, Flow, Need
 from guard.house import House, TaskState
 from guard.model import Finding
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Mark, Op, Refused, Sum, Tally
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Refused, Sum, Tally
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, life_said, refunds
 from guard.workflow.limits import Claim
+from guard.workflow.marks import commits
 from guard.workflow.plan import RESERVED, Plan, Weighed
+from guard.workflow.verb import summed
 
-__all__ = ["alive", "granted", "refusals", "trial", "wanted"]
+__all__ = ["Question", "alive", "granted", "look", "objections", "questions", "refusals", "trial", "wanted"]
+
+Question = tuple[Op, Callable[[Refused], Finding]]
+"""What may refuse, and what is said then."""
 
 _new: Any = tuple.__new__
 """Named tuples of the ordinary call are made past their own constructor, which takes twice as long."""
@@ -38,6 +43,9 @@ def wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tuple
         ops += [hold.op for hold in weighed.holds]
     if weighed.marks:
         ops += weighed.marks
+    if plan.wide:
+        draft.numbered = len(ops)
+        ops.append(Add(commits(task.context), 1, None, None, by))
     # Who was the last one before this, of a limit that refuses nothing: its finding names the step that used it up.
     ops += [Sum(claim.op.key, claim.op.window) for claim in draft.claims if claim.told]
     first = len(ops)
@@ -60,6 +68,8 @@ def granted(house: House, draft: Draft, plan: Plan, answer: object, ops: list[Op
     if type(answer) is Applied and len(answer.values) == len(ops) and type(tallied := answer.values[first]) is tuple:
         draft.step = tallied[0]
         draft.findings.append(RESERVED)
+        if plan.wide and type(number := answer.values[draft.numbered]) is int:
+            draft.order = number
         if plan.agreed is not None and weighed is plan.agreed.weighed and not plan.tells:
             draft.agreed = plan.agreed.granted
         elif plan.tells or draft.claims:
@@ -116,7 +126,9 @@ def _take_back(house: House, failure: Failure, ops: list[Op], first: int, weighe
 
 
 def refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> Flow[list[Finding] | None]:
-    """The findings of what the store refused; None: what was read has changed, and the call is to be judged again."""
+    """The findings of what the store refused; None: what was read has changed, and the call is to be judged again. Of a tenant-wide plan
+    none yet: it is judged again together with what refuses (`questions`).
+    """
     index, weighed = answer.index, draft.weighed
     if index == 0:
         dead = yield from life_said(house, draft, task.life, answer)
@@ -130,19 +142,13 @@ def refusals(house: House, draft: Draft, task: TaskState, answer: Refused) -> Fl
     holds = weighed.holds if weighed is not None else ()
     if index - begin < len(holds) and holds[index - begin].said is None:
         return None
-    return (yield from trial(house, draft))
+    return [] if draft.plan is not None and draft.plan.wide else (yield from trial(house, draft))
 
 
 def trial(house: House, draft: Draft) -> Flow[list[Finding]]:
     """Which claims and holds would refuse right now, each asked alone; nothing is taken."""
     found: list[Finding] = []
-    fixed = [each for each in (draft.plan.fixed if draft.plan is not None else ()) if not each.source.cleared(draft.cleared)]
-    asked: list[tuple[Op, Callable[[Refused], Finding]]] = []
-    if draft.weighed is not None:
-        asked += [(hold.op, hold.said) for hold in draft.weighed.holds if hold.said is not None]
-    claims = [Claim(Add(each.key, 1, each.max, each.window, draft.id), each.source, "enforce", False) for each in fixed]
-    asked += [(claim.op, claim.refused) for claim in (*claims, *draft.claims) if not claim.soft]
-    for op, said in asked:
+    for op, said in questions(draft):
         answer = draft.ask(house.store, house.store.apply, ((op,),), {"now": draft.now, "commit": False})
         if type(answer) is Need:
             answer = yield answer
@@ -151,6 +157,40 @@ def trial(house: House, draft: Draft) -> Flow[list[Finding]]:
         elif type(answer) is not Applied:
             found.append(failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
             break
+    return found
+
+
+def questions(draft: Draft) -> list[Question]:
+    """The claims and holds of a call whose refusal is a finding. Which these are does not depend on what was read."""
+    fixed = [each for each in (draft.plan.fixed if draft.plan is not None else ()) if not each.source.cleared(draft.cleared)]
+    asked: list[Question] = []
+    if draft.weighed is not None:
+        asked += [(hold.op, hold.said) for hold in draft.weighed.holds if hold.said is not None]
+    claims = [Claim(Add(each.key, 1, each.max, each.window, draft.id), each.source, "enforce", False) for each in fixed]
+    asked += [(claim.op, claim.refused) for claim in (*claims, *draft.claims) if not claim.soft]
+    return asked
+
+
+def look(op: Op) -> Op:
+    """What answers, without refusing, whether the operation of a question would refuse."""
+    if type(op) is Add or type(op) is Sum:
+        return Sum(op.key, op.window)
+    return Lookup(op.key) if type(op) is Absent else op
+
+
+def objections(asked: Sequence[Question], answers: Sequence[object], now: int) -> list[Finding]:
+    """The findings of `trial`, from the answers of `look`: so what is tenant-wide is judged at one moment between two commits."""
+    found: list[Finding] = []
+    for (op, said), answer in zip(asked, answers, strict=True):
+        if type(op) is Absent:
+            refused = answer is not None
+            value, by = answer, ""
+        else:
+            value, by = summed(answer)
+            most = op.max if type(op) is Add else op.most if type(op) is Sum else None
+            refused = most is not None and value + (op.amount if type(op) is Add else 0) > most
+        if refused:
+            found.append(said(Refused(0, value, by, now)))
     return found
 
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.errors import GuardError, TokenRefused
+from guard.drive import BEGUN, INTERRUPTS, Failure, Flow, Need
+from guard.errors import GuardError, KeysWanted, TokenRefused
 from guard.house import House, SystemClock, TaskState
 from guard.model import Approval, Bound, Delegation, Finding, Outcome, Signal, ToolCall
 from guard.ops import Add, Applied, Lookup, Mark, Op, Pin, Put, Refused, Take, Tally
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_SIGNALS", "Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
-    "revocation_said", "token_said",
+    "revocation_said", "token_said", "with_keys",
 ]  # fmt: skip
 
 NO_SIGNALS: Mapping[str, Signal] = {}
@@ -91,7 +91,13 @@ class Draft:
     life: Pin | None = None
     live: Live | None = None
     masks: Masks | None = None
+    looked: Sequence[object] = ()
+    """Answers of what would refuse, read together with `answers`."""
     now: datetime | None = None
+    numbered = -1
+    """Where in the reservation the commit number of the tenant stands."""
+    order = 0
+    """As `DecisionRecord.order`."""
     plan: Plan | None = None
     read_at = 0
     replay: Outcome | None = None
@@ -176,6 +182,24 @@ def token_said(answer: object) -> Finding:
     return failed(answer, "token", ReasonCode.KEYS_UNAVAILABLE)
 
 
+def with_keys(house: House, draft: Draft, token: str, answer: object) -> Flow[object]:
+    """`answer`: what the verifier said of `token`. Where it wants keys that are not here they are waited for, and it is asked once more.
+
+    A server that is slow is waited for until the deadline; the fetch goes on, and the next call finds its keys.
+    """
+    error = answer.error if type(answer) is Failure and not answer.late else None
+    fetch = getattr(house.verifier, "fetch", None)
+    if not isinstance(error, KeysWanted) or fetch is None:
+        return answer
+    got = yield Need(BEGUN, fetch, (error,))
+    if type(got) is Failure:
+        return got
+    again = draft.ask(house.verifier, house.verifier.verify, (token,), {"now": draft.at // 1_000_000})
+    if type(again) is Need:
+        again = yield again
+    return again
+
+
 def life_said(house: House, draft: Draft, life: Pin, answer: Refused, *, renew: bool = True) -> Flow[Finding | None]:
     """What it means that another life of the task stands than the one this guard would pin; None: it is ours now, judge again.
 
@@ -249,6 +273,8 @@ def identify(house: House, draft: Draft, token: str) -> Flow[Delegation | Findin
     answer = draft.ask(house.verifier, house.verifier.verify, (token,), now)
     if type(answer) is Need:
         answer = yield answer
+    if type(answer) is not Delegation:
+        answer = yield from with_keys(house, draft, token, answer)
     if type(answer) is not Delegation:
         return token_said(answer)
     revoked = draft.ask(house.revocations, house.revocations.find, (answer,), now)

@@ -7,16 +7,18 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from guard.drive import adrive, drive
+from guard.drive import Flow, adrive, drive
 from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.flow import finish_flow
-from guard.house import TaskState
+from guard.house import House, TaskState
 from guard.model import Decision, Delegation, Outcome
 from guard.taskflow import end_flow, open_flow, says_flow
 
 if TYPE_CHECKING:
     from guard.runtime import Guard
-    from guard.vouch import Vouch
+
+PATIENCE = 10.0
+"""Seconds that a delegation may take: an issuer is asked over the network, and nobody's call waits for it."""
 
 __all__ = ["Frame", "Task", "denied"]
 
@@ -31,6 +33,29 @@ class Frame(NamedTuple):
 def denied(decision: Decision) -> Denied:
     """The exception of a decision that blocks."""
     return ApprovalRequired(decision) if decision.verdict == "ask" else Denied(decision)
+
+
+def _heard(refused: Decision | None) -> None:
+    if refused is not None:
+        raise denied(refused)
+
+
+def _vouched(decision: Decision) -> Decision:
+    if decision.blocks:
+        raise denied(decision)
+    return decision
+
+
+def _endorsing(house: House, state: TaskState, tool: str, argument: str, value: object) -> Flow[Decision]:
+    from guard.vouch import endorsed, vouch_flow
+
+    return vouch_flow(house, state, endorsed(house, tool, argument, value))
+
+
+def _declassifying(house: House, state: TaskState, label: str) -> Flow[Decision]:
+    from guard.vouch import declassified, vouch_flow
+
+    return vouch_flow(house, state, declassified(house, label))
 
 
 class Task:
@@ -69,16 +94,29 @@ class Task:
     def delegate(
         self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
     ) -> Task:
-        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange). Comes with delegated identity; refused until then."""
-        raise ConfigError(
-            "`task.delegate` is not supported yet: it comes with token exchange (delegated identity)", code="config.not_supported_yet"
-        )
+        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange at the issuer): enter it with `with`, or hand its `token` on.
+
+        `tools` by name keeps the parent's constraints; a mapping adds constraints; None keeps all. `ttl`: `30s`, `10m`, a timedelta. Never
+        wider: an answer that is not a subset of what was asked is Denied `delegation.widened`; an issuer that says no, or nothing, is Denied
+        `delegation.refused`, `delegation.unavailable`. Limits are shared with the parent. Raises ConfigError where the issuer was given no client.
+        """
+        return self._handed(drive(self._delegate(actor, tools, ttl), PATIENCE))
 
     async def adelegate(
         self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
     ) -> Task:
         """`delegate`, awaited."""
-        return self.delegate(actor, tools=tools, ttl=ttl)
+        return self._handed(await adrive(self._delegate(actor, tools, ttl), PATIENCE))
+
+    def _delegate(self, actor: object, tools: object, ttl: object) -> Flow[str | Decision]:
+        from guard.delegating import delegate_flow, requested
+
+        return delegate_flow(self._guard._house, self.state, *requested(actor, tools, ttl))
+
+    def _handed(self, answer: str | Decision) -> Task:
+        if isinstance(answer, Decision):
+            raise denied(answer)
+        return Task(self._guard, answer, None)
 
     def user_says(self, text: str, *, quoted: str = "") -> None:
         """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.
@@ -87,9 +125,12 @@ class Task:
         task has ended, or the store does not answer: then nothing was said.
         """
         house = self._guard._house
-        decision = drive(says_flow(house, self.state, text, quoted), house.seconds)
-        if decision is not None:
-            raise denied(decision)
+        _heard(drive(says_flow(house, self.state, text, quoted), house.seconds))
+
+    async def auser_says(self, text: str, *, quoted: str = "") -> None:
+        """`user_says`, awaited."""
+        house = self._guard._house
+        _heard(await adrive(says_flow(house, self.state, text, quoted), house.seconds))
 
     def endorse(self, tool: str, argument: str, value: object) -> Decision:
         """A person vouches that `argument` (a control argument) of `tool` may have `value` in this task, wherever it came from.
@@ -97,27 +138,26 @@ class Task:
         Raises ApprovalRequired until an approval of this very request is there (`asks: {ask.endorse: ...}`), Denied where the task may do
         nothing any more, ConfigError for an unknown tool or argument. It satisfies the flow table (source `endorsed`), never a rule.
         """
-        from guard.vouch import endorsed
+        house = self._guard._house
+        return _vouched(drive(_endorsing(house, self.state, tool, argument, value), house.seconds))
 
-        return self._vouch(endorsed(self._guard._house, tool, argument, value))
+    async def aendorse(self, tool: str, argument: str, value: object) -> Decision:
+        """`endorse`, awaited."""
+        house = self._guard._house
+        return _vouched(await adrive(_endorsing(house, self.state, tool, argument, value), house.seconds))
 
     def declassify(self, label: str) -> Decision:
         """A person vouches that `label` does not hold any more: rules on it count from now on.
 
         Raises as `endorse` does (`asks: {ask.declassify: ...}`), ConfigError for a label no rule asks for.
         """
-        from guard.vouch import declassified
-
-        return self._vouch(declassified(self._guard._house, label))
-
-    def _vouch(self, vouch: Vouch) -> Decision:
-        from guard.vouch import vouch_flow
-
         house = self._guard._house
-        decision = drive(vouch_flow(house, self.state, vouch), house.seconds)
-        if decision.blocks:
-            raise denied(decision)
-        return decision
+        return _vouched(drive(_declassifying(house, self.state, label), house.seconds))
+
+    async def adeclassify(self, label: str) -> Decision:
+        """`declassify`, awaited."""
+        house = self._guard._house
+        return _vouched(await adrive(_declassifying(house, self.state, label), house.seconds))
 
     def end(self) -> Decision:
         """Judge `task.end` and end the task: its identifier is never used again.

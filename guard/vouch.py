@@ -86,7 +86,7 @@ def vouch_flow(house: House, state: TaskState, vouch: Vouch) -> Flow[Decision]:
     except INTERRUPTS:
         raise
     except BaseException as error:  # as with a call: a denial with one code, and never a foreign exception (`decide_flow`)
-        ruling = _stopped(draft, forbid("guard", ReasonCode.GUARD_ERROR, f"an unexpected {type(error).__name__} inside the guard"))
+        ruling = _instead(draft, forbid("guard", ReasonCode.GUARD_ERROR, f"an unexpected {type(error).__name__} inside the guard"))
     ticket = yield from conclude(house, draft, ruling)
     if ticket.decision.blocks:
         return ticket.decision
@@ -103,19 +103,19 @@ def vouch_flow(house: House, state: TaskState, vouch: Vouch) -> Flow[Decision]:
 def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[Ruling]:
     """The approval is used up here, before the record; what it allows follows after it."""
     if state.closed:
-        return _stopped(draft, forbid("task", ReasonCode.TASK_ENDED))
+        return _instead(draft, forbid("task", ReasonCode.TASK_ENDED))
     state.under(house)
     stop = yield from read_clock(house, draft)
     if stop is None:
         found = yield from identify(house, draft, state.token)
         stop = found if isinstance(found, Finding) else None
     if stop is not None:
-        return _stopped(draft, stop)
+        return _instead(draft, stop)
     ask = Finding("task", "ask", vouch.code, text=REASONS[vouch.code].meaning, fix="an approval of it")
     for _ in range(3):
         draft.findings, draft.approvals, draft.cleared = [ask], (), {}
         if vouch.tool == DECLASSIFY and not (yield from _held(house, draft, state, vouch)):
-            return _stopped(draft, forbid("state", ReasonCode.STATE_UNAVAILABLE))
+            return _instead(draft, forbid("state", ReasonCode.STATE_UNAVAILABLE))
         if not (yield from answered(house, draft, state)):
             break
         draft.findings = with_answers(draft)
@@ -128,9 +128,9 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
             break
         dead = (yield from life_said(house, draft, state.life, answer)) if type(answer) is Refused and answer.index == 0 else None
         if type(answer) is not Refused or dead is not None:
-            return _stopped(draft, dead or failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
+            return _instead(draft, dead or failed(answer, "state", ReasonCode.STATE_UNAVAILABLE))
     else:
-        return _stopped(draft, forbid("state", ReasonCode.CALL_CONTENDED))
+        return _instead(draft, forbid("state", ReasonCode.CALL_CONTENDED))
     return decide(draft.findings, _SPEAKS)
 
 
@@ -149,7 +149,8 @@ def _held(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[bo
     return True
 
 
-def _stopped(draft: Draft, finding: Finding) -> Ruling:
+def _instead(draft: Draft, finding: Finding) -> Ruling:
+    """This and nothing else: an ask that was found before is not made."""
     draft.findings = [finding]
     return decide(draft.findings, ())
 

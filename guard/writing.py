@@ -15,6 +15,7 @@ from guard.ports import Sink
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, forbid, refunds
 from guard.workflow.atoms import Live
+from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
 from guard.workflow.weigh import keep_counters
 
@@ -128,8 +129,12 @@ def _cancel(house: House, draft: Draft) -> Flow[None]:
             and not task.takes_back(draft.call.tool)
         ):
             taken = Taken(taken.ops, taken.first, taken.at, keep_counters(taken.left, draft.plan))
-        yield Need(house.store, house.store.apply, (refunds(taken),), {"now": draft.now})
-        draft.taken = None
+        ops = refunds(taken)
+        if draft.plan is not None and draft.plan.wide and task is not None:
+            ops += (Add(commits(task.context), 1, None, None, draft.id),)
+        answer = yield Need(house.store, house.store.apply, (ops,), {"now": draft.now})
+        number = answer.values[-1] if type(answer) is Applied and len(answer.values) == len(ops) and ops else 0
+        draft.taken, draft.order = None, number if ops and draft.order and type(number) is int else 0
 
 
 def write(
@@ -206,12 +211,13 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         count,
         _atoms(live, plan) if live is not None and live.told else _NO_ATOMS,
         () if weighed is None else weighed.labels,
-        0,
+        draft.order,
         draft.judged,
         "",
         house.generation if deep else "",
         (task.context.actor_proven or "") if task is not None else "",
         task.subject if task is not None else "",
+        plan.wide if plan is not None and draft.order else "",
     )
     return made
 

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.servers.authorization import authorization_server, start_authorization_server
+
+__all__ = ["authorization_server", "start_authorization_server"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # HYPOTHESIS_PROFILE: `dev` (default) finds new cases and remembers them, `ci` tries the same ones every time, `campaign` searches long.

@@ -42,7 +42,10 @@ def check(
     local: Annotated[bool, typer.Option("--local", help="Trust the development issuer whose key is here (the default).")] = False,
     issuer: Annotated[str | None, typer.Option(help="Trust this issuer: its exact `iss`.", metavar="URL", show_default=False)] = None,
     audience: Annotated[str | None, typer.Option(help="For whom its tokens must be meant.", metavar="NAME", show_default=False)] = None,
-    keys: Annotated[Path | None, typer.Option(help="Its keys: a JWKS file.", metavar="FILE", show_default=False)] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(help="Its keys: a JWKS file, or the address of one; else by its metadata.", metavar="FILE|URL", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Ask what the guard would say to one call, without making it.

@@ -14,7 +14,7 @@ import typer
 
 from guard.cli.files import load_layers
 from guard.cli.output import NO, YES, CannotAnswer, answers, count, note, say, table, terminal
-from guard.replay import WITHOUT, Judged, Replay, Summary
+from guard.replay import WITHOUT, Judged, Replay, Summary, fed
 from guard.sources import Found, Seen, read
 
 __all__ = ["replay"]
@@ -40,7 +40,8 @@ def replay(
     """Judge recorded runs again, under these policies. Nothing runs, nothing is changed.
 
     Read are our own audit logs, OTLP as JSON lines (also of others: GenAI and OpenInference tool spans), spans as objects, and the test
-    corpora; each file by its first record. Calls that ran count as having run, also where they would have been refused.
+    corpora; each file by its first record. Calls that ran count as having run, also where they would have been refused. Rules that look over
+    a tenant need all its audit files, given in any order; what is not there is counted in the last line.
 
     \b
     guardtrail replay .guardtrail --policy policy.yaml
@@ -59,7 +60,7 @@ def replay(
     with _progress() as told:
         for seen in read(paths, progress=told, found=found):
             shown.saw(seen)
-            for judged in run.feed(seen):
+            for judged in fed(run, seen):
                 shown.take(judged, as_json=as_json)
         for judged in run.close():
             shown.take(judged, as_json=as_json)
@@ -150,7 +151,7 @@ def _last(summary: Summary) -> None:
         if not summary.violations
         else "violations outside tasks"
     )
-    say(f"{count(summary.tasks, 'task')}, {count(summary.calls, 'call')}: {said}." + _not_judged(summary))
+    say(f"{count(summary.tasks, 'task')}, {count(summary.calls, 'call')}: {said}." + _not_judged(summary) + _assumed(summary))
 
 
 def _not_judged(summary: Summary) -> str:
@@ -169,6 +170,15 @@ def _not_judged(summary: Summary) -> str:
     if len(parts) > 12:
         parts = [*parts[:12], f"{len(parts) - 12} more (`--json` lists them)"]
     return f" Not judged: {'; '.join(parts)}" if parts else ""
+
+
+def _assumed(summary: Summary) -> str:
+    """Why rules that look over a tenant may have been judged in another order than then, or without all that was before."""
+    parts = [f"{count(summary.missing, 'commit')} not in these files"] if summary.missing else []
+    parts += [f"{count(summary.late, 'record')} read long after its turn"] if summary.late == 1 else []
+    parts += [f"{count(summary.late, 'record')} read long after their turn"] if summary.late > 1 else []
+    parts += [f"{count(summary.unnumbered, 'call')} without a number"] if summary.unnumbered else []
+    return f" Order over the tenant assumed: {'; '.join(parts)}." if parts else ""
 
 
 def _notes(found: Found) -> None:

@@ -106,7 +106,10 @@ def inspect(
         str | None, typer.Option(help="Verify it as a token of this issuer: its exact `iss`.", metavar="URL", show_default=False)
     ] = None,
     audience: Annotated[str | None, typer.Option(help="For whom it must be meant.", metavar="NAME", show_default=False)] = None,
-    keys: Annotated[Path | None, typer.Option(help="The issuer's keys: a JWKS file.", metavar="FILE", show_default=False)] = None,
+    keys: Annotated[
+        str | None,
+        typer.Option(help="Its keys: a JWKS file, or the address of one; else by its metadata.", metavar="FILE|URL", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Show what a token says, without believing it; and whether it verifies, where the issuer's key is here.
@@ -155,13 +158,13 @@ def _refused(error: TokenRefused, as_json: bool) -> int:
 
 
 def _verify(
-    text: str, claims: dict[str, Any], issuer: str | None, audience: str | None, keys: Path | None, now: int
+    text: str, claims: dict[str, Any], issuer: str | None, audience: str | None, keys: str | None, now: int
 ) -> tuple[bool | None, str | None, str]:
     """(verified, code, words); None where there is nobody to ask."""
     known: Issuer | LocalIssuer | None
     if issuer is not None:
-        if audience is None or keys is None:
-            raise WrongUsage("`--issuer` needs `--audience` and `--keys`")
+        if audience is None:
+            raise WrongUsage("`--issuer` needs `--audience`: for whom its tokens must be meant")
         known = named(issuer, audience, keys)
     else:
         known = development(claims.get("iss"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.cli.output import CannotAnswer, WrongUsage
-from guard.errors import ConfigError, TokenRefused
+from guard.errors import ConfigError, GuardError, TokenRefused
 from guard.identity import Issuer, LocalIssuer
 from guard.record import directory
 from guard.tokens import split, token_json
@@ -32,15 +32,13 @@ def peek(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return token_json(jws.header), token_json(jws.payload)
 
 
-def trusted(token: str | None, url: str | None, audience: str | None, keys: Path | None, local: bool) -> Issuer | LocalIssuer:
+def trusted(token: str | None, url: str | None, audience: str | None, keys: str | None, local: bool) -> Issuer | LocalIssuer:
     """Whom to believe. Without `--issuer` the development issuer the token names, if its key is here."""
     if local and url is not None:
         raise WrongUsage("`--local` and `--issuer` exclude each other")
     if url is not None:
         if audience is None:
             raise WrongUsage("`--issuer` needs `--audience`: for whom its tokens must be meant")
-        if keys is None:
-            raise WrongUsage("`--issuer` needs `--keys`: the issuer's JWKS file")
         return named(url, audience, keys)
     if audience is not None or keys is not None:
         raise WrongUsage("`--audience` and `--keys` belong to `--issuer URL`")
@@ -54,19 +52,25 @@ def trusted(token: str | None, url: str | None, audience: str | None, keys: Path
     if claims and not local:
         raise CannotAnswer(
             f"nothing here verifies this token: there is no development issuer of that name in {directory() / 'issuers'}; "
-            "give `--issuer URL --audience NAME --keys FILE`"
+            "give `--issuer URL --audience NAME`"
         )
     return LocalIssuer("nobody")
 
 
-def named(url: str, audience: str, keys: Path) -> Issuer:
-    """The issuer the user named, with its keys from a file."""
-    if not keys.is_file():
-        raise CannotAnswer(f"key file {keys} cannot be read: {'it is a directory' if keys.is_dir() else 'no such file'}")
+def named(url: str, audience: str, keys: str | None) -> Issuer:
+    """The issuer the user named, with its keys: from a file, from an address, or from where its metadata says. They are here afterwards."""
+    file = Path(keys) if keys is not None and "://" not in keys else None
+    if file is not None and not file.is_file():
+        raise CannotAnswer(f"key file {file} cannot be read: {'it is a directory' if file.is_dir() else 'no such file'}")
     try:
-        return Issuer(url, audience=audience, keys=keys, max_ttl=LONGEST)
+        issuer = Issuer(url, audience=audience, keys=file or keys, max_ttl=LONGEST)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
+    try:
+        issuer.fetch()
+    except GuardError as error:
+        raise CannotAnswer(str(error), code=error.code) from None
+    return issuer
 
 
 def development(iss: object) -> LocalIssuer | None:

@@ -1,8 +1,22 @@
 """Who issues tokens, whose tokens count, and what was taken back."""
 
+from typing import TYPE_CHECKING
+
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.identity.revocation import RevocationList
 from guard.identity.trusted import TrustedIssuers
 
-__all__ = ["Issuer", "LocalIssuer", "RevocationList", "TrustedIssuers"]
+if TYPE_CHECKING:
+    from guard.identity.client import Client
+
+__all__ = ["Client", "Issuer", "LocalIssuer", "RevocationList", "TrustedIssuers"]
+
+
+def __getattr__(name: str) -> object:
+    """`Client`, loaded when it is asked for: who only verifies does not pay for it."""
+    if name == "Client":
+        from guard.identity.client import Client
+
+        return Client
+    raise AttributeError(name)

@@ -6,15 +6,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from guard.errors import ConfigError
+from guard.errors import ConfigError, KeysWanted, TokenRefused
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.model import Delegation
-from guard.tokens import IssuerRules, verify
+from guard.ports import Exchanger
+from guard.reasons import ReasonCode
+from guard.tokens import IssuerRules, split, token_json, verify
 from guard.tokens.claims import SKEW
 from guard.tokens.jose import MAX_TOKEN
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["TrustedIssuers"]
 
@@ -28,11 +33,14 @@ class _Held(NamedTuple):
 
 
 class TrustedIssuers:
-    """`guard.ports.Verifier` over issuers whose keys are in memory or in a file.
+    """`guard.ports.Verifier` over issuers whose keys are in memory, in a file or at a server.
 
     Verified delegations are kept by the SHA-256 of their token: a cache key and nothing else, since one credential can have several
     texts (an ECDSA signature has a twin). Expiry is looked at on every hit. When any key changes, everything is verified anew.
     Refusals are not kept: a flood of bad tokens cannot push a good one out.
+
+    `verify` never waits for a server. A token whose keys are not here is refused with `KeysWanted`; who can wait does so for what `fetch`
+    answers, and verifies again.
     """
 
     inline = True  # no I/O but one `stat` of a key file a second, and reading it when it changed
@@ -43,6 +51,7 @@ class TrustedIssuers:
         if len(self._issuers) != len(issuers):
             raise ConfigError("`trust` names an issuer twice; one `iss` has one set of keys and one audience")
         self._files = tuple(issuer for issuer in issuers if isinstance(issuer, Issuer))
+        self._remote = any(issuer.remote for issuer in self._files)
         self._seen: tuple[int, ...] = ()
         self._generation = 0
         self._rules = _Rules(self._issuers)
@@ -56,7 +65,7 @@ class TrustedIssuers:
 
     @property
     def generation(self) -> int:
-        """Changes whenever a key file did."""
+        """Changes whenever keys did, in a file or at a server."""
         if self._files:
             seen = tuple(issuer.generation for issuer in self._files)
             if seen != self._seen:
@@ -68,8 +77,13 @@ class TrustedIssuers:
                         self._last = None
         return self._generation
 
+    def exchanger(self, issuer: str) -> Exchanger | None:
+        """Whom to ask for a narrower token; None where the issuer was given no client."""
+        found = self._issuers.get(issuer)
+        return found.exchanger if isinstance(found, Issuer) else found
+
     def verify(self, token: str, *, now: int) -> Delegation:
-        """Raises `TokenRefused` and nothing else."""
+        """Raises `TokenRefused` and nothing else; `KeysWanted` where a fetch may help."""
         if type(token) is not str or len(token) > MAX_TOKEN or not token.isascii():
             return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
         generation = self.generation
@@ -87,13 +101,36 @@ class TrustedIssuers:
                     self._last = (token, held)
                     return held.delegation
                 del self._held[key]
-        delegation = verify(token, self._rules, now=now)
+        delegation = self._anew(token, now) if self._remote else verify(token, self._rules, now=now)
         with self._lock:
             if generation == self._generation:
                 self._held[key] = _Held(delegation, generation, now)
                 while len(self._held) > self._most:
                     self._held.popitem(last=False)
         return delegation
+
+    def fetch(self, wanted: KeysWanted) -> Future[bool]:
+        """Begin to fetch what `verify` wanted, or join who is at it. Never raises; whether it helped is seen by verifying again."""
+        issuer = self._issuers[wanted.issuer]
+        assert isinstance(issuer, Issuer)
+        return issuer.fetching(wanted.kid)
+
+    def _anew(self, token: str, now: int) -> Delegation:
+        """`verify`, and a look at what was refused: a `kid` nobody knows may be a new key of an issuer whose keys come over HTTP."""
+        try:
+            return verify(token, self._rules, now=now)
+        except TokenRefused as error:
+            refused = error
+        unknown = refused.reason is ReasonCode.TOKEN_SIGNATURE
+        raise (self._unknown(token) if unknown else None) or refused  # outside the handler: nothing hangs on it
+
+    def _unknown(self, token: str) -> KeysWanted | None:
+        jws = split(token.partition("~")[0])
+        url, kid = token_json(jws.payload).get("iss"), token_json(jws.header).get("kid")
+        issuer = self._issuers.get(url) if isinstance(url, str) else None
+        if not isinstance(issuer, Issuer) or not isinstance(kid, str) or issuer.rules().keys.find(kid) is not None:
+            return None
+        return KeysWanted(issuer.url, kid=kid) if issuer.wants(kid) else None
 
 
 def _issuers(trust: object) -> list[Issuer | LocalIssuer]:

@@ -23,6 +23,7 @@ from guard.workflow.events import NOTHING, labels_of
 from guard.workflow.limits import Context
 from guard.workflow.marks import ok_keys, plain_keys
 from guard.workflow.plan import Fixed, Plan, make_plan
+from guard.workflow.rules import looks_over
 from guard.workflow.sources import compile_sources
 from guard.workflow.weigh import reads, weigh
 
@@ -171,14 +172,7 @@ def _only(plan: Plan, **kept: object) -> Plan:
 
 def tenant_wide(layers: Sequence[PolicyData]) -> bool:
     """Does a rule look over the tenant, so that the order of calls of different tasks matters?"""
-    for layer in layers:
-        for rule in layer.rules:
-            items = (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ()))
-            if (
-                (rule.limit is not None and rule.limit.per)
-                or (rule.exclusive is not None and rule.exclusive.per)
-                or any(i.match for i in items)
-            ):
-                return True
+    if any(looks_over(rule) for layer in layers for rule in layer.rules):
+        return True
     limits = [permission.limit for intent in layers[0].intents.values() for permission in intent.allow.values()]
     return any(limit is not None and limit.per for limit in limits) or any(tool.once is not None for tool in layers[0].tools.values())

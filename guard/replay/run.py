@@ -42,6 +42,7 @@ from guard.replay.taking import (
     what_is_left,
     without,
 )
+from guard.replay.turns import Count, Line, Turns
 from guard.sources import Seen
 from guard.steps import Taken, refunds
 from guard.workflow.asked import asked_of, words_of
@@ -67,6 +68,8 @@ _KEY: Final = f"{OWN}T"
 """Of every task: each has tables of its own."""
 _SECRET: Final = b"replay"
 """Of hashes: they stay in this process, and are the same in every replay."""
+_UNTAKEN: Final = str(ReasonCode.RECORD_UNAVAILABLE)
+"""The code of a call that was let, and taken back because no sink took its record."""
 NO_TOKEN = "grants and intents: a trace has no token"
 
 
@@ -95,6 +98,9 @@ class _Task:
     opened: int
     waiting: Waiting
     tables: Tables
+    line: Line
+    decided: tuple[tuple[str, str, str], Count]
+    """Its name, and what counts its commits."""
     key: str = _KEY
     last: int = 0
     touched: int = 0
@@ -105,6 +111,7 @@ class _Task:
     open: dict[str, _Ran] = field(default_factory=dict)
     who: Seen | None = None
     ended: bool = False
+    begun: bool = False
     prompted: bool = False
     heard: bool = False
     """Its prompt is known, and every result so far: where values come from can be told."""
@@ -133,10 +140,10 @@ class Replay:
         denied = {rule.limit.window for layer in every for rule in layer.rules if rule.limit is not None and rule.limit.denied}
         self._windows: tuple[int | None, ...] = (None, *sorted(window for window in denied if window is not None))
         together = any(tenant_wide(version.layers) for version in (self._own, *self._was.values()))
-        self._window = 0 if together else MOST // 2
+        self._turns = Turns() if together else None
         self._store = ReplayState(together=together)
         self._tasks: OrderedDict[tuple[str, str, str], _Task] = OrderedDict()
-        self._decisions: OrderedDict[str, tuple[str, str, str]] = OrderedDict()
+        self._decisions: OrderedDict[str, tuple[tuple[str, str, str], Count]] = OrderedDict()
         self._tracks = uses_sources(every) or any(layer.asked is not None for layer in every)
         self._kept = frozenset[str]().union(*(looked_at(version.layers, _KEY) for version in (self._own, *self._was.values())))
         self._fed = 0
@@ -153,40 +160,47 @@ class Replay:
                 yield self._told(Judged(seen, seen.verdict, seen.code, seen.findings))
                 return
             task = self._task(seen)
-            task.waiting.put(seen)
-            self._decisions[seen.id] = task.name
+            again = seen.id in self._decisions or seen.code == _UNTAKEN
+            if seen.state and seen.state != task.decided[1][1]:
+                task.decided = task.name, (task.name[0], seen.state)
+            self._decisions[seen.id] = task.decided
             if len(self._decisions) > 1_000_000:
                 self._decisions.popitem(last=False)
-            yield from self._go(task)
+            yield from self._put(task, seen, task.decided[1], again=again)
         elif seen.kind == "outcome":
-            name = self._decisions.get(seen.id)
-            of = self._tasks.get(name) if name is not None else None
-            if of is None:
-                self.summary.orphans += name is None
+            decided = self._decisions.get(seen.id)
+            of = self._tasks.get(decided[0]) if decided is not None else None
+            if of is None or decided is None:
+                self.summary.orphans += decided is None
                 return
             of.last = seen.at
-            of.waiting.put(seen)
-            yield from self._go(of)
+            yield from self._put(of, seen, decided[1])
         else:
             # The record names the task's identifier only; where two tenants share one, the end is that of the last one seen.
             key = next((key for key in reversed(self._tasks) if key[2] == seen.task[2] and not self._tasks[key].ended), None)
-            task = self._task(replace(seen, task=key) if key is not None else seen)
-            yield from self._go(task, all=True)
-            yield self._told(self._end(task, seen, key or seen.task))
+            seen.task = key or seen.task
+            task = self._task(seen)
             task.ended = seen.verdict == "allow"
-            if task.ended and not task.open:  # what other processes still have in flight may end later
-                self._drop(key or seen.task)
+            if self._turns is None:
+                yield from self._go(task, all=True)
+                if (judged := self._one(task, seen)) is not None:
+                    yield judged
+            else:
+                yield from self._put(task, seen, task.decided[1])
         while (
             self._fed > _BUSY
             and self._tasks
             and (first := next(iter(self._tasks.items())))[1].touched < self._fed - _BUSY
             and seen.at - first[1].last > _IDLE
+            and not first[1].line.waiting
         ):
             yield from self._go(first[1], all=True)
             self._drop(first[0])
 
     def close(self) -> Iterator[Judged]:
         """Everything that still waits."""
+        if self._turns is not None:
+            yield from self._taken(self._turns, all=True)
         for key in list(self._tasks):
             yield from self._go(self._tasks[key], all=True)
             self._drop(key)
@@ -195,35 +209,66 @@ class Replay:
         task = self._tasks.get(seen.task)
         if task is None:
             self.summary.tasks += 1
-            waiting = Waiting(self._window if seen.trust == "proven" else 0)
-            task = _Task(seen.task, seen.at // 1_000_000, waiting, Tables(self._store))
-            self._tasks[seen.task] = task
-            if self._tracks and seen.trust != "proven" and seen.prompt is not None:
-                task.prompted = task.heard = True
-                asked = asked_of(seen.prompt, words_of(self._own.layers))
-                me = [one for one in (seen.origin, seen.person) if one]
-                ops = opening(Ledger(_SECRET, task.key), seen.prompt, seen.params or {}, me=me, asked=asked)
-                self._apply(task, seen.at // 1_000_000, ops)
+            waiting, name = Waiting(MOST // 2 if seen.trust == "proven" else 0), seen.task
+            task = _Task(name, seen.at // 1_000_000, waiting, Tables(self._store), Line(name), (name, (name[0], "")))
+            self._tasks[name] = task
         else:
             self._tasks.move_to_end(seen.task)
         self._fed += 1
         task.touched = self._fed
         task.last = max(task.last, seen.at)
-        if seen.kind == "call":
-            task.who = seen
         return task
 
     def _drop(self, key: tuple[str, str, str]) -> None:
-        del self._tasks[key]
+        self._tasks.pop(key, None)
 
-    def _go(self, task: _Task, *, all: bool = False) -> list[Judged]:
-        found: list[Judged] = []
+    def _put(self, task: _Task, seen: Seen, count: Count, *, again: bool = False) -> Iterator[Judged]:
+        """An event of a task; then those whose turn it is."""
+        turns = self._turns
+        if turns is None:
+            task.waiting.put(seen)
+            return self._go(task)
+        return self._taken(turns) if turns.put(seen, task.line, count, again=again) else iter(())
+
+    def _taken(self, turns: Turns, *, all: bool = False) -> Iterator[Judged]:
+        for line, seen in turns.take(all=all):
+            line.waiting -= 1
+            judged = self._one(self._tasks[line.name], seen)
+            if judged is not None:
+                yield judged
+        self.summary.missing, self.summary.late = turns.missing, turns.late
+
+    def _go(self, task: _Task, *, all: bool = False) -> Iterator[Judged]:
         for seen in task.waiting.take(all=all):
-            if seen.kind == "outcome":
-                self._settle(task, seen.id, seen)
-            else:
-                found.append(self._told(self._call(task, seen)))
-        return found
+            judged = self._one(task, seen)
+            if judged is not None:
+                yield judged
+
+    def _one(self, task: _Task, seen: Seen) -> Judged | None:
+        """An event whose turn it is."""
+        if not task.begun:
+            self._open(task, seen)
+        judged: Judged | None = None
+        if seen.kind == "outcome":
+            self._settle(task, seen.id, seen)
+        elif seen.kind == "call":
+            task.who = seen
+            judged = self._told(self._call(task, seen))
+        else:
+            judged = self._told(self._end(task, seen))
+        if task.ended and not task.open and not task.line.waiting and (self._turns is not None or seen.kind == "task"):
+            self._drop(task.name)  # else what other processes still have in flight may end later
+        return judged
+
+    def _open(self, task: _Task, seen: Seen) -> None:
+        """The first event of a task: of a trace, what its prompt says."""
+        task.begun = True
+        if self._tracks and seen.trust != "proven" and seen.prompt is not None:
+            task.prompted = task.heard = True
+            asked = asked_of(seen.prompt, words_of(self._own.layers))
+            me = [one for one in (seen.origin, seen.person) if one]
+            ops = opening(Ledger(_SECRET, task.key), seen.prompt, seen.params or {}, me=me, asked=asked)
+            self._apply(task, seen.at // 1_000_000, ops)
 
     def _told(self, judged: Judged) -> Judged:
         said = self.summary
@@ -266,6 +311,7 @@ class Replay:
         if own and as_it_stands(seen):
             return Judged(seen, seen.verdict, seen.code, seen.findings)
         plan, context, left_out = self._plan(task, seen)
+        self.summary.unnumbered += own and bool(plan.wide) and seen.order <= 0 and seen.status != "not_executed"
         findings = besides_of(task.opened, seen, plan)
         values = self._values(seen, plan)
         if isinstance(values, Finding) or any(f.judge == "call" and f.code != ReasonCode.TOOL_UNKNOWN for f in findings):
@@ -495,14 +541,13 @@ class Replay:
                 task.ran.pop(seen.tool, None)
         self._apply(task, seen.at // 1_000_000, refunds(taken))
 
-    def _end(self, task: _Task, seen: Seen, key: tuple[str, str, str]) -> Judged:
+    def _end(self, task: _Task, seen: Seen) -> Judged:
         """`task.end`, with the delegation of whoever acted last."""
         who = task.who
-        seen.task = key
         intent = who.intent if who is not None else None
         actor = who.actors[-1] if who is not None and who.actors else ""
         context = Context(
-            task.key, tenant_key(key[0]), who.origin if who is not None else "", actor, _SECRET, _SECRET, who.person if who is not None else None,
+            task.key, tenant_key(seen.task[0]), who.origin if who is not None else "", actor, _SECRET, _SECRET, who.person if who is not None else None,
             who.proven if who is not None else None, opened=task.opened,
         )  # fmt: skip
         now = seen.at // 1_000_000

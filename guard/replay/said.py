@@ -38,7 +38,13 @@ class Judged:
 @dataclass(slots=True)
 class Summary:
     """What a replay came to. `not_judged`: (what, file) -> calls. `orphans`: outcomes
-    of calls that are not in the log. `differ`: calls whose verdict or code is another than was recorded."""
+    of calls that are not in the log. `differ`: calls whose verdict or code is another than was recorded. `assumed`: calls whose order is.
+
+    Of rules that look over a tenant: `missing`: commits of the tenant that are not in the log (a record or a file that is not there, a call
+    that was let and died before its record), so what they left is not known. `late`: events that were read long after their turn, and are
+    judged in the order they were read. `unnumbered`: calls whose record has no number (recorded before there were numbers, or under
+    policies that did not look over the tenant), the same.
+    """
 
     tasks: int = 0
     calls: int = 0
@@ -48,3 +54,6 @@ class Summary:
     orphans: int = 0
     assumed: int = 0
     differ: int = 0
+    missing: int = 0
+    late: int = 0
+    unnumbered: int = 0

@@ -82,7 +82,7 @@ def _decision(row: Mapping[str, Any], at: int, file: str, line: int) -> Seen:
         person=origin if origin and (subject or get("origin_kind") == "person") else None, proven=_text(get("proven") or "") or None,
         intent=intent, policy=policy, tools=tools, verdict=verdict,
         code=code, findings=tuple(map(_finding, get("findings") or ())),
-        judged=(_number(judged[0]), _number(judged[1])) if judged else None, span=span, file=file, line=line,
+        judged=(_number(judged[0]), _number(judged[1])) if judged else None, state=_text(get("state") or ""), span=span, file=file, line=line,
         trust="proven",
     )  # fmt: skip
 

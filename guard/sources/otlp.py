@@ -8,7 +8,8 @@ from typing import Any
 
 from guard.sources.lines import Lines
 from guard.sources.seen import Seen
-from guard.sources.spans import Span, Traces, span_id
+from guard.sources.spans import Span, span_id
+from guard.sources.traces import Traces
 
 __all__ = ["is_otlp", "read_otlp"]
 
@@ -18,19 +19,17 @@ def is_otlp(value: object) -> bool:
 
 
 def read_otlp(lines: Lines, values: Iterable[tuple[int, Any]]) -> Iterator[Seen]:
-    traces = Traces(lines.name)
-    for number, value in values:
-        if not is_otlp(value):
-            lines.broken()
-            continue
-        for raw in _spans(value):
-            try:
-                span = _span(raw, number)
-            except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+    with Traces(lines) as traces:
+        for number, value in values:
+            if not is_otlp(value):
                 lines.broken()
                 continue
-            yield from traces.add(span)
-    yield from traces.close()
+            for raw in _spans(value):
+                try:
+                    traces.add(_span(raw, number))
+                except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError):
+                    lines.broken()
+        yield from traces.calls()
 
 
 def _list(value: object, *names: str) -> list[Any]:

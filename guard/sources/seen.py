@@ -27,7 +27,7 @@ class Seen:
 
     `args` None: their values were not captured. `atoms`: what was asked of them, as our own records hold it. `status` of a call: how it
     ended where that is known at once (`not_executed`: the guard did not let it). `judged`, `settled`: see `guard.events`. `findings`,
-    `verdict`, `code`, `policy`: what a guard said then. `trust`: `proven` for a record of a guard, `recorded` for any other trace.
+    `verdict`, `code`, `policy`: what a guard said then. `order`, `state`: see `guard.events`. `trust`: `proven` for a record of a guard, `recorded` for any other trace.
     """
 
     kind: Literal["call", "outcome", "task"]
@@ -56,11 +56,14 @@ class Seen:
     code: str = ""
     findings: tuple[Finding, ...] = ()
     judged: tuple[int, int] | None = None
+    state: str = ""
     settled: int = 0
     span: str = ""
     file: str = ""
     line: int = 0
     trust: Literal["proven", "recorded"] = "recorded"
+    over: tuple[str, ...] = ()
+    """Tasks of foreign traces, by name, of which nothing more comes."""
 
 
 @dataclass(slots=True)

@@ -8,33 +8,32 @@
 | result      | `gen_ai.tool.call.result`, `gen_ai.output`, `output.value`                                                      |
 | task        | `guardtrail.task.id`, `gen_ai.conversation.id`, `session.id` of it or of a span above, else the trace           |
 
-A trace is sorted by the start of its spans and then by their depth; a span seen twice counts once, and so does a call that a framework
-and another layer both traced (a tool span right under one of the same tool).
+Which of them counts, and when its turn is: `traces.py`.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from base64 import b64decode
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from guard import telemetry as names
-from guard.sources.lines import Lines
+from guard.sources.lines import value_of
 from guard.sources.seen import Seen, Status
 
-__all__ = ["Span", "Traces", "is_span", "of_object", "read_documents", "span_id"]
+__all__ = ["DEPTH", "WHOLE", "Span", "agent_of", "seen_of", "span_id", "task_of", "tool_of"]
 
+_HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _ARGS: Final = ("gen_ai.tool.call.arguments", "gen_ai.tool.args", "gen_ai.tool.arguments", "tool_call.function.arguments", "input.value")
 _RESULTS: Final = ("gen_ai.tool.call.result", "gen_ai.output", "output.value")
+WHOLE: Final = frozenset((*_ARGS, *_RESULTS)) - {"gen_ai.output"}  # there stands `gen_ai.output.type` as well
+"""What an object may stand under as it is: the names in it are those of arguments and of results, whatever characters they have."""
 _TOOLS: Final = (names.TOOL_NAME, "tool.name", "tool_call.function.name")
 _TASKS: Final = (names.TASK_ID, "gen_ai.conversation.id", "session.id")
-_HELD = 200_000
-"""Spans kept until their traces are complete; beyond that the oldest trace is judged as it is."""
-_DEPTH = 64
+DEPTH: Final = 64
+"""So far up a trace is looked, and so deep into attributes."""
 
 
 @dataclass(slots=True)
@@ -61,7 +60,7 @@ def span_id(value: object, size: int) -> str:
     if not isinstance(value, str) or not value:
         return ""
     text = value.removeprefix("0x")
-    if len(text) == 2 * size and all(c in "0123456789abcdefABCDEF" for c in text):
+    if len(text) == 2 * size and _HEX.fullmatch(text):
         text = text.lower()
         return "" if not text.strip("0") else text
     if text.isascii() and text.isdigit():
@@ -74,53 +73,6 @@ def span_id(value: object, size: int) -> str:
         if len(raw) == size:
             return raw.hex()
     return text
-
-
-def is_span(value: object) -> bool:
-    return isinstance(value, dict) and "attributes" in value and ("context" in value or "span_id" in value or "spanId" in value)
-
-
-def of_object(value: Mapping[str, Any], line: int = 0) -> Span:
-    """A span as the SDKs print it: ids under `context`, attributes an object. Raises TypeError, ValueError, KeyError."""
-    context = value.get("context")
-    where: Mapping[str, Any] = context if isinstance(context, Mapping) else value
-    parent = value.get("parent", value.get("parent_id", value.get("parent_span_id")))
-    if isinstance(parent, Mapping):
-        parent = parent.get("span_id")
-    status = value.get("status", value.get("status_code"))
-    word = status.get("status_code", status.get("code")) if isinstance(status, Mapping) else status
-    attributes = value["attributes"]
-    if not isinstance(attributes, Mapping):
-        raise TypeError("attributes")
-    return Span(
-        span_id(where.get("trace_id", where.get("traceId")), 16), span_id(where.get("span_id", where.get("spanId")), 8), span_id(parent, 8),
-        str(value.get("name") or ""), _nanos(value.get("start_time", value.get("startTime"))), _flat(attributes), _failed(word), line,
-    )  # fmt: skip
-
-
-def _failed(word: object) -> bool:
-    return word == 2 or (isinstance(word, str) and word.upper().rpartition(".")[2].removeprefix("STATUS_CODE_") == "ERROR")
-
-
-def _nanos(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    if isinstance(value, str) and value:
-        return int(datetime.fromisoformat(value).timestamp() * 1_000_000) * 1000
-    return 0
-
-
-def _flat(given: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """Attributes with nested objects joined by dots. What is JSON text stays text."""
-    out: dict[str, Any] = {}
-    for name, value in given.items():
-        if isinstance(value, Mapping) and depth < _DEPTH:
-            out.update(_flat(value, f"{prefix}{name}.", depth + 1))
-        else:
-            out[f"{prefix}{name}"] = value
-    return out
 
 
 # -- tool calls ----------------------------------------------------------------------------------------------------------------
@@ -155,29 +107,32 @@ def _args(span: Span) -> dict[str, object] | None:
 
 
 def _nested(flat: Mapping[str, object]) -> dict[str, object]:
-    """`to.0`, `to.1` as a list, `a.b` as an object."""
+    """`to.0`, `to.1` as a list, `a.b` as an object. Where `a` is a value as well, the object is called `a.`: nothing is lost."""
     root: dict[str, Any] = {}
     for key, value in flat.items():
         at = root
-        *head, last = key.split(".")[:_DEPTH]
+        *head, last = key.split(".", DEPTH)
         for word in head:
             inner = at.setdefault(word, {})
             at = inner if isinstance(inner, dict) else at.setdefault(f"{word}.", {})
+        if isinstance(at.get(last), dict):
+            at[f"{last}."] = at[last]
         at[last] = value
     return {name: _lists(value) for name, value in root.items()}
 
 
 def _lists(value: Any) -> Any:
+    """Objects whose names are 0, 1, 2 ... as lists. Other digits are names as any: `2024`, and those of other scripts."""
     if not isinstance(value, dict):
         return value
-    if value and all(key.isdigit() for key in value):
-        return [_lists(value[key]) for key in sorted(value, key=int)]
+    if value and all(str(place) in value for place in range(len(value))):
+        return [_lists(value[str(place)]) for place in range(len(value))]
     return {key: _lists(one) for key, one in value.items()}
 
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return value_of(text)
     except (ValueError, RecursionError):
         return None
 
@@ -192,112 +147,39 @@ def _status(span: Span) -> Status:
     return "error" if span.failed or found.get(names.ERROR_TYPE) else "ok"
 
 
-# -- traces --------------------------------------------------------------------------------------------------------------------
+def agent_of(span: Span) -> str:
+    """The agent a span names, "" where it names none."""
+    found = span.attributes
+    return str(found.get(names.ACTOR) or found.get("gen_ai.agent.name") or found.get("agent.name") or "")
 
 
-@dataclass(slots=True)
-class _Trace:
-    calls: dict[str, Span] = field(default_factory=dict)
-    above: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-    """Span id -> (parent, agent, task)."""
+def task_of(span: Span) -> str:
+    """The task or conversation a span names, "" where it names none."""
+    return next((str(span.attributes[name]) for name in _TASKS if span.attributes.get(name)), "")
 
 
-class Traces:
-    """Collects spans until their trace is complete, then gives its calls in order. Foreign order is an assumption: clocks differ."""
-
-    def __init__(self, file: str) -> None:
-        self._file = file
-        self._traces: OrderedDict[str, _Trace] = OrderedDict()
-        self._held = 0
-
-    def add(self, span: Span) -> Iterator[Seen]:
-        trace = self._traces.get(span.trace)
-        if trace is None:
-            trace = self._traces[span.trace] = _Trace()
-        if span.id in trace.above and span.id:
-            return
-        found = span.attributes
-        agent = found.get(names.ACTOR) or found.get("gen_ai.agent.name") or found.get("agent.name") or ""
-        task = next((str(found[name]) for name in _TASKS if found.get(name)), "")
-        key = span.id or f"#{len(trace.above)}"
-        trace.above[key] = (span.parent, str(agent), task)
-        self._held += 1
-        if tool_of(span):
-            trace.calls[key] = span
-        if self._held > _HELD:
-            name, oldest = self._traces.popitem(last=False)
-            yield from self._give(name, oldest)
-
-    def close(self) -> Iterator[Seen]:
-        """The calls of all traces, by the start of the trace."""
-        rest, self._traces = self._traces, OrderedDict()
-        last = 1 << 80
-        for name, trace in sorted(rest.items(), key=lambda item: min((s.start for s in item[1].calls.values()), default=last)):
-            yield from self._give(name, trace)
-
-    def _give(self, name: str, trace: _Trace) -> Iterator[Seen]:
-        self._held -= len(trace.above)
-        calls = trace.calls
-        twice = {key for key, span in calls.items() if span.parent in calls and tool_of(calls[span.parent]) == tool_of(span)}
-        for key in twice:  # the inner one may be the guard's, which knows what was decided
-            outer = calls[calls[key].parent]
-            outer.attributes = {**calls[key].attributes, **outer.attributes}
-        order = sorted((calls[key].start, self._depth(trace, key), key) for key in calls if key not in twice)
-        for step, (_, _, key) in enumerate(order, 1):
-            yield self._seen(name, trace, key, calls[key], step)
-
-    def _depth(self, trace: _Trace, key: str) -> int:
-        depth = 0
-        while depth < _DEPTH and (above := trace.above.get(key)) is not None:
-            key, depth = above[0], depth + 1
-        return depth
-
-    def _seen(self, name: str, trace: _Trace, key: str, span: Span, step: int) -> Seen:
-        agents, task, at = list[str](), "", key
-        for _ in range(_DEPTH):
-            above = trace.above.get(at)
-            if above is None:
-                break
-            at, agent, own = above
-            if agent and (not agents or agents[-1] != agent):
-                agents.append(agent)
-            task = task or own
-        found = span.attributes
-        args = _args(span)
-        result: object = None
-        known = False
-        for each in _RESULTS:
-            if each in found:
-                text, known = found[each], True
-                parsed = _json(text) if isinstance(text, str) else text
-                result = text if parsed is None and text != "null" else parsed
-                break
-        recorded = found.get(names.STEP)
-        verdict: Literal["allow", "deny", "ask", ""] = (
-            found[names.DECISION] if found.get(names.DECISION) in ("allow", "deny", "ask") else ""
-        )
-        origin, intent = found.get(names.ORIGIN), found.get(names.INTENT)
-        return Seen(
-            "call", ("", str(found.get(names.ISSUER) or ""), task or name), span.start // 1000, step=recorded if type(recorded) is int else step,
-            id=str(found.get(names.DECISION_ID) or span.id or f"{name}:{key}"), tool=tool_of(span), args=args, status=_status(span),
-            result=result, known_result=known, actors=tuple(reversed(agents)), origin=str(origin or ""),
-            intent=intent if isinstance(intent, str) else None, verdict=verdict, code=str(found.get(names.CODE) or ""), span=span.id,
-            file=self._file, line=span.line,
-        )  # fmt: skip
+def _result(span: Span) -> tuple[object, bool]:
+    """The result, and whether it was captured."""
+    for name in _RESULTS:
+        if name in span.attributes:
+            text = span.attributes[name]
+            parsed = _json(text) if isinstance(text, str) else text
+            return (text if parsed is None and text != "null" else parsed), True
+    return None, False
 
 
-def read_documents(lines: Lines, values: Iterable[tuple[int, Any]]) -> Iterator[Seen]:
-    """Spans as objects: one per line, lists of them, or under `spans`."""
-    traces = Traces(lines.name)
-    for number, value in values:
-        listed = value.get("spans") if isinstance(value, dict) and isinstance(value.get("spans"), list) else value
-        for one in listed if isinstance(listed, list) else [listed]:
-            try:
-                if not isinstance(one, dict) or not is_span(one):
-                    raise TypeError("span")
-                span = of_object(one, number)
-            except (KeyError, TypeError, ValueError, OverflowError):
-                lines.broken()
-                continue
-            yield from traces.add(span)
-    yield from traces.close()
+def seen_of(span: Span, tool: str, *, key: str, task: str, actors: Sequence[str], file: str) -> Seen:
+    """A tool span as a call. `key`: its id, or its place in a trace that gave it none. `task`, `actors`: as it and the spans above say.
+    Its step is 0 where it says none: to be counted."""
+    found = span.attributes
+    result, known = _result(span)
+    recorded, verdict = found.get(names.STEP), found.get(names.DECISION)
+    said: Literal["allow", "deny", "ask", ""] = verdict if verdict in ("allow", "deny", "ask") else ""
+    origin, intent = found.get(names.ORIGIN), found.get(names.INTENT)
+    return Seen(
+        "call", ("", str(found.get(names.ISSUER) or ""), task or span.trace), span.start // 1000, step=recorded if type(recorded) is int else 0,
+        id=str(found.get(names.DECISION_ID) or span.id or f"{span.trace}:{key}"), tool=tool, args=_args(span), status=_status(span),
+        result=result, known_result=known, actors=tuple(actors), origin=str(origin or ""),
+        intent=intent if isinstance(intent, str) else None, verdict=said, code=str(found.get(names.CODE) or ""), span=span.id,
+        file=file, line=span.line,
+    )  # fmt: skip

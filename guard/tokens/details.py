@@ -16,11 +16,11 @@ from typing import NamedTuple, NoReturn
 
 from guard.constraints import Constraint, ConstraintError, parse
 from guard.errors import TokenRefused
-from guard.model import Grant, quick
+from guard.model import Delegation, Grant, quick
 from guard.reasons import ReasonCode
 from guard.tokens.text import is_name
 
-__all__ = ["MAX_CALLS", "MAX_ENTRIES", "Details", "read_details"]
+__all__ = ["MAX_CALLS", "MAX_ENTRIES", "Details", "details_of", "read_details"]
 
 _grant_of = quick(Grant)
 
@@ -67,6 +67,22 @@ def read_details(claims: Mapping[str, object]) -> Details:
         else:
             _refuse(f"[{at}] is of a type that is not known here, or a second agent_task")
     return Details(intent, params, MappingProxyType({tool: tuple(several) for tool, several in grants.items()}) if grants else None)
+
+
+def details_of(delegation: Delegation) -> list[dict[str, object]]:
+    """The entries a delegation was read from, or their equal."""
+    found: list[dict[str, object]] = []
+    if delegation.intent is not None:
+        found.append({"type": "agent_task", "intent": delegation.intent, "params": dict(delegation.params)})
+    for grants in (delegation.grants or {}).values():
+        for grant in grants:
+            entry: dict[str, object] = {"type": "agent_tool", "tool": grant.tool}
+            if grant.args is not None:
+                entry["args"] = {path: constraint.raw for path, constraint in grant.args.items()}
+            if grant.calls is not None:
+                entry["limit"] = {"calls": grant.calls}
+            found.append(entry)
+    return found
 
 
 def _task(entry: Mapping[str, object], at: int) -> tuple[str, Mapping[str, object]]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from guard.errors import ConfigError
-from guard.tokens.keys import KeySet
+from guard.suggest import did_you_mean
+from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["IssuerRules"]
+__all__ = ["IssuerRules", "by_typ"]
+
+_TYPS = ("at+jwt", "txntoken+jwt", "secevent+jwt", "statuslist+jwt", "token-introspection+jwt")
+_ANY = ""
+_TWINS = frozenset({"EdDSA", "Ed25519"})
+"""Two names of one algorithm (RFC 9864): who allows one allows the other. Which of them a key's tokens say is the key's matter."""
 
 # Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
 # is the same in many tasks: they would become one.
@@ -39,6 +46,7 @@ class IssuerRules:
 
     `url`: the exact `iss`. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
     every record says so. `task_claim`: the claim that names the task where an `at+jwt` has no `txn`; without one `sid` does.
+    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for.
     """
 
     url: str
@@ -48,6 +56,12 @@ class IssuerRules:
     keys: KeySet
     local: bool = False
     task_claim: str | None = None
+    algorithms: Mapping[str, frozenset[str]] | None = None
+
+    def admits(self, typ: str, alg: str) -> bool:
+        """Whether a token of this `typ` (without `application/`) may be signed with `alg`. Besides this, each key has its own one."""
+        found = self.algorithms
+        return found is None or alg in (found[_ANY] if _ANY in found else found.get(typ, ()))
 
     def __post_init__(self) -> None:
         if self.task_claim is None:
@@ -58,3 +72,26 @@ class IssuerRules:
             raise ConfigError(
                 f"`{self.task_claim}` cannot name the task of a token: it must stay the same for all tokens of one task and differ between tasks"
             )
+
+
+def by_typ(algorithms: object) -> Mapping[str, frozenset[str]] | None:
+    """A configured narrowing as `IssuerRules` has it: a list for every kind of token, or a mapping by `typ`. Raises `ConfigError`.
+
+    Nothing can be added this way: what is not on the list of the house (`ALGORITHMS`) is an error, not a wish.
+    """
+    if algorithms is None:
+        return None
+    given = algorithms if isinstance(algorithms, Mapping) else {_ANY: algorithms}
+    if not given:
+        raise ConfigError("`algorithms` names no kind of token: nothing would count")
+    found: dict[str, frozenset[str]] = {}
+    for typ, names in given.items():
+        if isinstance(algorithms, Mapping) and typ not in _TYPS:
+            raise ConfigError(f"`algorithms` is by `typ`: {', '.join(_TYPS)}{did_you_mean(str(typ), _TYPS)}")
+        if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
+            raise ConfigError('`algorithms` are lists of names, e.g. ["ES256", "Ed25519"]')
+        several = frozenset(str(name) for name in names)
+        if not several or not several <= ALGORITHMS.keys():
+            raise ConfigError(f"`algorithms` are some of {', '.join(ALGORITHMS)}")
+        found[typ] = several | _TWINS if several & _TWINS else several
+    return found

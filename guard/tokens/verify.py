@@ -4,7 +4,6 @@ What is not here yet has its place (the *delegated identity* issue):
 
 | to come                    | where it goes                                                                          |
 |----------------------------|----------------------------------------------------------------------------------------|
-| JWKS over HTTP             | `guard/identity`: another source of the `KeySet` in `IssuerRules`; nothing changes here |
 | proof of possession        | a `KINDS` row whose key is the header's `jwk`; `claims._read` stops at `cnf` until then |
 | offline attenuation hop    | a `KINDS` row whose key is the parent's `cnf`; a `verify_chain` that folds over hops    |
 | token exchange, introspection | `guard/identity`: they end in a token that is verified here                          |
@@ -59,6 +58,8 @@ def _issuers_key(header: Header, claims: Json, issuers: Mapping[str, IssuerRules
     rules = issuers.get(issuer) if type(issuer) is str else None
     if rules is None or rules.url != issuer:
         raise TokenRefused(ReasonCode.TOKEN_ISSUER)
+    if rules.algorithms is not None and not rules.admits(header.kind.typ, header.alg):
+        return rules, None
     return rules, rules.keys.find(header.kid)
 
 

@@ -16,6 +16,7 @@
 | `N|o|TOOL|h(key)`                    | mark    | `once`: the decision that used it                                     |
 | `T|denied`                           | counter | enforced denials; also over each window a rule names                  |
 | `T|F|FACT|h(key)`                    | mark    | a remembered fact, JSON                                               |
+| `N|n`                                | counter | commits of calls whose plan looks over the tenant (`Plan.wide`)       |
 
 A shape is named by what it says, not by its rule: the same item in two rules is one key, and a renamed rule keeps its past.
 """
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from guard.policy.data import Item, Tool
 
 __all__ = [
-    "about", "add", "back", "denied", "fact", "hashed", "item_key", "label_key", "life", "met", "ok_keys", "once_key", "ours", "person_of",
+    "about", "add", "back", "commits", "denied", "fact", "hashed", "item_key", "label_key", "life", "met", "numbering", "ok_keys", "once_key", "ours", "person_of",
     "plain_keys", "scope", "shape_of", "theirs", "values_at",
 ]  # fmt: skip
 
@@ -53,6 +54,16 @@ def life(task: str) -> str:
 
 def denied(task: str) -> str:
     return f"{task}|denied"
+
+
+def commits(context: Context) -> str:
+    """Counts what changes, or may change, what the tenant's rules see: in the same transaction, so its numbers are the order of commits."""
+    return f"{context.tenant}|n"
+
+
+def numbering(context: Context) -> str:
+    """Names the count of `commits` in a record. Numbers of two states (a file that was lost, two processes with `memory:`) are two orders."""
+    return hmac.digest(context.tenant_key, b"commits", "sha256").hex()[:8]
 
 
 def fact(context: Context, name: str, key: str) -> str:

@@ -25,10 +25,11 @@ from guard.model import Delegation, Finding, Judge
 from guard.ops import AMOUNT_MAX, Op, Refused, Sum
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check
 from guard.reasons import ReasonCode
+from guard.workflow import marks
 from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
 from guard.workflow.past import PastRule, compile_past
-from guard.workflow.rules import CompiledRule, compile_rule, concerns, looks_back, monitored_until, uses_sources
+from guard.workflow.rules import CompiledRule, compile_rule, concerns, looks_back, looks_over, monitored_until, uses_sources
 from guard.workflow.verb import Hold
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Plan:
     """Nothing looks back and nothing depends on arguments but grants and intent: `weigh_plain` will do, once its counters stand."""
     late: tuple[CompiledRule, ...] = ()
     """Rules that suspend and ask for signals: asked again when the call has ended (`guard/late.py`)."""
+    wide: str = ""
+    """It looks over the tenant, or leaves something for those that do: its commits are numbered; as `marks.numbering`. "": nothing does."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -210,8 +213,18 @@ def make_plan(
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
         tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
+        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "",
         _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
+
+
+def _wide(tool: Tool, limits: Sequence[LimitSource], rules: Sequence[Rule], events: Events) -> bool:
+    """Can a call of the tool read, hold, count or leave a key of the tenant?"""
+    if tool.once is not None or any(source.limit.per for source in limits):
+        return True
+    if any(item.match for item, _ in events.shaped) or any(exclusive.per for exclusive, _ in events.apart):
+        return True
+    return any(ended.before.item.match for ended in events.ended) or any(map(looks_over, rules))
 
 
 def _sources(

@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from guard.policy.data import PolicyData, Rule, Tool
     from guard.policy.judge import ArgsCheck
 
-__all__ = ["SOURCE_LETTERS", "CompiledRule", "compile_rule", "concerns", "excused", "looks_back", "monitored_until", "uses_sources"]
+__all__ = [
+    "SOURCE_LETTERS",
+    "CompiledRule",
+    "compile_rule",
+    "concerns",
+    "excused",
+    "looks_back",
+    "looks_over",
+    "monitored_until",
+    "uses_sources",
+]
 
 SOURCE_LETTERS: Final[Mapping[str, str]] = {
     "prompt": "p", "params": "a", "endorsed": "e", "directory": "d", "structured": "s", "made_here": "m", "author": "u", "text": "t",
@@ -200,6 +210,13 @@ def looks_back(rule: Rule) -> bool:
     """Has it a verb that needs the past? Such a rule is never judged as one without a verb, also where it has nothing to say of a tool."""
     denied = rule.limit is not None and rule.limit.denied
     return denied or rule.after is not None or rule.before is not None or rule.exclusive is not None or bool(rule.any_facts)
+
+
+def looks_over(rule: Rule) -> bool:
+    """Does it look over the tenant, and not only over its task?"""
+    items = (*(rule.after.items if rule.after else ()), *((rule.before.item,) if rule.before else ()))
+    per = (rule.limit is not None and rule.limit.per) or (rule.exclusive is not None and rule.exclusive.per)
+    return bool(per) or any(item.match for item in items)
 
 
 def compile_rule(rule: Rule, layer: str, tool: Tool) -> CompiledRule:

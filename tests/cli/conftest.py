@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guard.cli import app
+from tests.refunds import with_look
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,21 +36,9 @@ def send_email(to: str, body: str) -> None:
 TOOLS = [refund, send_email]
 '''
 
-POLICY = """\
-guardtrail: 1
-name: refunds
-owner: payments@acme.example
-tools:
-  refund: {effect: pay, control: {order: id}, data: {amount: decimal}}
-  look: {effect: read, control: {order: id}}
-intents:
-  refund-order:
-    description: Refund one order, up to a ceiling.
-    params: {order: id, ceiling: decimal}
-    ttl: 10m
-    allow:
-      refund: {args: {order: {eq: $order}, amount: {range: {min: "0.01", max: $ceiling}}}, limit: {calls: 1}}
-      look: {}
+POLICY = (
+    with_look("{}")
+    + """\
 rules:
   - {id: few-looks, when: {tool: look}, limit: {calls: 1}, mode: monitor, until: 2030-01-01}
 tests:
@@ -60,6 +49,7 @@ tests:
       refund(order="A-17", amount="20")
     expect: [allow, allow]
 """
+)
 
 
 @dataclass(frozen=True)

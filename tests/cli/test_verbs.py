@@ -374,7 +374,8 @@ def test_check_with_a_named_issuer(cli: Run, desk: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--issuer", "https://iam.example"], ["--audience", "x"], ["--issuer", "https://iam.example", "--audience", "x"], ["--local", "--issuer", "https://x.example"],
+    [["--issuer", "https://iam.example"], ["--audience", "x"], ["--keys", "jwks.json"], ["--issuer", "http://iam.example", "--audience", "x"],
+     ["--issuer", "https://iam.example", "--audience", "x", "--keys", "http://iam.example/jwks"], ["--local", "--issuer", "https://x.example"],
      ["--state", "nowhere"]],
     ids=" ".join,
 )  # fmt: skip

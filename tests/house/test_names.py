@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -82,6 +83,41 @@ def test_what_feeds_revocations_is_loaded_when_used() -> None:
         "starlette",
     )
     assert [name for name in said.stdout.split() if name.startswith(later)] == []
+
+
+def test_a_call_under_a_local_issuer_speaks_no_http(tmp_path: Path) -> None:
+    """Also with an issuer of which nothing is asked. The policy, a task and a call load nothing of HTTP."""
+    script = """
+import sys
+from guard import Guard, Issuer, LocalIssuer, Policy, ToolCall
+from guard.record import ListSink
+iam = LocalIssuer("acme-dev")
+text = "guardtrail: 1\\nname: p\\ntools: {look: {effect: read}}\\nintents: {i: {allow: {look: {}}}}"
+guard = Guard(Policy.from_text(text), trust=[iam, Issuer("https://iam.acme.example", audience="x")], sinks=[ListSink()])
+with guard.task(iam.mint(origin="alice", actor="a", intent="i")):
+    assert guard.call(ToolCall("look", {}), lambda: 5) == 5
+print(*sorted(name for name in sys.modules if '.' not in name))
+"""
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(said.stdout.split())
+
+
+def test_one_file_speaks_http() -> None:
+    """Its bounds hold for every request only as long as nobody else makes one."""
+    speakers = {"aiohttp", "http", "httpx", "requests", "urllib3"}
+    found = {
+        str(file.relative_to(ROOT))
+        for room in ("guard", "adapters")
+        for file in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if (isinstance(node, ast.Import) and any(a.name.partition(".")[0] in speakers or a.name == "urllib.request" for a in node.names))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and ((node.module or "").partition(".")[0] in speakers or node.module == "urllib.request")
+        )
+    }
+    assert found == {"guard/identity/http.py"}
 
 
 def test_every_code_has_a_reason() -> None:

@@ -14,27 +14,17 @@ from guard import ApprovalRequired, Denied, Guard, Issuer, LocalIssuer, Policy, 
 from guard.errors import ConfigError
 from guard.record import ListSink
 from guard.testing import Desk
+from tests.refunds import with_look
 
 pytest_plugins = ["pytester"]
 
-POLICY = """\
-guardtrail: 1
-name: refunds
-owner: payments@acme.example
-tools:
-  refund: {effect: pay, control: {order: id}, data: {amount: decimal}}
-  look: {effect: read, control: {order: id}}
-intents:
-  refund-order:
-    description: Refund one order, up to a ceiling.
-    params: {order: id, ceiling: decimal}
-    ttl: 10m
-    allow:
-      refund: {args: {order: {eq: $order}, amount: {range: {min: "0.01", max: $ceiling}}}, limit: {calls: 1}}
-      look: {args: {order: {eq: $order}}}
+POLICY = (
+    with_look("{args: {order: {eq: $order}}}")
+    + """\
 rules:
   - {id: healthy, when: {tool: look}, require: {signals.device.ok: {eq: true}}}
 """
+)
 TASK = {"origin": "alice", "intent": "refund-order", "params": {"order": "A-17", "ceiling": "50"}}
 
 # The page's snippet, word for word, below an app that trusts its own issuer and keeps its own records.

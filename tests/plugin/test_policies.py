@@ -9,22 +9,13 @@ import pytest
 # The inner pytest runs in this process and takes back what it imported; native modules cannot be loaded twice.
 import guard.testing.desk
 import guard.testing.plugin  # noqa: F401
+from tests.refunds import REFUNDS
 
 pytest_plugins = ["pytester"]
 
-POLICY = """\
-guardtrail: 1
-name: refunds
-owner: payments@acme.example
-tools:
-  refund: {effect: pay, control: {order: id}, data: {amount: decimal}}
-intents:
-  refund-order:
-    description: Refund one order, up to a ceiling.
-    params: {order: id, ceiling: decimal}
-    ttl: 10m
-    allow:
-      refund: {args: {order: {eq: $order}, amount: {range: {min: "0.01", max: $ceiling}}}, limit: {calls: 1}}
+POLICY = (
+    REFUNDS
+    + """\
 tests:
   - name: the ordinary run
     as: {origin: alice, actor: support, intent: refund-order, params: {order: A-17, ceiling: "50"}}
@@ -38,6 +29,7 @@ tests:
       refund(order="B-99", amount="20")
     expect: [deny args.constraint]
 """
+)
 CASES = """\
 policy: policy.yaml
 tests:

@@ -18,24 +18,12 @@ from guard.policy.load import read_policy
 from guard.policy.supported import ALL, BUILT, PARTS
 from guard.policy.table import CONSTRAINTS_WITH, PART_OF_WORD, SECTIONS
 from tests.policy.reading import DESK, HAS_CEL, NOTHING, block_of, needs_cel, problems
+from tests.refunds import REFUNDS
 
 ROOT = Path(__file__).parents[2]
 HEAD = "guardtrail: 1\nname: desk\nowner: o\n"
 
-SIXTY_SECONDS = """\
-guardtrail: 1
-name: refunds
-owner: payments@acme.example
-tools:
-  refund: {effect: pay, control: {order: id}, data: {amount: decimal}}
-intents:
-  refund-order:
-    description: Refund one order, up to a ceiling.
-    params: {order: id, ceiling: decimal}
-    ttl: 10m
-    allow:
-      refund: {args: {order: {eq: $order}, amount: {range: {min: "0.01", max: $ceiling}}}, limit: {calls: 1}}
-"""
+SIXTY_SECONDS = REFUNDS
 
 
 def load(rest: str, name: str = "desk") -> Policy:

@@ -256,7 +256,7 @@ def _() -> Iterator[Any]:
 
 @row("A049")
 def _() -> Iterator[Any]:
-    """The key file may hold anything; fetching comes with delegated identity."""
+    """Whatever a file or a server gives (what a server does besides: tests/identity/test_http.py, test_remote_hostile.py)."""
     yield from ()
     for text in (
         "<html>",
@@ -442,6 +442,7 @@ def _issuer(path: Path) -> Issuer:
 
 
 def test_a_key_rotated_out_is_refused_at_the_next_look(tmp_path: Path) -> None:
+    """A050, in a file. Over HTTP: tests/identity/test_remote.py, and by a real server: test_connected.py."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
     issuer = _issuer(file)
@@ -453,6 +454,7 @@ def test_a_key_rotated_out_is_refused_at_the_next_look(tmp_path: Path) -> None:
 
 
 def test_no_keys_yet(tmp_path: Path) -> None:
+    """A051, in a file. Over HTTP: tests/identity/test_remote_hostile.py."""
     from guard.errors import TokenRefused
 
     issuer = _issuer(tmp_path / "nothing.json")
@@ -463,7 +465,7 @@ def test_no_keys_yet(tmp_path: Path) -> None:
 
 
 def test_a_flood_does_not_slow_the_others_down() -> None:
-    """A048: a thousand unknown keys, and a good token beside them is taken at once."""
+    """A048: a thousand unknown keys, and a good token beside them is taken at once. Over HTTP: tests/identity/test_remote_hostile.py."""
     flood = [token(kid=f"unknown-{n}") for n in range(300)]
     done = threading.Event()
     thread = threading.Thread(target=lambda: (list(map(verdict, flood)), done.set()))

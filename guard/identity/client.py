@@ -1,0 +1,137 @@
+"""How a program shows at an issuer's endpoints who it is: a client's secret, or a signed assertion. Nothing of it is ever printed.
+
+| given            | shown as                                                          | source                 |
+|------------------|-------------------------------------------------------------------|------------------------|
+| `secret`         | HTTP Basic, both parts form-encoded                               | RFC 6749 section 2.3.1 |
+| `key` (a file)   | `client_assertion`, a minute long, `aud` = the issuer, used once  | RFC 7523 section 2.2   |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from urllib.parse import quote_plus
+
+from guard.errors import ConfigError
+from guard.tokens.jose import b64url_encode, strict_json
+from guard.tokens.keys import KID
+from guard.tokens.text import is_name
+
+__all__ = ["Client"]
+
+ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_LIFE = 60
+_MOST = 64 * 1024
+
+
+class Client:
+    """One agent of this program, as the issuer knows it."""
+
+    bound = False
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        secret: str | None = None,
+        key: str | Path | None = None,
+        actor: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`id`: the `client_id`. Exactly one of `secret` and `key`, a file that only its owner may read (a private JWK, or PEM).
+
+        `actor`: the name the issuer puts into `act.sub` for this client; its id unless said. `clock`: epoch seconds, for tests.
+        """
+        if not is_name(id) or (actor is not None and not is_name(actor)):
+            raise ConfigError("Client: `id` and `actor` are visible names of at most 256 characters")
+        if (secret is None) == (key is None):
+            raise ConfigError("Client: exactly one of `secret` and `key` says who this is")
+        if secret is not None and (not 16 <= len(secret) <= 1024):
+            raise ConfigError("Client: `secret` is a text of at least 16 characters; shorter ones are guessed")
+        self.id = id
+        self.actor = actor or id
+        self._secret = secret
+        self._clock = clock
+        self._key = None if key is None else _loaded(Path(key))
+
+    def __repr__(self) -> str:
+        return f"Client({self.id!r}, {'secret' if self._key is None else 'key'})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client holds a secret and is not pickled")
+
+    def shown(self, url: str, issuer: str, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Form members and headers of a request to `url`."""
+        if self._key is None:
+            pair = f"{quote_plus(self.id)}:{quote_plus(self._secret or '')}"
+            return {}, {"authorization": f"Basic {b64encode(pair.encode()).decode('ascii')}"}
+        now = int(self._clock())
+        claims = {"iss": self.id, "sub": self.id, "aud": issuer, "jti": secrets.token_urlsafe(16), "iat": now, "exp": now + _LIFE}
+        return {"client_id": self.id, "client_assertion_type": ASSERTION, "client_assertion": self._key.signed(claims)}, {}
+
+
+class _Key:
+    """A private key and how it signs."""
+
+    __slots__ = ("_algorithm", "_header", "_private")
+
+    def __init__(self, algorithm: Any, name: str, private: Any, kid: str | None) -> None:
+        self._algorithm, self._private = algorithm, private
+        header = {"alg": name, "typ": "JWT"} | ({"kid": kid} if kid is not None else {})
+        self._header = b64url_encode(json.dumps(header, separators=(",", ":")).encode("ascii"))
+
+    def signed(self, claims: dict[str, object]) -> str:
+        signed = f"{self._header}.{b64url_encode(json.dumps(claims, separators=(',', ':')).encode())}"
+        return f"{signed}.{b64url_encode(self._algorithm.sign(signed.encode('ascii'), self._private))}"
+
+
+def _loaded(path: Path) -> _Key:
+    """Raises ConfigError, which never quotes the file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            raw = file.read(_MOST) if stat.S_ISREG(mode) else b""
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "not a path"
+        raise ConfigError(f"Client: cannot read {path}: {why}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"Client: {path} holds a private key and others may open it; run: chmod 600 {path}")
+    found = _private(raw)
+    if found is None:
+        raise ConfigError(f"Client: {path} holds no private key for ES256, EdDSA or RS256 (a JWK, or PEM without a passphrase)")
+    return found
+
+
+def _private(raw: bytes) -> _Key | None:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+    algorithms: dict[str, Any] = {"EC": ECAlgorithm, "OKP": OKPAlgorithm, "RSA": RSAAlgorithm}
+    kid = None
+    try:
+        if raw.lstrip()[:1] == b"{":
+            jwk = strict_json(raw)
+            algorithm = algorithms.get(str(jwk.get("kty")))
+            found = jwk.get("kid")
+            kid = found if isinstance(found, str) and KID.fullmatch(found) else None
+            private = algorithm.from_jwk(json.dumps(jwk)) if algorithm is not None else None
+        else:
+            private = load_pem_private_key(raw, None)
+    except Exception:  # not strict JSON, no key, or one the library refuses in a way of its own
+        return None
+    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+        return _Key(ECAlgorithm(ECAlgorithm.SHA256), "ES256", private, kid)
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        return _Key(OKPAlgorithm(), "EdDSA", private, kid)
+    if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
+        return _Key(RSAAlgorithm(RSAAlgorithm.SHA256), "RS256", private, kid)
+    return None

@@ -1,0 +1,382 @@
+"""RFC 8693 on a real authorization server, end to end; and servers that lie, fail, or are asked by many at once.
+
+The server's token exchange is ours (`tests/servers/oidc`): that it refuses what is wider shows that we ask for what we say; that its
+answers are compared is shown with a server that lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from guard import Denied, Guard, Issuer, LocalIssuer, Policy, Task, ToolCall
+from guard.errors import ConfigError, GuardError
+from guard.identity.client import Client
+from guard.identity.exchange import Endpoint, TokenExchange
+from guard.model import Delegation, ExchangeRequest
+from guard.record import AuditFile
+from guard.tokens import verify
+from tests.servers.authorization import TOOLS, AuthorizationServer
+
+POLICY = Policy.from_text("""
+guardtrail: 1
+name: files
+owner: desk@acme.example
+tools:
+  read_file: {effect: read, control: {path: path}, returns: none}
+  send_mail: {effect: send, control: {to: email}, data: {body: text}, returns: none}
+intents:
+  tidy: {description: Files., params: {root: path}, allow: {read_file: {args: {path: {under: $root}}}, send_mail: {args: {to: {any: true}}, limit: {calls: 2}}}}
+""")
+DETAILS = [
+    {"type": "agent_task", "intent": "tidy", "params": {"root": "/srv"}},
+    {"type": "agent_tool", "tool": "read_file"},
+    {"type": "agent_tool", "tool": "send_mail", "limit": {"calls": 2}},
+]
+
+
+def secret_client(server: AuthorizationServer, name: str) -> Client:
+    return Client(name, secret=server.secret(name))
+
+
+def key_client(server: AuthorizationServer, name: str, folder: Path) -> Client:
+    path = folder / f"{name}.jwk"
+    path.write_text(json.dumps(server.key(name)))
+    path.chmod(0o600)
+    return Client(name, key=path)
+
+
+def guarded(server: AuthorizationServer, folder: Path, *clients: Client) -> Guard:
+    trust = Issuer(server.issuer, audience=TOOLS, client=list(clients) or None)
+    trust.fetch()
+    return Guard(POLICY, trust=trust, sinks=[AuditFile(folder)])
+
+
+def said(guard: Guard, tool: str, **args: object) -> str:
+    try:
+        guard.call(ToolCall(tool, args), lambda **_: None)
+    except Denied as denied:
+        return str(denied.code)
+    return "allow"
+
+
+def test_alice_to_orchestrator_to_worker(authorization_server: AuthorizationServer, tmp_path: Path) -> None:
+    server = authorization_server
+    token = server.login("alice", details=DETAILS)["access_token"]
+    guard = guarded(server, tmp_path / "log", secret_client(server, "orchestrator"), key_client(server, "worker", tmp_path))
+    with guard.task(token) as task:
+        assert task.delegation.actors == ("ui",)
+        with task.delegate("orchestrator") as middle:
+            assert (middle.delegation.actors, middle.delegation.origin) == (("orchestrator",), "alice")
+            assert said(guard, "send_mail", to="a@acme.example", body="x") == "allow"
+            with middle.delegate("worker", tools={"read_file": {"path": {"under": "/srv/a"}}}) as child:
+                assert (child.delegation.actors, child.delegation.txn) == (("orchestrator", "worker"), task.delegation.txn)
+                assert child.delegation.expires_at <= task.delegation.expires_at
+                assert said(guard, "read_file", path="/srv/a/x") == "allow"
+                assert said(guard, "read_file", path="/srv/b") == "grant.args"
+                assert said(guard, "send_mail", to="a@acme.example", body="x") == "grant.tool"
+                with pytest.raises(Denied, match=r"delegation\.widened"):
+                    child.delegate("orchestrator", tools=["send_mail"])
+            assert said(guard, "send_mail", to="a@acme.example", body="x") == "allow"
+            assert said(guard, "send_mail", to="a@acme.example", body="x") == "limit.calls", "one budget, whoever uses it"
+        text = "".join(path.read_text() for path in (tmp_path / "log").glob("audit*"))
+        for each in (token, middle.token, child.token, server.secret("orchestrator"), str(server.key("worker")["d"])):
+            assert each not in text and each.rpartition(".")[2] not in text
+
+
+def test_awaited(authorization_server: AuthorizationServer, tmp_path: Path) -> None:
+    server = authorization_server
+    guard = guarded(server, tmp_path, secret_client(server, "orchestrator"))
+
+    async def story() -> None:
+        async with guard.task(server.login("alice", details=DETAILS)["access_token"]) as task:
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0.001)
+
+            ticking = asyncio.create_task(tick())
+            async with await task.adelegate("orchestrator", tools=["read_file"]) as child:
+                assert child.delegation.actors == ("orchestrator",)
+            ticking.cancel()
+            assert ticks > 1, "the loop went on"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"scope": "tools:read tools:admin"}, "invalid_scope"),
+        ({"authorization_details": json.dumps([{"type": "agent_tool", "tool": "wipe_disk"}])}, "invalid_authorization_details"),
+        ({"resource": "urn:example:other"}, "invalid_target"),
+    ],
+)
+def test_the_server_refuses_what_is_wider(authorization_server: AuthorizationServer, more: dict[str, Any], says: str) -> None:
+    token = authorization_server.login("alice", details=DETAILS, scope="tools:read")["access_token"]
+    answer = authorization_server.exchange(token, "orchestrator", **{"resource": TOOLS, **more})
+    assert (answer.status_code, answer.json()["error"]) == (400, says)
+
+
+def test_no_client_for_the_actor(authorization_server: AuthorizationServer, tmp_path: Path) -> None:
+    token = authorization_server.login("alice", details=DETAILS)["access_token"]
+    with guarded(authorization_server, tmp_path / "a").task(token) as task, pytest.raises(ConfigError, match="client"):
+        task.delegate("worker")
+    guard = guarded(authorization_server, tmp_path / "b", secret_client(authorization_server, "orchestrator"))
+    with guard.task(authorization_server.login("alice", details=DETAILS)["access_token"]) as task:
+        with pytest.raises(Denied, match=r"no client is configured for actor `worker`.*delegation\.refused"):
+            task.delegate("worker")
+
+
+def test_a_wrong_secret(authorization_server: AuthorizationServer, tmp_path: Path) -> None:
+    guard = guarded(authorization_server, tmp_path, Client("orchestrator", secret="not the secret of it"))
+    with guard.task(authorization_server.login("alice", details=DETAILS)["access_token"]) as task:
+        with pytest.raises(Denied, match=r"invalid_client \[delegation\.refused\]") as refused:
+            task.delegate("orchestrator")
+    assert "not the secret" not in str(refused.value)
+
+
+# -- a server that lies, fails, or is slow -------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Metadata, and a token endpoint that does as the test says."""
+
+    def __init__(self, answer: Callable[[dict[str, str]], tuple[int, object]]) -> None:
+        self.asked: list[dict[str, str]] = []
+        outer = self
+
+        class Talk(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.say(200, {"issuer": outer.url, "token_endpoint": f"{outer.url}/token"})
+
+            def do_POST(self) -> None:
+                raw = self.rfile.read(int(self.headers["content-length"])).decode()
+                form = {name: values[0] for name, values in parse_qs(raw).items()}
+                outer.asked.append(form)
+                self.say(*answer(form))
+
+            def say(self, status: int, body: object) -> None:
+                raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Talk)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join(5)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    open_now: list[Server] = []
+
+    def start(answer: Callable[[dict[str, str]], tuple[int, object]]) -> Server:
+        open_now.append(Server(answer))
+        return open_now[-1]
+
+    yield start
+    for each in open_now:
+        each.close()
+
+
+GOOD = {
+    "access_token": "a.b.c",
+    "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    "token_type": "Bearer",
+    "expires_in": 300,
+}
+
+
+def request(**over: Any) -> ExchangeRequest:
+    iam = LocalIssuer("post")
+    token = iam.mint(origin="alice", actor="lead", intent="tidy")
+    delegation: Delegation = verify(token, {iam.url: iam.rules()}, now=int(time.time()))
+    given: dict[str, Any] = {
+        "token": token,
+        "delegation": delegation,
+        "actor": "worker",
+        "scopes": frozenset({"s"}),
+        "details": None,
+        "seconds": None,
+    }
+    return ExchangeRequest(**(given | over))
+
+
+def asking(server: Server, **more: Any) -> TokenExchange:
+    return TokenExchange(
+        Endpoint(server.url, seconds=1.0), {"worker": Client("worker", secret="0123456789abcdef")}, "urn:example:tools", **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "asked"),
+    [
+        ((400, {"error": "invalid_scope", "error_description": "TOKENTEXT"}), "delegation.refused", 1),
+        ((401, {"error": "invalid_client"}), "delegation.refused", 1),
+        ((400, {"error": "TOKENTEXT"}), "delegation.refused", 1),
+        ((400, {"error": 7}), "delegation.unavailable", 1),
+        ((400, b"<html>"), "delegation.unavailable", 1),
+        ((500, {"error": "server_error"}), "delegation.unavailable", 2),
+        ((302, {}), "delegation.unavailable", 1),
+        ((200, b"<html>"), "delegation.unavailable", 1),
+        ((200, b'{"access_token": "a", "access_token": "b"}'), "delegation.unavailable", 1),
+        ((200, {**GOOD, "access_token": None}), "delegation.unavailable", 1),
+        ((200, {**GOOD, "access_token": ["a.b.c"]}), "delegation.unavailable", 1),
+        ((200, {**GOOD, "issued_token_type": "urn:ietf:params:oauth:token-type:refresh_token"}), "delegation.unavailable", 1),
+        ((200, {**GOOD, "issued_token_type": None}), "delegation.unavailable", 1),
+        ((200, {**GOOD, "token_type": "DPoP"}), "delegation.unavailable", 1),
+        ((200, {**GOOD, "token_type": "N_A"}), "delegation.unavailable", 1),
+        ((200, b"x" * 600_000), "delegation.unavailable", 1),
+    ],
+)
+def test_answers_that_are_none(serve: Callable[..., Server], answer: tuple[int, object], code: str, asked: int) -> None:
+    server = serve(lambda form: answer)
+    exchange = asking(server)
+    for round in (1, 2):
+        with pytest.raises(GuardError) as refused:
+            exchange.exchange(request())
+        assert refused.value.code == code and "TOKENTEXT" not in str(refused.value)
+        assert len(server.asked) == asked * round, "a refusal is not kept"
+    assert all(form == server.asked[0] for form in server.asked[:asked]), "a retry is the same question"
+
+
+def test_silence(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (time.sleep(3), (200, GOOD))[1])
+    begun = time.monotonic()
+    with pytest.raises(GuardError) as refused:
+        asking(server).exchange(request())
+    assert refused.value.code == "delegation.unavailable" and time.monotonic() - begun < 2.9
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(GuardError) as refused:
+        TokenExchange(
+            Endpoint("http://127.0.0.1:9", seconds=1.0), {"worker": Client("worker", secret="0123456789abcdef")}, "tools"
+        ).exchange(request())
+    assert refused.value.code == "delegation.unavailable"
+
+
+def test_what_is_asked(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (200, GOOD))
+    details = ({"type": "agent_tool", "tool": "read_file"},)
+    given = request(details=details)
+    assert asking(server).exchange(given) == "a.b.c"
+    assert server.asked == [
+        {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token": given.token,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "requested_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "scope": "s",
+            "authorization_details": '[{"type":"agent_tool","tool":"read_file"}]',
+            "resource": "urn:example:tools",
+        }
+    ]
+
+
+def test_kept_until_it_is_about_to_end(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (200, GOOD))
+    now = [1000.0]
+    exchange = asking(server, clock=lambda: now[0])
+    first = request()
+    for other in (first, first, request(), request(scopes=frozenset()), request(seconds=60)):
+        exchange.exchange(other)
+    assert len(server.asked) == 4, "by everything that was asked: another token, scope or lifetime is another question"
+    now[0] += 269
+    exchange.exchange(first)
+    assert len(server.asked) == 4
+    now[0] += 2
+    exchange.exchange(first)
+    assert len(server.asked) == 5, "thirty seconds before its end it is asked for anew"
+
+
+def test_of_many_at_once_one_asks(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (time.sleep(0.2), (200, GOOD))[1])
+    exchange, given, got = asking(server), request(), []
+    threads = [threading.Thread(target=lambda: got.append(exchange.exchange(given))) for _ in range(16)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+    assert got == ["a.b.c"] * 16 and len(server.asked) == 1
+
+
+def test_a_server_that_lies_is_found_out(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """It gives the whole of the parent where a part was asked for."""
+    holder: list[Task] = []
+
+    def answer(form: dict[str, str]) -> tuple[int, object]:
+        d = holder[0].delegation
+        return 200, {**GOOD, "access_token": LocalIssuer.exchange(iam, ExchangeRequest(form["subject_token"], d, "worker", d.scopes))}
+
+    server = serve(answer)
+
+    class Remote(LocalIssuer):
+        def exchange(self, request: ExchangeRequest) -> str:
+            return asking(server).exchange(request)
+
+    iam = Remote("post")
+    guard = Guard(POLICY, trust=iam, sinks=[AuditFile(tmp_path)])
+    with guard.task(iam.mint(origin="alice", actor="lead", intent="tidy", params={"root": "/srv"})) as task:
+        holder.append(task)
+        with pytest.raises(Denied, match=r"delegation\.widened"):
+            task.delegate("worker", tools=["read_file"])
+
+
+# -- who this is ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"id": "a"}, "exactly one"),
+        ({"id": "a", "secret": "x" * 20, "key": "k"}, "exactly one"),
+        ({"id": "", "secret": "x" * 20}, "visible"),
+        ({"id": "a", "secret": "short"}, "16 characters"),
+        ({"id": "a", "key": "/nowhere/at/all"}, "cannot read"),
+    ],
+)
+def test_clients_that_are_none(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Client(**given)
+
+
+def test_key_files(tmp_path: Path, authorization_server: AuthorizationServer) -> None:
+    path = tmp_path / "key"
+    for raw in (b"", b"{", b"{}", b"-----BEGIN", json.dumps({**authorization_server.key("worker"), "d": "AA"}).encode()):
+        path.write_bytes(raw)
+        path.chmod(0o600)
+        with pytest.raises(ConfigError, match="holds no private key"):
+            Client("worker", key=path)
+    path.write_text(json.dumps(authorization_server.key("worker")))
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Client("worker", key=path)
+    os.chmod(path, 0o600)
+    shown = Client("worker", key=path)
+    assert "d" in authorization_server.key("worker") and str(authorization_server.key("worker")["d"]) not in repr(shown)
