@@ -32,7 +32,7 @@ from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, R
 from guard.errors import ConfigError
 from guard.tokens.jose import NotStrict, b64url_decode, b64url_encode, strict_json
 
-__all__ = ["ALGORITHMS", "KID", "Key", "KeySet", "KeysRefused", "holder_key", "thumbprint"]
+__all__ = ["ALGORITHMS", "KID", "Key", "KeySet", "KeysRefused", "holder_key", "published", "thumbprint"]
 
 KID = re.compile(r"[A-Za-z0-9._:@+/=-]{1,128}")
 """What a `kid` may be. It is only ever a dictionary key; `+/=` because real issuers publish plain base64, `@` because RFC 7520 does."""
@@ -151,7 +151,7 @@ class KeySet:
         keys: dict[str | None, Key] = {}
         kids: set[str | None] = set()
         for at, entry in enumerate(entries):
-            kid = _checked(entry, at)
+            kid = published(entry, at)
             if kid in kids or (kid is None and len(entries) > 1):
                 raise KeysRefused(f"keys[{at}]: a `kid` that another key has too, or none although there are several keys")
             kids.add(kid)
@@ -191,8 +191,8 @@ def _entries(raw: bytes) -> object:
         return None  # not from inside the handler: the cause would hold the text
 
 
-def _checked(entry: object, at: int) -> str | None:
-    """What makes the whole set untrustworthy, whatever the entry is for."""
+def published(entry: object, at: int) -> str | None:
+    """The `kid` of an entry. Raises `KeysRefused` for what makes the whole set untrustworthy, whatever the entry is for."""
     if not isinstance(entry, dict):
         raise KeysRefused(f"keys[{at}] is not an object")
     if entry.get("kty") == "oct" or not isinstance(entry.get("kty"), str):
