@@ -178,7 +178,7 @@ def _holder_key(members: tuple[tuple[str, object], ...]) -> Key:
 
 
 def _alone(jwk: dict[str, object]) -> Key:
-    key = _key(jwk, _checked(jwk, 0), 0)
+    key = _key(jwk, published(jwk, 0), 0)
     if key is None:
         raise KeysRefused(f"`jwk` is no key for signatures that is on the list ({', '.join(ALGORITHMS)})")
     return key
