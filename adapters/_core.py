@@ -9,8 +9,13 @@ from collections.abc import Mapping
 
 from guard import ApprovalRequired, Decision, Denied, Guard, ToolCall
 from guard.errors import ConfigError
+from guard.identity.holder import HolderKey
+from guard.telemetry import META_PROOF, META_TOKEN
 
-__all__ = ["ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "ToolCall", "missing", "refusal", "tool_call", "without_token"]
+__all__ = [
+    "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "HolderKey", "ToolCall", "missing", "refusal", "tool_call",
+    "without_token",
+]  # fmt: skip
 
 
 def missing(adapter: str, package: str, least: str) -> ConfigError:
@@ -37,7 +42,7 @@ def without_token(data: Mapping[str, object], token: str) -> dict[str, object]:
 
 
 def _holds(value: object, token: str) -> bool:
-    return isinstance(value, str) and token in value
+    return isinstance(value, str) and any(part in value for part in token.split("~"))  # of a chain, no hop either
 
 
 def _scrub(value: object, token: str) -> object:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._core import Denied, Guard, missing, refusal, tool_call, without_token
+from ._core import META_PROOF, META_TOKEN, Denied, Guard, HolderKey, missing, refusal, tool_call, without_token
 
 try:
     from mcp import ClientSession, MCPError
@@ -55,10 +55,20 @@ class GuardedSession:
     """The tools of one MCP session, as the current task may use them.
 
     `server`: its name in the policy, where tools are written `server/tool`; needed where two servers have a tool of the same name.
-    `raise_denied`: raise `Denied` instead of answering with an `isError` result, which is what a model expects.
+    `present`: the server has a guard of its own: the task's token and a fresh proof of this call go along in `_meta`. Only for a server that may
+    have them; any other never sees the token. `raise_denied`: raise `Denied` instead of answering with an `isError` result, which is what a model expects.
     """
 
-    def __init__(self, guard: Guard, session: ClientSession, *, server: str | None = None, raise_denied: bool = False) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        session: ClientSession,
+        *,
+        server: str | None = None,
+        raise_denied: bool = False,
+        present: HolderKey | None = None,
+    ) -> None:
+        self._present = present
         self._guard = guard
         self._session = session
         self._server = server
@@ -112,7 +122,10 @@ class GuardedSession:
     async def _send(
         self, name: str, arguments: dict[str, Any], timeout: float | None, progress: Any, given: Mapping[str, object] | None
     ) -> CallToolResult:
-        meta: Any = without_token(given or {}, self._guard.current().token)
+        token = self._guard.current().token
+        meta: Any = without_token(given or {}, token)
+        if self._present is not None:
+            meta |= {META_TOKEN: token, META_PROOF: self._present.prove(token, name, arguments)}
         inject(meta)  # `traceparent` of the guard's span: the server's spans become part of this call
         try:
             result = await self._session.call_tool(name, arguments, timeout, progress, meta=meta or None)

@@ -37,6 +37,8 @@ __all__ = [
     "INTENT",
     "ISSUER",
     "LINK",
+    "META_PROOF",
+    "META_TOKEN",
     "MODE",
     "MONITORED",
     "OPENINFERENCE_KIND",
@@ -119,6 +121,10 @@ FIX: Final = "guardtrail.fix"
 LINK: Final = "guardtrail.link"
 """On a span link, why it is there: `witness` (an earlier step that made a rule fire), `flow` (a value of this call came from there), `pivot`
 (the last step before the task changed hands), `caller` (where it happened, in a trace that is not sampled)."""
+
+# in the `_meta` of an MCP request, for a server that has a guard of its own; never in a span or record
+META_TOKEN: Final = "guardtrail.io/token"
+META_PROOF: Final = "guardtrail.io/proof"
 
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"

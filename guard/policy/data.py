@@ -405,3 +405,5 @@ class PolicyData:
     asks: Mapping[str, AskRule] = field(default_factory=dict)
     most_asks: int = 10
     """So many asks a task may make; the next one denies."""
+    proof: Mapping[str, str] = field(default_factory=dict)
+    """Effect class -> what a call of it must prove: `key`."""

@@ -37,6 +37,7 @@ class Draft:
     asked: Asked | None = None
     asks: dict[str, AskRule] = field(default_factory=dict)
     most_asks: int = 10
+    proof: dict[str, str] = field(default_factory=dict)
     places: dict[tuple[str, ...], Mark] = field(default_factory=dict)
     written: dict[tuple[str, str], set[str]] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ from guard.policy.fields import take
 from guard.policy.flowtext import read_asked, read_flow
 from guard.policy.lint import lint
 from guard.policy.problems import Enough, Report
-from guard.policy.read import read_intents, read_scopes, read_tools
+from guard.policy.read import read_intents, read_proof, read_scopes, read_tools
 from guard.policy.rules import read_rules
 from guard.policy.supported import BUILT
 from guard.policy.yamltext import Map, Node, parse
@@ -125,7 +125,7 @@ def _read(report: Report, text: str, base: PolicyData | None) -> Policy | None:
     name, digest = got["name"].text, sha256(text.encode("utf-8")).hexdigest()
     return Policy(
         name, draft.owner, digest, report.file, tools, intents, tuple(draft.rules), draft.scopes, tests, report.warnings,
-        draft.flow, draft.asked, draft.asks, draft.most_asks, text, report.parts,
+        draft.flow, draft.asked, draft.asks, draft.most_asks, draft.proof, text, report.parts,
     )  # fmt: skip
 
 
@@ -156,11 +156,13 @@ def _draft(report: Report, tree: Node, got: Mapping[str, Any], base: PolicyData 
         read_asked(draft, got["asked"])
     if "asks" in got:
         read_asks(draft, got["asks"])
+    if "proof" in got:
+        read_proof(draft, got["proof"])
     if draft.pack and "asked" in got and isinstance(tree, Map):
         report.error(
             "unenforceable", tree.entries["asked"].key, "`asked` stands where the tools are; a task has one prompt", "move it there"
         )
-    if draft.pack and has and not {"rules", "flow"} & has:
+    if draft.pack and has and not {"rules", "flow", "proof"} & has:
         report.error("empty", START, "the policy has no tools, no intents and no rules: it says nothing")
     return draft
 
@@ -220,6 +222,6 @@ def _read_cases(report: Report, text: str) -> CasesFile:
     digest = sha256(text.encode("utf-8")).hexdigest() if not report.failed else ""
     over = Policy(
         "cases", "", digest, report.file, draft.tools, draft.intents, (), {}, (), (),
-        draft.flow, draft.asked, draft.asks, draft.most_asks, text, report.parts,
+        draft.flow, draft.asked, draft.asks, draft.most_asks, draft.proof, text, report.parts,
     ) if "over" in got else None  # fmt: skip
     return CasesFile(tuple(word.text for word in got.get("policy", ())), over, tests)

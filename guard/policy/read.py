@@ -159,6 +159,20 @@ def _permission(draft: Draft, intent: str, tool: Word, node: Node, params: Mappi
     return Permission(tool.text, args, limit, report.where(tool.at), at, origins, check)
 
 
+def read_proof(draft: Draft, node: Map) -> None:
+    """Effect class -> what its calls must prove."""
+    report = draft.report
+    if not node.entries:
+        report.error("value", node.at, "`proof` is empty", "leave it out")
+    for effect, entry in node.entries.items():
+        known = word_of(report, Word(effect, entry.key), "effect", "proof")
+        leaf = entry.node
+        if not isinstance(leaf, Leaf) or not isinstance(leaf.value, str):
+            report.error("type", leaf.at, f"`{effect}` must be `key` or `workload`")
+        elif word_of(report, Word(leaf.value, leaf.at), "proof", f"`{effect}`") and known:
+            draft.proof[effect] = leaf.value
+
+
 def read_scopes(draft: Draft, node: Map) -> None:
     for scope, below in entries(draft.report, node, "scope", "scope"):
         items = below.items if isinstance(below, Seq) else (below,)

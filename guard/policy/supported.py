@@ -17,6 +17,7 @@ _LABELS: Final = "labels"
 _ASK: Final = "approvals"
 _RULES: Final = "the workflow rules"
 _CEL: Final = "CEL checks"
+_WORKLOAD: Final = "workload identity"
 _FACTS: Final = "signals and facts"
 
 
@@ -56,6 +57,8 @@ PARTS: Final[Mapping[str, Part]] = {
     "signal": Part(True, _FACTS),
     "user_says": Part(True, _SOURCES),
     "tasks": Part(True, _RULES),
+    # identity
+    "proof by workload": Part(False, _WORKLOAD),
 }
 
 BUILT: Final = frozenset(name for name, part in PARTS.items() if part.built)

@@ -94,6 +94,7 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "entity": ("email", "url", "host", "iban", "account", "path", "phone", "amount", "date", "handle", "repo", "id"),
     "match": ("exact", "host"),
     "answer": ("deny", "ask"),
+    "proof": ("key", "workload"),
     "count": ("several",),
     "by": ("person", "actor", "origin"),
     "distinct": ("person", "actor"),
@@ -102,7 +103,7 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "bound": ("min", "max", "above", "below"),
 }
 
-PART_OF_WORD: Final[Mapping[tuple[str, str], str]] = {("then", "suspend"): "suspend"}
+PART_OF_WORD: Final[Mapping[tuple[str, str], str]] = {("then", "suspend"): "suspend", ("proof", "workload"): "proof by workload"}
 """(closed set, word) -> the part of the language it belongs to."""
 
 # For editors only: `guard.constraints` reads them.
@@ -125,6 +126,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "flow": Key("map", "Effect class -> sources of control values -> verdict. A cell not written is deny.", "flow_row", part="flow"),
         "asked": Key("one", "The trusted prompt's own words as a second vote on effect classes.", "asked", part="asked"),
         "asks": Key("map", "Rule, code or `default` -> who may answer an ask.", "ask", part="asks"),
+        "proof": Key(
+            "map of words", "Effect class -> what a call of it must prove: that its caller holds the key the token names.", "effect proof"
+        ),
         "tests": Key("list", "Traces and what must come of them.", "test"),
     },
     "tool": {

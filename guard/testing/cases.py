@@ -24,6 +24,7 @@ from typing import Self
 
 from guard.errors import Denied
 from guard.identity import LocalIssuer
+from guard.identity.holder import HolderKey
 from guard.model import Decision, Outcome, ToolCall
 from guard.policy import Policy
 from guard.policy.cases import meets
@@ -128,6 +129,9 @@ class _Desk:
             policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals,
             approvals=self._approvals,
         )  # fmt: skip
+        layers = policy if isinstance(policy, Sequence) else [policy]
+        # Where the policy demands a proof, whoever acts in the case has one; that it is demanded is no matter of a case.
+        self._key = HolderKey.generate(clock=lambda: self.clock.now().timestamp()) if any(layer.proof for layer in layers) else None
         self._asked: dict[tuple[str, str], Decision] = {}
         self._open = ExitStack()
         self._tasks: dict[tuple[str, str | None], tuple[Task, float]] = {}
@@ -186,7 +190,7 @@ class _Desk:
         known = self._tasks.get((name, actor))
         if known is not None and now < known[1]:
             return known[0]
-        task = self._open.enter_context(self._guard.task(self._mint(name, actor), prompt=self._who(name).prompt))
+        task = self._open.enter_context(self._guard.task(self._mint(name, actor), prompt=self._who(name).prompt, key=self._key))
         self._tasks[name, actor] = task, now + _TTL - _SPARE
         return task
 
@@ -207,6 +211,7 @@ class _Desk:
             ttl=f"{_TTL}s",
             txn=f"case-{name or 'own'}",
             person=run_as.person,
+            key=None if self._key is None else self._key.public,
         )
 
 

@@ -31,6 +31,7 @@ from guard.errors import ApprovalRequired, ConfigError
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, Record, TaskRecord
 from guard.house import House
 from guard.identity import LocalIssuer, RevocationList, TrustedIssuers
+from guard.identity.holder import HolderKey
 from guard.model import Decision
 from guard.record import Blinds, ListSink
 from guard.runtime import Guard, Task
@@ -86,9 +87,12 @@ class Desk:
             raise ConfigError(
                 "guardtrail.task: the first argument is the guard whose tools are tested: `guardtrail.task(guard, origin=...)`"
             )
+        key = HolderKey.generate(clock=lambda: self.clock.now().timestamp()) if any(one.proof for one in guard._house.layers) else None
+        if key is not None:  # the policy demands a proof somewhere: whoever acts in the test has one
+            more = {"key": key.public, **more}
         token = self.issuer.mint(origin=origin, actor=actor, intent=intent, params=params, ttl=ttl, **more)
         self._take(guard)
-        return guard.task(token, prompt=prompt)
+        return guard.task(token, prompt=prompt, key=key)
 
     @property
     def records(self) -> list[DecisionRecord | OutcomeRecord]:

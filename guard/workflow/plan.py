@@ -198,7 +198,7 @@ def make_plan(
         origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
-    proof = bool(delegation.bound)
+    proof = bool(delegation.bound) or any(effect in layer.proof for layer in layers for effect in spec.effects)
     plain = events.light and not (asked or past or limits or order or origins or votes or proof)
     possible = all(finding.says == "permit" for finding in always)
     together = [each for each in fixed if each.window is None]

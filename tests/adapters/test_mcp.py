@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from opentelemetry import trace
 
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.adapters.mcp import GuardedSession
+from guard.identity.holder import HolderKey
 from guard.record import ListSink
+from guard.telemetry import META_PROOF, META_TOKEN
+from guard.tokens.proof import verify_pop
 from tests.adapters.server import make_server
 
 SERVER = Path(__file__).with_name("server.py")
@@ -268,6 +272,29 @@ def test_the_token_never_reaches_the_server(run: Callable[[Test], World]) -> Non
             assert json.loads(seen)["progressive"] == "kept"
             assert json.loads(seen)["nested"] == {"deep": ["kept", {"too": 1}]}
             assert meta["com.example/delegation"] == task.token  # the caller's own mapping is not touched
+
+    run(test)
+
+
+def test_a_server_with_a_guard_of_its_own_gets_token_and_proof(run: Callable[[Test], World]) -> None:
+    async def test(world: World) -> None:
+        key, other = HolderKey.generate(), HolderKey.generate()
+        root = world.iam.mint(origin="alice", actor="support", intent="refund-order", params={"order": "A-17"}, key=key.public, depth=1)
+        chain = key.attenuate(root, actor="mailer", key=other)
+        async with world.guard.task(chain, key=other) as task:
+            hop = chain.split("~")[1]
+            meta = json.loads(said(await world.tools(present=other).call_tool("echo", meta={"mine": root, "yours": ["x", hop]})))
+            again = json.loads(said(await world.tools(present=other).call_tool("echo")))
+            found = task.delegation
+            bare = said(await world.tools().call_tool("echo", meta={"mine": root, "yours": hop}))
+        assert meta[META_TOKEN] == chain
+        assert "mine" not in meta
+        assert meta["yours"] == ["x"]
+        now = int(time.time())
+        marks = {verify_pop(one[META_PROOF], found, chain, tool="echo", args=b"{}", now=now) for one in (meta, again)}
+        assert len(marks) == 2
+        assert root not in bare
+        assert hop not in bare
 
     run(test)
 
