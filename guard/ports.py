@@ -11,10 +11,23 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, Delegation, ExchangeRequest, Signal
+from guard.model import Approval, Delegation, ExchangeRequest, Finding, Signal
 from guard.ops import Applied, Op, Refused
 
-__all__ = ["Approvals", "Blinds", "Clock", "Exchanger", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
+__all__ = [
+    "Approvals",
+    "Blinds",
+    "Clock",
+    "Exchanger",
+    "Paths",
+    "Proofs",
+    "Registrations",
+    "Revocations",
+    "Signals",
+    "Sink",
+    "StateStore",
+    "Verifier",
+]
 
 
 @runtime_checkable
@@ -125,6 +138,19 @@ class Proofs(Protocol):
     """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody."""
 
     def actor(self, delegation: Delegation) -> str | None: ...
+
+
+class Registrations(Protocol):
+    """What is known of the identities that act. Asked when a plan is made, not at a call; a change of `generation` makes plans anew."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def findings(self, delegation: Delegation) -> tuple[Finding, ...]:
+        """Of judge `token`. Never raises, never blocks."""
+        ...
+
+    def proofs(self) -> Proofs: ...
 
 
 class Paths(Protocol):
