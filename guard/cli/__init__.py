@@ -12,6 +12,7 @@ from guard.cli import token as _token
 from guard.cli.audit import app as _audit
 from guard.cli.check import check
 from guard.cli.explain import explain
+from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
 from guard.cli.output import YES, say
@@ -32,6 +33,7 @@ in the order of the work
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
   explain         one recorded decision and its chain     guardtrail explain last
   replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
+  identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
 `guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
@@ -77,6 +79,7 @@ app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
 app.command()(replay)
+app.add_typer(_identity, name="identity")
 app.add_typer(_audit, name="audit")
 
 

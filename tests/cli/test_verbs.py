@@ -25,14 +25,17 @@ VERBS = [
     ["token", "inspect"],
     ["audit"],
     ["audit", "verify"],
+    ["identity"],
+    ["identity", "list"],
+    ["identity", "check"],
 ]
 
 
 def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
     said = cli()
     assert said.code == 0
-    found = [line.split("   ")[0].strip() for line in said.lines if line.startswith("  ")]
-    assert found == ["init", "lint", "test", "token mint", "token inspect", "check", "explain", "replay", "audit verify"]
+    found = [line.strip().split("  ")[0] for line in said.lines if line.startswith("  ")]
+    assert found == ["init", "lint", "test", "token mint", "token inspect", "check", "explain", "replay", "identity check", "audit verify"]
 
 
 def test_version(cli: Run) -> None:
@@ -46,7 +49,7 @@ def test_help_teaches(cli: Run, verb: list[str]) -> None:
     said = cli(*verb, "--help")
     assert said.code == 0
     assert "Usage: guardtrail" in said.out
-    if verb not in (["token"], ["audit"]):
+    if verb not in (["token"], ["audit"], ["identity"]):
         assert f"guardtrail {' '.join(verb)}" in said.out.partition("Options:")[0], "no example"
         assert "--json" in said.out
 
