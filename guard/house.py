@@ -17,9 +17,23 @@ from typing import TYPE_CHECKING, Any
 from guard.constraints import Binder, Shape
 from guard.decide import ALLOW, decide
 from guard.drive import Failure
-from guard.model import Bound, Decision, Delegation, Outcome
+from guard.model import Bound, Decision, Delegation, Finding, Outcome
 from guard.ops import Op, Pin
-from guard.ports import Approvals, Blinds, Clock, Exchanger, Proofs, Prover, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import (
+    Approvals,
+    Blinds,
+    Clock,
+    Exchanger,
+    Proofs,
+    Prover,
+    Registrations,
+    Revocations,
+    Signals,
+    Sink,
+    StateStore,
+    Verifier,
+)  # fmt: skip
+from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
@@ -208,7 +222,8 @@ class TaskState:
         plans = self.under(house)
         plan = plans.get(tool)
         if plan is None:
-            plan = make_plan(house.layers, self.delegation, tool, self.context, plans.since)
+            known = _known(house.registry, self.delegation) if house.registry is not None else ()
+            plan = make_plan(house.layers, self.delegation, tool, self.context, plans.since, known)
             if plan.agreed is not None and decide(plan.agreed.granted, plan.all_required) is not ALLOW:
                 plan = replace(plan, agreed=None)
             if len(plans) < 4096:  # tool names come from a model: unknown ones must not fill the memory
@@ -306,6 +321,7 @@ class House:
     approvals: Approvals | None = None
     signals: Signals | None = None
     proofs: Proofs | None = None
+    registry: Registrations | None = None
     ids: Ids = field(default_factory=Ids)
     binders: dict[str, Binder] = field(default_factory=dict)
     """Tool -> what binds a call by name."""
@@ -347,6 +363,13 @@ class House:
         pending = failure.pending
         if pending is not None:
             pending.add_done_callback(lambda future: None if future.cancelled() or future.exception() else _quiet(refund, future.result()))
+
+
+def _known(registry: Registrations, delegation: Delegation) -> tuple[Finding, ...]:
+    try:
+        return tuple(registry.findings(delegation))
+    except Exception:
+        return (Finding("token", "forbid", ReasonCode.IDENTITY_UNAVAILABLE),)
 
 
 def named(layers: Sequence[Policy]) -> str:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, Delegation, ExchangeRequest, Signal
+from guard.model import Approval, Delegation, ExchangeRequest, Finding, Signal
 from guard.ops import Applied, Op, Refused
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Paths",
     "Proofs",
     "Prover",
+    "Registrations",
     "Revocations",
     "Signals",
     "Sink",
@@ -152,6 +153,19 @@ class Prover(Protocol):
     def prove(self, presented: str, tool: str, args: bytes, *, audience: str | None = None) -> str:
         """A proof for one call; `args`: its canonical arguments."""
         ...
+
+
+class Registrations(Protocol):
+    """What is known of the identities that act. Asked when a plan is made, not at a call; a change of `generation` makes plans anew."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def findings(self, delegation: Delegation) -> tuple[Finding, ...]:
+        """Of judge `token`. Never raises, never blocks."""
+        ...
+
+    def proofs(self) -> Proofs: ...
 
 
 class Paths(Protocol):

@@ -60,6 +60,13 @@ class ReasonCode(StrEnum):
     KEYS_UNAVAILABLE = "keys.unavailable"
     REVOCATION_UNAVAILABLE = "revocation.unavailable"
 
+    IDENTITY_UNREGISTERED = "identity.unregistered"
+    IDENTITY_UNOWNED = "identity.unowned"
+    IDENTITY_OVERDUE = "identity.overdue"
+    IDENTITY_SUSPENDED = "identity.suspended"
+    IDENTITY_KEY = "identity.key"
+    IDENTITY_UNAVAILABLE = "identity.unavailable"
+
     TOOL_UNKNOWN = "tool.unknown"
     ARGS_UNKNOWN = "args.unknown"
     ARGS_MISSING = "args.missing"
@@ -171,6 +178,22 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.KEYS_UNAVAILABLE: _R("the issuer's keys could not be read", "not available now"),
     ReasonCode.REVOCATION_UNAVAILABLE: _R("the revocation list could not be asked or gave no clear answer", "not available now"),
+    ReasonCode.IDENTITY_UNREGISTERED: _R(
+        "who acts is not in the registry of identities, under the issuer of its token", _TOKEN_REFUSED, ("NIST-CSF-PR.AA-01", "OWASP-ASI03")
+    ),
+    ReasonCode.IDENTITY_UNOWNED: _R("nobody owns the identity that acts", "a person must look first", ("NIST-CSF-PR.AA-01",)),
+    ReasonCode.IDENTITY_OVERDUE: _R(
+        "the secret of the identity that acts was not rotated in time", "a secret is overdue", ("NIST-CSF-PR.AA-01",)
+    ),
+    ReasonCode.IDENTITY_SUSPENDED: _R(
+        "the identity that acts, its key or its workload is suspended or retired", _TOKEN_REFUSED, ("NIST-CSF-PR.AA-01", "OWASP-ASI03")
+    ),
+    ReasonCode.IDENTITY_KEY: _R(
+        "the key the token is bound to is registered to another identity, or not to this one",
+        _TOKEN_REFUSED,
+        ("RFC7800-3.1", "OWASP-ASI03"),
+    ),
+    ReasonCode.IDENTITY_UNAVAILABLE: _R("the registry of identities cannot be read", "not available now"),
     ReasonCode.TOOL_UNKNOWN: _R("the policy does not name this tool", "not a tool of this policy", ("OWASP-ASI02",)),
     ReasonCode.ARGS_UNKNOWN: _R("an argument that neither the tool nor the policy declares", "unknown argument", ("OWASP-ASI02",)),
     ReasonCode.ARGS_MISSING: _R("a required argument is absent or null", "an argument is missing"),

@@ -19,7 +19,7 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Finding, Outcome, ToolCall
-from guard.ports import Approvals, Clock, Proofs, Prover, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Approvals, Clock, Proofs, Prover, Registrations, Revocations, Signals, Sink, StateStore, Verifier
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
@@ -58,6 +58,7 @@ class Guard:
         approvals: Approvals | None = None,
         signals: Signals | None = None,
         proofs: Proofs | None = None,
+        registry: Registrations | None = None,
     ) -> None:
         """Load and lint `policy`; raise PolicyError with every error found, never the first only.
 
@@ -67,7 +68,8 @@ class Guard:
         I/O included; later is a deny. `revocations`: what was taken back, asked on every call; a list of such lists; None: the index in `state`
         where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
         said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
-        None: an ask stays one, and nothing runs.
+        None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`); without `proofs` of
+        its own the guard takes the registry's.
         """
         from guard.loading import load_layers
 
@@ -83,7 +85,7 @@ class Guard:
         clock = clock or SystemClock()
         base = layers[0]
         store = open_state(state) if isinstance(state, str) else state
-        taken_back, verifier = _taken_back(revocations, store if isinstance(state, str) else None, TrustedIssuers(trust))
+        taken_back, verifier = _taken_back(revocations, store if isinstance(state, str) else None, TrustedIssuers(trust, registry=registry))
         self._house = House(
             layers,
             named(layers),
@@ -98,7 +100,8 @@ class Guard:
             seconds,
             approvals=approvals,
             signals=signals,
-            proofs=proofs,
+            proofs=proofs if proofs is not None or registry is None else registry.proofs(),
+            registry=registry,
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}

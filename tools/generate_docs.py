@@ -21,6 +21,7 @@ ROOMS = {
     "token": "Token",
     "keys": "Keys of the issuer",
     "revocation": "Revocation",
+    "identity": "Registry of identities",
     "tool": "Tool",
     "args": "Arguments",
     "grant": "Grants of the token",

@@ -12,6 +12,7 @@ from guard.cli import token as _token
 from guard.cli.audit import app as _audit
 from guard.cli.check import check
 from guard.cli.explain import explain
+from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
 from guard.cli.output import YES, say
@@ -37,6 +38,7 @@ in the order of the work
   revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
   ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
+  identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
 `guardtrail VERB --help` says more. Exit codes: 0 yes, 1 no, 2 wrong usage, 3 could not answer. `--json` everywhere."""
@@ -85,6 +87,7 @@ app.command()(replay)
 app.command()(revoke)
 app.command()(revoked)
 app.add_typer(_ssf, name="ssf")
+app.add_typer(_identity, name="identity")
 app.add_typer(_audit, name="audit")
 
 

@@ -9,14 +9,19 @@ from guard.identity.trusted import TrustedIssuers
 
 if TYPE_CHECKING:
     from guard.identity.client import Client
+    from guard.identity.registry import Registry
 
-__all__ = ["Client", "Issuer", "LocalIssuer", "RevocationList", "TrustedIssuers"]
+__all__ = ["Client", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustedIssuers"]
 
 
 def __getattr__(name: str) -> object:
-    """`Client`, loaded when it is asked for: who only verifies does not pay for it."""
+    """`Client`, `Registry`: loaded when asked for; who only verifies does not pay for them."""
     if name == "Client":
         from guard.identity.client import Client
 
         return Client
+    if name == "Registry":
+        from guard.identity.registry import Registry
+
+        return Registry
     raise AttributeError(name)

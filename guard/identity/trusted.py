@@ -12,7 +12,7 @@ from guard.errors import ConfigError, KeysWanted, TokenRefused
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.model import Delegation
-from guard.ports import Exchanger
+from guard.ports import Exchanger, Registrations
 from guard.reasons import ReasonCode
 from guard.tokens import IssuerRules, split, token_json
 from guard.tokens.chain import MAX_CHAIN
@@ -46,13 +46,17 @@ class TrustedIssuers:
 
     inline = True  # no I/O but one `stat` of a key file a second, and reading it when it changed
 
-    def __init__(self, trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer], *, most: int = 4096) -> None:
+    def __init__(
+        self, trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer], *, most: int = 4096, registry: Registrations | None = None
+    ) -> None:
         issuers = _issuers(trust)
         self._issuers: Mapping[str, Issuer | LocalIssuer] = {issuer.url: issuer for issuer in issuers}
         if len(self._issuers) != len(issuers):
             raise ConfigError("`trust` names an issuer twice; one `iss` has one set of keys and one audience")
-        self._files = tuple(issuer for issuer in issuers if isinstance(issuer, Issuer))
-        self._remote = any(issuer.remote for issuer in self._files)
+        files = tuple(issuer for issuer in issuers if isinstance(issuer, Issuer))
+        self._remote = any(issuer.remote for issuer in files)
+        # What changes under us. The registry is asked elsewhere; its change verifies everything anew, and so every plan is made anew.
+        self._watched: tuple[Issuer | Registrations, ...] = files if registry is None else (*files, registry)
         self._seen: tuple[int, ...] = ()
         self._generation = 0
         self._rules = _Rules(self._issuers)
@@ -66,9 +70,9 @@ class TrustedIssuers:
 
     @property
     def generation(self) -> int:
-        """Changes whenever keys did, in a file or at a server."""
-        if self._files:
-            seen = tuple(issuer.generation for issuer in self._files)
+        """Changes whenever keys did, in a file or at a server, or the registry."""
+        if self._watched:
+            seen = tuple(each.generation for each in self._watched)
             if seen != self._seen:
                 with self._lock:
                     if seen != self._seen:

@@ -141,11 +141,16 @@ RESERVED: Final = Finding("state", "permit", ReasonCode.PERMIT, text="reserved")
 
 
 def make_plan(
-    layers: Sequence[PolicyData], delegation: Delegation, tool: str, context: Context, since: Mapping[str, int] = _NO_SINCE
+    layers: Sequence[PolicyData],
+    delegation: Delegation,
+    tool: str,
+    context: Context,
+    since: Mapping[str, int] = _NO_SINCE,
+    known: Sequence[Finding] = (),
 ) -> Plan:
     """Compile what `layers` and `delegation` say about `tool`, for the task and actor of `context`.
 
-    `since`: shape -> the second from which it is counted.
+    `since`: shape -> the second from which it is counted. `known`: what the registry says of who acts.
     """
     base = layers[0]
     spec = base.tools.get(tool)
@@ -155,9 +160,21 @@ def make_plan(
     if spec is None:
         unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of policy {base.name}", fix=None)
         return Plan(
-            None, (token, unknown), (), (), {}, (), (), ("token", "grants"), None, "os", ((), ()), False, ("token", "grants", "state")
+            None,
+            (token, *known, unknown),
+            (),
+            (),
+            {},
+            (),
+            (),
+            ("token", "grants"),
+            None,
+            "os",
+            ((), ()),
+            False,
+            ("token", "grants", "state"),
         )
-    always = [token]
+    always = [token, *known]
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
     sources: list[LimitSource] = []
@@ -199,8 +216,9 @@ def make_plan(
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
     proof = bool(delegation.bound) or any(effect in layer.proof for layer in layers for effect in spec.effects)
-    plain = events.light and not (asked or past or limits or order or origins or votes or proof)
-    possible = all(finding.says == "permit" for finding in always)
+    asks = any(finding.says == "ask" for finding in always)
+    plain = events.light and not (asked or past or limits or order or origins or votes or proof or asks)
+    possible = all(finding.says in ("permit", "ask") for finding in always)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
     # What cannot be undone is on disk before it starts; the rest is with the operating system.

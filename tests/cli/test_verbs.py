@@ -29,6 +29,9 @@ VERBS = [
     ["revoked"],
     ["ssf"],
     ["ssf", "serve"],
+    ["identity"],
+    ["identity", "list"],
+    ["identity", "check"],
 ]
 
 
@@ -48,6 +51,7 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
         "revoke",
         "revoked",
         "ssf serve",
+        "identity check",
         "audit verify",
     ]
 
@@ -63,7 +67,7 @@ def test_help_teaches(cli: Run, verb: list[str]) -> None:
     said = cli(*verb, "--help")
     assert said.code == 0
     assert "Usage: guardtrail" in said.out
-    if verb not in (["token"], ["audit"], ["ssf"]):
+    if verb not in (["token"], ["audit"], ["ssf"], ["identity"]):
         assert f"guardtrail {' '.join(verb)}" in said.out.partition("Options:")[0], "no example"
         assert "--json" in said.out
 
