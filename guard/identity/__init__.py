@@ -9,14 +9,19 @@ from guard.identity.trusted import TrustedIssuers
 
 if TYPE_CHECKING:
     from guard.identity.client import Client
+    from guard.identity.workload import TrustBundles, WorkloadIssuer, Workloads
 
-__all__ = ["Client", "Issuer", "LocalIssuer", "RevocationList", "TrustedIssuers"]
+__all__ = ["Client", "Issuer", "LocalIssuer", "RevocationList", "TrustBundles", "TrustedIssuers", "WorkloadIssuer", "Workloads"]
 
 
 def __getattr__(name: str) -> object:
-    """`Client`, loaded when it is asked for: who only verifies does not pay for it."""
+    """What only some need, loaded when it is asked for: who only verifies does not pay for it."""
     if name == "Client":
         from guard.identity.client import Client
 
         return Client
+    if name in ("TrustBundles", "WorkloadIssuer", "Workloads"):
+        from guard.identity import workload
+
+        return getattr(workload, name)
     raise AttributeError(name)

@@ -7,7 +7,6 @@ What is not here yet has its place (the *delegated identity* issue):
 | proof of possession        | a `KINDS` row whose key is the header's `jwk`; `claims._read` stops at `cnf` until then |
 | offline attenuation hop    | a `KINDS` row whose key is the parent's `cnf`; a `verify_chain` that folds over hops    |
 | token exchange, introspection | `guard/identity`: they end in a token that is verified here                          |
-| workload SVID / WIT        | a `KINDS` row whose key comes from a trust bundle                                       |
 """
 
 from __future__ import annotations
