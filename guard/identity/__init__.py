@@ -10,12 +10,15 @@ from guard.identity.trusted import TrustedIssuers
 if TYPE_CHECKING:
     from guard.identity.client import Client
     from guard.identity.registry import Registry
+    from guard.identity.workload import TrustBundles, WorkloadIssuer, Workloads
 
-__all__ = ["Client", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustedIssuers"]
+__all__ = [
+    "Client", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustBundles", "TrustedIssuers", "WorkloadIssuer", "Workloads",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    """`Client`, `Registry`: loaded when asked for; who only verifies does not pay for them."""
+    """What only some need, loaded when it is asked for: who only verifies does not pay for it."""
     if name == "Client":
         from guard.identity.client import Client
 
@@ -24,4 +27,8 @@ def __getattr__(name: str) -> object:
         from guard.identity.registry import Registry
 
         return Registry
+    if name in ("TrustBundles", "WorkloadIssuer", "Workloads"):
+        from guard.identity import workload
+
+        return getattr(workload, name)
     raise AttributeError(name)

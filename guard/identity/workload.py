@@ -183,7 +183,8 @@ class Workloads:
         self._names: Names = _Table(names) if isinstance(names, Mapping) else names
         self._file = None if shown is None or callable(shown) else _Watched(_path(shown, "Workloads"), _text)
         self._ask = shown if callable(shown) else None
-        self.inline = self._ask is None  # nothing but one `stat` of each file a second
+        # Nothing but one `stat` of each file a second.
+        self.inline = self._ask is None and all(getattr(one, "inline", True) is True for one in trust)
         self._clock = clock
         self._here: ContextVar[str | None] = ContextVar("guardtrail_workload", default=None)
         self._last: tuple[str, tuple[int, ...], int, Workload] | None = None

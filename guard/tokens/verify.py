@@ -5,7 +5,6 @@ What is not here yet has its place (the *delegated identity* issue):
 | to come                    | where it goes                                                                          |
 |----------------------------|----------------------------------------------------------------------------------------|
 | token exchange, introspection | `guard/identity`: they end in a token that is verified here                          |
-| workload SVID / WIT        | a `KINDS` row whose key comes from a trust bundle                                       |
 """
 
 from __future__ import annotations
