@@ -66,10 +66,10 @@ def make_guard(text: str, **options: Any) -> tuple[Guard, str]:
     return guard, token
 
 
-def cached_decision(text: str, token_guard: tuple[Guard, str] | None = None) -> Callable[[int], None]:
+def cached_decision(text: str, token_guard: tuple[Guard, str] | None = None, *, key: Any = None) -> Callable[[int], None]:
     """From bound arguments to the committed reservation: no record, no body. The task stays open."""
     guard, token = token_guard or make_guard(text)
-    task = guard.task(token).__enter__()
+    task = guard.task(token, key=key).__enter__()
     house, state = guard._house, task.state
     call = ToolCall("tool_0", CALL)
 

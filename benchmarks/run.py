@@ -24,6 +24,7 @@ from typing import Any
 import jwt
 
 from benchmarks.chain import chain_rows
+from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
@@ -116,6 +117,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "self": spans,
     "decision": decisions,
     "token": tokens,
+    "delegation": delegation_rows,
     "call": calls,
     "import": imports,
     "chain": chain_rows,

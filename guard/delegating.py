@@ -115,7 +115,7 @@ def _child(
     child = yield from identify(house, draft, made)
     if isinstance(child, Finding):
         return child
-    more = widened(widest, child)
+    more = widened(widest, child, scopes=house.layers[0].scopes)
     if more is None and child.actor != actor:
         more = "it is for another actor than was asked for"
     return made if more is None else _wider(more)

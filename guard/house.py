@@ -19,7 +19,7 @@ from guard.decide import ALLOW, decide
 from guard.drive import Failure
 from guard.model import Bound, Decision, Delegation, Outcome
 from guard.ops import Op, Pin
-from guard.ports import Approvals, Blinds, Clock, Exchanger, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Approvals, Blinds, Clock, Exchanger, Proofs, Prover, Revocations, Signals, Sink, StateStore, Verifier
 from guard.workflow.atoms import Live
 from guard.workflow.limits import Context
 from guard.workflow.plan import Plan, make_plan
@@ -153,6 +153,8 @@ class TaskState:
     """Pseudonym of the token's subject, where `origin` is that of the person it names besides."""
     pending: list[Op] = field(default_factory=list)
     """For the next list of a settling: room in the ledger that was claimed and not needed, and its mark where a result was not learnt."""
+    holder: Prover | None = None
+    """Makes the proofs of a bound token in process; None: they come with the calls."""
     unlearnt: bool = False
     """The store did not take what a result held."""
 

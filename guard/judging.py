@@ -115,9 +115,16 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         draft.findings += plan.always
         _besides(draft, task, plan, now, stop)
         return decide(_in_order(draft), plan.all_required)
+    if plan.proof or call.proof:
+        from guard.proving import proven
+
+        stop = proven(draft, task, plan, bound, now)
+        if stop is not None:
+            return _stopped(draft, stop)
     if call.id:
         draft.call_key = _call_key(task, call, bound)
-        draft.replay = None if draft.dry else house.outcomes.get(draft.call_key)
+        # What came with a proof is not handed out again: whoever saw call and proof pass could ask for it.
+        draft.replay = None if draft.dry or call.proof else house.outcomes.get(draft.call_key)
         if draft.replay is not None:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
@@ -217,9 +224,14 @@ def _weigh(
     sourced = origins.judge(live, answers[own:], context, draft.id, draft.call.args) if origins is not None else None
     draft.masks = sourced.masks if sourced is not None else None
     at = max(now, draft.read_at)
-    draft.weighed = weigh(
+    weighed = weigh(
         plan, live, context, draft.id, at, answers[:own], draft.signals, draft.cleared, seen=not draft.adds, sourced=sourced, votes=votes
     )  # fmt: skip
+    if draft.mark is not None:
+        from guard.proving import with_mark
+
+        weighed = with_mark(weighed, draft.mark, draft.id)
+    draft.weighed = weighed
     return None
 
 

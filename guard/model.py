@@ -60,11 +60,15 @@ Judge = Literal["task", "token", "call", "grants", "intent", "flow", "asked", "r
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One tool invocation as a framework hands it over. `id` "": the guard makes one (and then cannot recognise a repeat)."""
+    """One tool invocation as a framework hands it over. `id` "": the guard makes one (and then cannot recognise a repeat).
+
+    `proof`: of possession of the key the token names (`guard-pop+jwt`), for this very call; "": none came with it.
+    """
 
     tool: str
     args: Mapping[str, object] = field(default_factory=dict)
     id: str = ""
+    proof: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,7 @@ class Delegation:
     epoch. `grants`: None where the token has no `agent_tool` entry.
     """
 
-    kind: str  # typ: at+jwt | txntoken+jwt
+    kind: str  # typ: at+jwt | txntoken+jwt | guard-att+jwt
     tenant: str
     issuer: str
     txn: str
@@ -134,6 +138,10 @@ class Delegation:
     person: str | None = None
     session: str | None = None
     local: bool = False
+    above: tuple[Delegation, ...] = ()
+    """The hops before this one, root first, each with `above` empty: asked wherever this is. Empty: a token that stands alone."""
+    bound: Literal["", "jkt", "x5t#S256"] = ""
+    """By what the holder must prove itself (`credential.thumbprint`). "": whoever has the token may use it."""
 
     @property
     def task(self) -> tuple[str, str, str]:

@@ -14,7 +14,20 @@ from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRec
 from guard.model import Approval, Delegation, ExchangeRequest, Signal
 from guard.ops import Applied, Op, Refused
 
-__all__ = ["Approvals", "Blinds", "Clock", "Exchanger", "Paths", "Proofs", "Revocations", "Signals", "Sink", "StateStore", "Verifier"]
+__all__ = [
+    "Approvals",
+    "Blinds",
+    "Clock",
+    "Exchanger",
+    "Paths",
+    "Proofs",
+    "Prover",
+    "Revocations",
+    "Signals",
+    "Sink",
+    "StateStore",
+    "Verifier",
+]
 
 
 @runtime_checkable
@@ -128,6 +141,17 @@ class Proofs(Protocol):
     """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody."""
 
     def actor(self, delegation: Delegation) -> str | None: ...
+
+
+class Prover(Protocol):
+    """Who holds the key of a bound token in this process (`guard.identity.holder.HolderKey`)."""
+
+    @property
+    def thumbprint(self) -> str: ...
+
+    def prove(self, presented: str, tool: str, args: bytes, *, audience: str | None = None) -> str:
+        """A proof for one call; `args`: its canonical arguments."""
+        ...
 
 
 class Paths(Protocol):

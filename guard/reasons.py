@@ -52,6 +52,7 @@ class ReasonCode(StrEnum):
     TOKEN_LIFETIME = "token.lifetime"
     TOKEN_ACTORS = "token.actors"
     TOKEN_PROOF = "token.proof"
+    TOKEN_CHAIN = "token.chain"
     TOKEN_DETAILS = "token.details"
     TOKEN_NO_TASK = "token.no_task"
     TOKEN_NO_GRANT = "token.no_grant"
@@ -153,7 +154,14 @@ REASONS: dict[ReasonCode, Reason] = {
         "the `act` chain is malformed, repeats an actor or is deeper than 8", _TOKEN_REFUSED, ("RFC8693-4.1", "OWASP-ASI03")
     ),
     ReasonCode.TOKEN_PROOF: _R(
-        "the token is bound to a key and no proof of that key came with it", _TOKEN_REFUSED, ("RFC7800-3.1", "RFC9449-7")
+        "the token is bound to a key, or the policy demands one, and no valid, unused proof of it came with the call",
+        _TOKEN_REFUSED,
+        ("RFC7800-3.1", "RFC9449-7"),
+    ),
+    ReasonCode.TOKEN_CHAIN: _R(
+        "the hops of the chain do not fit together (parent, depth, key), or the root allows none",
+        _TOKEN_REFUSED,
+        ("RFC7800-3.1", "OWASP-ASI03"),
     ),
     ReasonCode.TOKEN_DETAILS: _R("`authorization_details` has an unknown type, member or constraint", _TOKEN_REFUSED, ("RFC9396-5",)),
     ReasonCode.TOKEN_NO_TASK: _R("the token names no task: no `txn`, no configured claim, no `sid`", "the token names no task"),

@@ -19,7 +19,7 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Bound, Decision, Finding, Outcome, ToolCall
-from guard.ports import Approvals, Clock, Proofs, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Approvals, Clock, Proofs, Prover, Revocations, Signals, Sink, StateStore, Verifier
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
@@ -195,15 +195,16 @@ class Guard:
 
     # -- tasks -----------------------------------------------------------------------------------------------------------------
 
-    def task(self, token: str, *, prompt: str | None = None) -> Task:
+    def task(self, token: str, *, prompt: str | None = None, key: Prover | None = None) -> Task:
         """Verify `token` and open its task: `with` or `async with`; also makes it current for this context.
 
         Raise Denied (`token.*`, `task.*`) on entry. `prompt`: the user's own words; pass nothing that a tool or page returned.
-        Nothing in the arguments can name the task: its id is the token's `txn`.
+        Nothing in the arguments can name the task: its id is the token's `txn`. `key`: the `HolderKey` a bound token names: each call is then
+        proven with it; without it, a call brings its own proof (`ToolCall.proof`) or is denied `token.proof`.
         """
         if prompt is not None and not isinstance(prompt, str):
             raise ConfigError("`prompt` is the user's own words as one text, not messages or bytes")
-        return Task(self, token, prompt)
+        return Task(self, token, prompt, key)
 
     def current(self) -> Task:
         """The task of this context; Denied `task.none` outside one. Threads take it along through `contextvars.copy_context()`."""

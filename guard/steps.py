@@ -59,8 +59,8 @@ def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
     """
     left = taken.left
     undone: list[Op] = []
-    if marks:  # the mark of the call's id; marks of rules are among `unmark`
-        undone += [Take(op.key, need=False) for op in taken.ops[1:3] if type(op) is Mark]
+    if marks:  # the mark of the call's id; marks of rules are among `unmark`, and a proof is used up
+        undone += [Take(op.key, need=False) for op in taken.ops[1:3] if type(op) is Mark and not op.key.startswith("proof|")]
     if left is not None:
         undone += left.unmark if marks else left.forget
         undone += [hold.undo for hold in left.holds if hold.undo is not None]
@@ -90,6 +90,8 @@ class Draft:
     judged: tuple[int, int] | None = None
     life: Pin | None = None
     live: Live | None = None
+    mark: str | None = None
+    """Of the proof that came with the call: taken with the reservation."""
     masks: Masks | None = None
     looked: Sequence[object] = ()
     """Answers of what would refuse, read together with `answers`."""

@@ -12,6 +12,7 @@ from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.flow import finish_flow
 from guard.house import House, TaskState
 from guard.model import Decision, Delegation, Outcome
+from guard.ports import Prover
 from guard.taskflow import end_flow, open_flow, says_flow
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ def _declassifying(house: House, state: TaskState, label: str) -> Flow[Decision]
 class Task:
     """One open task: a context manager, never built by hand. Made by `Guard.task`; may be entered again, also in other threads."""
 
-    def __init__(self, guard: Guard, token: str, prompt: str | None) -> None:
+    def __init__(self, guard: Guard, token: str, prompt: str | None, key: Prover | None = None) -> None:
         self._guard = guard
+        self._key = key
         self._token = token
         self._prompt = prompt
         self._state: TaskState | None = None
@@ -188,6 +190,11 @@ class Task:
     def _entered(self, answer: TaskState | Decision) -> None:
         if isinstance(answer, Decision):
             raise denied(answer)
+        if self._key is not None:
+            found = answer.delegation
+            if found.bound != "jkt" or found.credential.thumbprint != self._key.thumbprint:
+                raise ConfigError("`key` is not the one this token names (`cnf`)")
+            answer.holder = self._key
         self._state = answer
         if answer.first:
             self._guard._openers.add(answer.delegation.task)

@@ -25,6 +25,8 @@ from guard.tokens import IssuerRules, KeySet, thumbprint
 from guard.tokens.claims import MAX_ACTORS, MAX_SCOPES, MAX_TIME
 from guard.tokens.details import MAX_ARGS, MAX_CALLS, MAX_ENTRIES, details_of
 from guard.tokens.jose import MAX_DEPTH, MAX_INT, MAX_MEMBERS, MAX_TOKEN, NotStrict, b64url_encode, strict_json
+from guard.tokens.keys import KeysRefused, holder_key
+from guard.tokens.rules import MAX_LINKS
 from guard.tokens.text import is_name
 
 __all__ = ["LocalIssuer"]
@@ -91,6 +93,8 @@ class LocalIssuer:
         txn: str | None = None,
         person: str | None = None,
         now: float | None = None,
+        key: Mapping[str, object] | None = None,
+        depth: int = 0,
     ) -> str:
         """A signed token (`txntoken+jwt`): `actor` works for `origin` on the task `intent` with `params`.
 
@@ -98,7 +102,8 @@ class LocalIssuer:
 
         Beyond the page, for tests and tools: `tools` adds `agent_tool` grants (names, or name -> args, None for no constraint on them),
         `limits` how many calls each may take; `scope` replaces the scope that grants nothing; `txn` names the task (a second token of
-        the same task); `person` names the proven person behind the origin; `now` is the time of issue. `intent` may be None where
+        the same task); `person` names the proven person behind the origin; `now` is the time of issue; `key` is the
+        public JWK the token is bound to (`cnf`), `depth` how many hops its holders may add offline (`mdp`). `intent` may be None where
         `tools` or `scope` say what is granted.
         """
         actors = _actors(origin, actor, workload)
@@ -126,6 +131,12 @@ class LocalIssuer:
         }
         if person is not None:
             claims["person"] = person
+        if key is not None:
+            claims["cnf"] = {"jwk": _public(key)}
+        if depth:
+            if type(depth) is not int or not 0 < depth < MAX_LINKS or key is None:
+                raise ConfigError(f"mint: `depth` is 1 to {MAX_LINKS - 1} hops, and needs a `key` that signs the first")
+            claims["mdp"] = depth
         if details:
             claims["authorization_details"] = details
         payload = _json(claims)
@@ -325,6 +336,14 @@ def _plain(value: object, name: str, depth: int = 0) -> object:
         if isinstance(value, (list, tuple)):
             return [_plain(inner, name, depth + 1) for inner in value]
     raise ConfigError(f"mint: `{name}` holds a {type(value).__name__} that has no place in a token; amounts and dates are written as text")
+
+
+def _public(key: Mapping[str, object]) -> dict[str, object]:
+    try:
+        holder_key(dict(key))
+    except KeysRefused as error:
+        raise ConfigError(f"mint: `key` is no public JWK: {error}") from None
+    return dict(key)
 
 
 def _is_scope(scope: object) -> bool:

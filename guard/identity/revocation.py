@@ -149,7 +149,7 @@ class RevocationList:
 
 def lineage(d: Delegation) -> tuple[Delegation, ...]:
     """The delegation and every one above it: any of them taken back kills it."""
-    return (d,)
+    return (*d.above, d)
 
 
 def revocable(d: Delegation) -> Iterator[tuple[str, str]]:

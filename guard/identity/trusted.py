@@ -14,9 +14,10 @@ from guard.identity.local import LocalIssuer
 from guard.model import Delegation
 from guard.ports import Exchanger
 from guard.reasons import ReasonCode
-from guard.tokens import IssuerRules, split, token_json, verify
+from guard.tokens import IssuerRules, split, token_json
+from guard.tokens.chain import MAX_CHAIN
+from guard.tokens.chain import verify_presented as verify
 from guard.tokens.claims import SKEW
-from guard.tokens.jose import MAX_TOKEN
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -84,7 +85,7 @@ class TrustedIssuers:
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `TokenRefused` and nothing else; `KeysWanted` where a fetch may help."""
-        if type(token) is not str or len(token) > MAX_TOKEN or not token.isascii():
+        if type(token) is not str or len(token) > MAX_CHAIN or not token.isascii():
             return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
         generation = self.generation
         last = self._last

@@ -259,8 +259,7 @@ class Turns:
         while not entry.gone:
             first = row.popleft()[3]
             if not first.gone:
-                for each in first.line.before(first):
-                    out.append(self._out(each))
+                out.extend(map(self._out, first.line.before(first)))
 
     def _out(self, entry: _Entry) -> tuple[Line, Seen]:
         entry.gone = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from heapq import merge
+from heapq import heappop, heappush, heapreplace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ __all__ = ["Found", "Seen", "Status", "read"]
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_:.,\-]{1,128}")
 _OPEN = 200
-"""So many audit files are merged by time; more are read one after the other."""
+"""So many audit files are open at a time."""
 _FEW = 100
 """So many values of a document are looked at."""
 
@@ -49,27 +49,57 @@ def read(paths: Sequence[Path], *, progress: Callable[[int, int], None] | None =
         if progress is not None:
             progress(done, total)
 
-    logs: list[Iterator[Seen]] = []
+    logs: list[tuple[int, Iterator[Seen]]] = []
     rest: list[Iterator[Seen]] = []
     ends: Lines | None = None
     for file in files:
         lines = Lines(file, found, told)
         try:
             name, events = _reader(lines, found)
+            began = _began(lines) if name == "audit" else 0
         except OSError as error:
             found.unreadable[str(file)] = (error.strerror or type(error).__name__).lower()
             continue
         found.files += 1
         found.formats[str(file)] = name
-        (logs if name == "audit" else rest).append(_safe(events, str(file), found))
+        if name == "audit":
+            logs.append((began, _safe(events, str(file), found)))
+        else:
+            rest.append(_safe(events, str(file), found))
         ends = ends if name in ("audit", "unknown") else lines
     if ends is not None:
         ends.last = True  # a trace may go on in the next file: exporters rotate
-    streams = [merge(*logs, key=lambda seen: seen.at)] if 1 < len(logs) <= _OPEN else logs
-    for stream in (*streams, *rest):
+    for stream in (_merged(logs) if len(logs) > 1 else logs[0][1] if logs else (), *rest):
         for seen in stream:
             found.events += 1
             yield seen
+
+
+def _began(lines: Lines) -> int:
+    """The time of the first record; 0 where it has none."""
+    first = lines.first()
+    at = first.get("at") if isinstance(first, dict) else None
+    return at if type(at) is int else 0
+
+
+def _merged(logs: list[tuple[int, Iterator[Seen]]]) -> Iterator[Seen]:
+    """By time. A file is opened where its first record stands: of a log that was cut into many, few at a time."""
+    closed = sorted(((began, number) for number, (began, _) in enumerate(logs)), reverse=True)
+    heads: list[tuple[int, int, Seen]] = []
+    while closed or heads:
+        while closed and len(heads) < _OPEN and (not heads or closed[-1][0] <= heads[0][0]):
+            _, number = closed.pop()
+            first = next(logs[number][1], None)
+            if first is not None:
+                heappush(heads, (first.at, number, first))
+        if heads:
+            _, number, seen = heads[0]
+            yield seen
+            following = next(logs[number][1], None)
+            if following is None:
+                heappop(heads)
+            else:
+                heapreplace(heads, (following.at, number, following))
 
 
 def _safe(events: Iterator[Seen], file: str, found: Found) -> Iterator[Seen]:

@@ -13,10 +13,13 @@ from guard.errors import TokenRefused
 from guard.model import Credential, Delegation, quick
 from guard.reasons import ReasonCode
 from guard.tokens.details import read_details
+from guard.tokens.keys import Key, KeysRefused, holder_key
 from guard.tokens.rules import IssuerRules
 from guard.tokens.text import is_name
 
-__all__ = ["MAX_ACTORS", "SKEW", "read_access_token", "read_transaction_token"]
+__all__ = [
+    "MAX_ACTORS", "MAX_TIME", "SKEW", "confirmed_key", "read_access_token", "read_confirmation", "read_transaction_token",
+]  # fmt: skip
 
 SKEW = 5
 """Seconds that clocks of issuer and verifier may differ. A token counts exactly while `exp > now - SKEW`."""
@@ -27,6 +30,9 @@ MAX_SCOPES = 128
 
 # RFC 6749 3.3: scope-token = 1*( %x21 / %x23-5B / %x5D-7E ), separated by one space.
 _SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*")
+
+# SHA-256 in canonical base64url: 256 bits leave four of the last character's six.
+_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 
 Claims = Mapping[str, object]
 _delegation = quick(Delegation)
@@ -58,8 +64,7 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
     origin_kind = _origin_kind(claims, origin, workload)
     scopes = _scopes(claims)
     actors = _actors(claims, rules, origin if origin_kind == "person" else None) or (workload,)
-    if "cnf" in claims:  # A bound token is not a bearer token. Proof comes with the delegated identity issue: see `verify.py`.
-        raise TokenRefused(ReasonCode.TOKEN_PROOF)
+    bound, holder_print = read_confirmation(claims) if "cnf" in claims else ("", None)
     txn = _task(kind, claims, rules, session)
     details = read_details(claims)
     if details.intent is None and details.grants is None and not scopes:
@@ -69,7 +74,7 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
         tenant=rules.tenant,
         issuer=rules.url,
         txn=txn,
-        credential=_credential(rules.url, jti, kid),
+        credential=_credential(rules.url, jti, kid, holder_print),
         origin=origin,
         origin_kind=origin_kind,
         actors=actors,
@@ -84,8 +89,31 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
         person=person,
         session=session,
         local=rules.local,
+        bound=bound,
     )
     return found
+
+
+def read_confirmation(claims: Claims) -> tuple[Literal["jkt", "x5t#S256"], str]:
+    """RFC 7800: by what the holder proves itself, and its thumbprint. Exactly one member that is known here: with two, each side could look
+    at the other one (attack A109). A bound token is never a bearer token: without a proof every call is denied."""
+    cnf = claims.get("cnf")
+    if type(cnf) is dict and len(cnf) == 1:
+        (name, value), *_ = cnf.items()
+        if name == "jwk":
+            return "jkt", confirmed_key(value).thumbprint
+        if name in ("jkt", "x5t#S256") and type(value) is str and _THUMBPRINT.fullmatch(value):
+            return ("jkt" if name == "jkt" else "x5t#S256"), value
+    raise TokenRefused(ReasonCode.TOKEN_PROOF, "`cnf` must have exactly one member: `jwk`, `jkt` or `x5t#S256`")
+
+
+def confirmed_key(jwk: object) -> Key:
+    """The key in `cnf.jwk`."""
+    try:
+        return holder_key(jwk)
+    except KeysRefused:
+        pass
+    raise TokenRefused(ReasonCode.TOKEN_PROOF, "the key in `cnf` is not a public key for signatures")
 
 
 def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:

@@ -40,11 +40,15 @@ class Details(NamedTuple):
     grants: Mapping[str, tuple[Grant, ...]] | None
 
 
+_NONE: Mapping[str, Constraint] = {}
 NOTHING = Details(None, MappingProxyType({}), None)
 
 
-def read_details(claims: Mapping[str, object]) -> Details:
-    """The claim `authorization_details`. Absent: no details. An empty list means no tool at all, never all tools."""
+def read_details(claims: Mapping[str, object], known: Mapping[str, tuple[Grant, ...]] | None = None) -> Details:
+    """The claim `authorization_details`. Absent: no details. An empty list means no tool at all, never all tools.
+
+    `known`: the parent's grants. A constraint that is written as it is there is not read anew.
+    """
     if "authorization_details" not in claims:
         return NOTHING
     entries = claims["authorization_details"]
@@ -60,7 +64,7 @@ def read_details(claims: Mapping[str, object]) -> Details:
     for at, entry in enumerate(entries):
         kind = entry.get("type") if type(entry) is dict else None
         if kind == "agent_tool":
-            grant = _grant(entry, at)
+            grant = _grant(entry, at, known)
             grants.setdefault(grant.tool, []).append(grant)
         elif kind == "agent_task" and intent is None:
             intent, params = _task(entry, at)
@@ -96,28 +100,34 @@ def _task(entry: Mapping[str, object], at: int) -> tuple[str, Mapping[str, objec
     return intent, MappingProxyType(params)
 
 
-def _grant(entry: Mapping[str, object], at: int) -> Grant:
+def _grant(entry: Mapping[str, object], at: int, known: Mapping[str, tuple[Grant, ...]] | None) -> Grant:
     tool = entry.get("tool")
     if not entry.keys() <= _TOOL:
         _refuse(f"[{at}] has an unknown member")
     if not is_name(tool) or not isinstance(tool, str):
         _refuse(f"[{at}] has no valid `tool`")
-    args = _args(entry["args"], at) if "args" in entry else None
+    above = known.get(tool) if known is not None else None
+    args = _args(entry["args"], at, (above[0].args if above is not None else None) or _NONE) if "args" in entry else None
     grant: Grant = _grant_of(tool, args, _calls(entry["limit"], at) if "limit" in entry else None)
     return grant
 
 
-def _args(raw: object, at: int) -> Mapping[str, Constraint]:
+def _args(raw: object, at: int, known: Mapping[str, Constraint]) -> Mapping[str, Constraint]:
     """A mapping, also an empty one, closes the world: an argument that is not named is denied."""
     if type(raw) is not dict or len(raw) > MAX_ARGS or not all(map(is_name, raw)):
         _refuse(f"[{at}] has no valid `args`")
     try:
-        args = {path: parse(constraint, origin="token") for path, constraint in raw.items()}
+        args = {path: _parsed(constraint, known.get(path)) for path, constraint in raw.items()}
     except ConstraintError:
         args = None
     if args is None or any(constraint.params for constraint in args.values()):
         _refuse(f"[{at}] has an unknown or invalid constraint")  # outside the handler: its text may quote the token
     return MappingProxyType(args)
+
+
+def _parsed(raw: object, known: Constraint | None) -> Constraint:
+    # By their texts: True equals 1, and is another literal.
+    return known if known is not None and repr(known.raw) == repr(raw) else parse(raw, origin="token")
 
 
 def _calls(raw: object, at: int) -> int:

@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from math import prod
 from typing import Any
@@ -31,7 +32,7 @@ from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, R
 from guard.errors import ConfigError
 from guard.tokens.jose import NotStrict, b64url_decode, b64url_encode, strict_json
 
-__all__ = ["ALGORITHMS", "KID", "Key", "KeySet", "KeysRefused", "thumbprint"]
+__all__ = ["ALGORITHMS", "KID", "Key", "KeySet", "KeysRefused", "holder_key", "thumbprint"]
 
 KID = re.compile(r"[A-Za-z0-9._:@+/=-]{1,128}")
 """What a `kid` may be. It is only ever a dictionary key; `+/=` because real issuers publish plain base64, `@` because RFC 7520 does."""
@@ -160,6 +161,27 @@ class KeySet:
         if not keys:
             raise KeysRefused(f"the key set holds no key for signatures that is on the list ({', '.join(ALGORITHMS)})")
         return cls(keys)
+
+
+def holder_key(jwk: object) -> Key:
+    """The one public key a token or proof carries in itself (`cnf.jwk`, header `jwk`). Raises `KeysRefused`; the rules of a key set hold."""
+    if not isinstance(jwk, dict) or len(jwk) > 16:
+        raise KeysRefused("`jwk` is not an object")
+    if all(type(value) is str for value in jwk.values()):
+        return _holder_key(tuple(sorted(jwk.items())))
+    return _alone(jwk)
+
+
+@lru_cache(maxsize=256)  # an agent's key comes with each of its tokens and proofs; a pure function, and refusals are not kept
+def _holder_key(members: tuple[tuple[str, object], ...]) -> Key:
+    return _alone(dict(members))
+
+
+def _alone(jwk: dict[str, object]) -> Key:
+    key = _key(jwk, _checked(jwk, 0), 0)
+    if key is None:
+        raise KeysRefused(f"`jwk` is no key for signatures that is on the list ({', '.join(ALGORITHMS)})")
+    return key
 
 
 def _entries(raw: bytes) -> object:

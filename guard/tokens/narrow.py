@@ -1,88 +1,152 @@
-"""`widened(parent, child)`: what makes a child wider than its parent, or None. One rule for every door: exchange, chain, token service.
+"""What makes a child delegation wider than its parent. One rule for three doors: chains, token exchange, the token service.
 
-| of the child                | must be                                                                                        |
-|-----------------------------|------------------------------------------------------------------------------------------------|
-| tenant, issuer, task, origin, person, session, audience | the parent's: none may be dropped, since each is what somebody may revoke  |
-| intent, parameters          | the parent's; where it has none, an intent only beside grants                                  |
-| grants                      | each inside one grant of the parent (no unions); never none where the parent has some; beside scopes alone, none that are new; with scopes, none may be gone, since a grant narrows what a scope says of its tool |
-| scopes                      | some of the parent's; beside a task without grants, all of them: scopes hold a task to their tools |
-| end                         | not after the parent's                                                                         |
-| actors                      | the parent's and one more                                                                      |
-| a bound key                 | some key, where the parent has one                                                             |
+Which tools a delegation may use at all (`mapped`: its scopes that the policy's `scopes:` names):
 
-A token that names no `act` is held by its client, which then stands as its only actor (RFC 9068). The one who exchanges it is the first that acts
-(RFC 8693 section 4.1): for such a parent the new actor alone will do.
+| it has                            | it may use                                                    |
+|-----------------------------------|---------------------------------------------------------------|
+| grants or mapped scopes           | the tools of its grants, and those of its mapped scopes       |
+| neither, and an intent            | whatever the intent uses: it was given the task itself        |
+| neither, and no intent            | nothing                                                       |
+
+A child against its parent, of which intent and parameters are the same:
+
+| the parent                        | a grant of the child                  | a mapped scope of the child             | neither   |
+|-----------------------------------|---------------------------------------|-----------------------------------------|-----------|
+| grants name the tool              | within one of these grants            | one of these grants must be unrestricted | widened   |
+| a mapped scope names the tool     | any                                   | yes                                     | widened   |
+| grants or scopes, not this tool   | widened                               | widened                                 | widened   |
+| was given the task itself         | any: the intent is asked as well      | not possible, scopes are a subset       | the same  |
+
+Within one grant: never the union of two (attack A093). Argument sets are closed: a child may leave an argument out where the parent
+calls it optional, and may never name one the parent does not (A090). A limit is never above, and where the parent counts, the child
+has the same grants of that tool, or each has one: counters belong to a grant's place in its token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Final
 
-from guard.constraints import subsumes
+from guard.constraints import Constraint, subsumes
 from guard.model import Delegation, Grant
 
-__all__ = ["covers", "widened"]
+__all__ = ["NO_SCOPES", "exceeds", "grant_exceeds", "widened"]
+
+NO_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {}
+
+_SAME: Final = ("tenant", "issuer", "txn", "audience", "origin", "origin_kind", "person", "session", "local", "intent")
+_same = attrgetter(*_SAME)
+"""What a child has from its parent, whoever made it. `session`: without its own a child would outlive the session's end (R17)."""
 
 
-def widened(parent: Delegation, child: Delegation) -> str | None:
-    """What is wider, in names and without values; None: nothing is."""
-    if (parent.tenant, parent.issuer, parent.txn, parent.local) != (child.tenant, child.issuer, child.txn, child.local):
-        return "it is of another task"
-    if (parent.origin, parent.origin_kind, parent.person) != (child.origin, child.origin_kind, child.person):
-        return "it is for another origin"
-    if parent.session != child.session:
-        return "it is of another session, or of none"
-    if parent.audience != child.audience:
-        return "it is for another audience"
-    if child.expires_at > parent.expires_at:
-        return "it lives longer"
-    if parent.credential.thumbprint is not None and child.credential.thumbprint is None:
-        return "it is not bound to a key any more"
-    return _actors(parent, child) or _rights(parent, child)
+def widened(
+    parent: Delegation, child: Delegation, *, scopes: Mapping[str, tuple[str, ...]] = NO_SCOPES, given: Mapping[str, object] = NO_SCOPES
+) -> str | None:
+    """Why `child` is no narrower delegation of `parent` to one more actor, with names only; None where it is.
 
-
-def _actors(parent: Delegation, child: Delegation) -> str | None:
-    before, new = child.actors[:-1], child.actors[-1:]
-    held = () if parent.actors == (parent.workload,) else parent.actors
-    if before not in (parent.actors, held) or new[0] in parent.actors or new[0] in (parent.origin, parent.person):
-        return "its actors are not the parent's and one more"
-    return None
-
-
-def _rights(parent: Delegation, child: Delegation) -> str | None:
-    if parent.intent is not None and (child.intent, dict(child.params)) != (parent.intent, dict(parent.params)):
-        return "it is for another intent, or its parameters are others"
-    if parent.intent is None and child.intent is not None and child.grants is None:
-        return "it is for an intent, which the parent is not"
-    if not child.scopes <= parent.scopes:
-        return "it has a scope that the parent has not"
-    if child.grants is None:
-        if parent.grants is not None:
-            return "its grants are gone, which leaves it everything"
-        # Attack: scopes hold a task to their tools; given up, they leave it the whole task.
-        return "a scope is gone that may hold it to its tools" if child.intent is not None and child.scopes != parent.scopes else None
-    if parent.grants is None:
-        return None if parent.intent is not None and not parent.scopes else "it has grants where the parent has only scopes"
-    gone = parent.grants.keys() - child.grants.keys()
-    if gone and child.scopes:  # Attack: the grant that narrows a scope is given up, and the scope speaks for its tool.
-        return f"its grant of `{min(gone)}` is gone, and a scope it has may stand for it"
-    for tool, grants in child.grants.items():
-        for grant in grants:
-            if not any(covers(own, grant) for own in parent.grants.get(tool, ())):
-                return f"a grant of `{tool}` is not inside one of the parent's"
-    return None
-
-
-def covers(parent: Grant, child: Grant) -> bool:
-    """Whether every call the child admits, the parent admits too.
-
-    An argument that the child does not name may not be given; the parent must not ask for it.
+    `scopes`: the policy's map of scopes to tools. `given`: what the one who made the child says of its own instead of taking the
+    parent's (`issuer`, `audience`, `txn` of a token service); nothing else may be said so.
     """
+    # A token without `act` is held by its client, which stands as its only actor (RFC 9068); who exchanges it is the first that acts.
+    held = parent.actors == (parent.workload,) and child.actors[:-1] == ()
+    if child.actors[:-1] != parent.actors and not held:
+        return "the actors are not those of its parent and one more"
+    if child.actor in parent.actors or (child.origin_kind == "person" and child.actor == child.origin):
+        return "the new actor is in the chain already"
+    return exceeds(parent, child, scopes=scopes, given=given)
+
+
+def exceeds(
+    parent: Delegation, child: Delegation, *, scopes: Mapping[str, tuple[str, ...]] = NO_SCOPES, given: Mapping[str, object] = NO_SCOPES
+) -> str | None:
+    """Where `child` says more than `parent`, the actors aside; None where it says as much or less. An order: x never exceeds x, and
+    who exceeds neither y nor, through y, x, does not exceed x."""
+    for name in () if _same(child) == _same(parent) and not given else _SAME:
+        own = given[name] if name in given and name in ("issuer", "audience", "txn") else getattr(parent, name)
+        if getattr(child, name) != own:
+            return f"another {name}"
+    if child.params is not parent.params and not _equal(parent.params, child.params):
+        return "other parameters"
+    if child.expires_at > parent.expires_at:
+        return "it expires later"
+    if parent.bound and not child.bound:
+        return "its parent is bound to a key and it is not"
+    if not child.scopes <= parent.scopes:
+        return "a scope its parent does not have"
+    return _tools(parent, child, scopes)
+
+
+def _equal(one: object, other: object) -> bool:
+    """Equal as JSON, type by type: True is not 1, and 1.0 is not 1 (attack A092)."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and one == other
+
+
+def _tools(parent: Delegation, child: Delegation, scopes: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The table above."""
+    mapped = {tool for scope in child.scopes for tool in scopes.get(scope, ())}
+    above = {tool for scope in parent.scopes for tool in scopes.get(scope, ())}
+    whole = parent.grants is None and not any(scope in scopes for scope in parent.scopes)
+    if child.grants is None and not any(scope in scopes for scope in child.scopes):
+        return None if whole or child.intent is None else "it has the whole task, of which its parent has a part"
+    own, theirs = child.grants or {}, parent.grants or {}
+    for tool, grants in own.items():
+        if tool in theirs:
+            why = _grants(theirs[tool], grants)
+            if why is not None:
+                return f"tool {tool}: {why}"
+        elif tool not in above and (not whole or parent.intent is None):
+            return f"tool {tool}: its parent was not granted it"
+    for tool in sorted(mapped - own.keys()):
+        if tool in theirs and _grants(theirs[tool], (Grant(tool),)) is not None:
+            return f"tool {tool}: by scope alone, where its parent's grant restricts it"
+    return None
+
+
+def _grants(parents: tuple[Grant, ...], children: tuple[Grant, ...]) -> str | None:
+    if parents == children:
+        return None
+    if any(grant.calls is not None for grant in parents) and (len(parents) > 1 or len(children) > 1):
+        return "several grants, of which some are counted"
+    why = None
+    for child in children:
+        found = [grant_exceeds(parent, child) for parent in parents]
+        if None not in found:
+            why = found[0] if len(found) == 1 else "no single grant of its parent covers it"
+            break
+    return why
+
+
+def grant_exceeds(parent: Grant, child: Grant) -> str | None:
+    """Where one grant says more than another of the same tool; None where it does not."""
     if parent.calls is not None and (child.calls is None or child.calls > parent.calls):
-        return False
-    if parent.args is None:
-        return True
-    if child.args is None or not child.args.keys() <= parent.args.keys():
-        return False
-    own: Sequence[str] = [path for path in parent.args if path not in child.args]
-    return all(parent.args[path].optional for path in own) and all(subsumes(parent.args[path], child.args[path]) for path in child.args)
+        return "more calls"
+    if parent.args is None or parent.args is child.args:
+        return None
+    if child.args is None:
+        return "no constraint on its arguments"
+    for path, constraint in child.args.items():
+        above = parent.args.get(path)
+        if above is None:
+            return f"argument {path}, which its parent does not name"
+        if above is not constraint and not subsumes(above, constraint, items=path.endswith("[]")):
+            return f"argument {path} is wider"
+    return _left_out(parent.args, child.args)
+
+
+def _left_out(parents: Mapping[str, Constraint], children: Mapping[str, Constraint]) -> str | None:
+    """An argument may go only where the parent lets it be absent, and only whole: of two paths into one argument, one alone would
+    leave the other's part of it unconstrained, or demanded by the parent and missing."""
+    kept = {_head(path) for path in children}
+    for path, constraint in parents.items():
+        if path not in children and (not constraint.optional or _head(path) in kept):
+            return f"argument {path} is left out, which its parent demands"
+    return None
+
+
+def _head(path: str) -> str:
+    return path.partition(".")[0].removesuffix("[]")

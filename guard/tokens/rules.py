@@ -10,12 +10,17 @@ from guard.suggest import did_you_mean
 from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["IssuerRules", "by_typ"]
+__all__ = ["HOP", "MAX_LINKS", "IssuerRules", "by_typ"]
 
 _TYPS = ("at+jwt", "txntoken+jwt", "secevent+jwt", "statuslist+jwt", "token-introspection+jwt")
 _ANY = ""
 _TWINS = frozenset({"EdDSA", "Ed25519"})
 """Two names of one algorithm (RFC 9864): who allows one allows the other. Which of them a key's tokens say is the key's matter."""
+
+MAX_LINKS = 8
+"""So many tokens a chain may have, its root included."""
+HOP = "guard-att+jwt"
+"""`typ` of an offline hop (`chain.py`)."""
 
 # Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
 # is the same in many tasks: they would become one.

@@ -4,8 +4,6 @@ What is not here yet has its place (the *delegated identity* issue):
 
 | to come                    | where it goes                                                                          |
 |----------------------------|----------------------------------------------------------------------------------------|
-| proof of possession        | a `KINDS` row whose key is the header's `jwk`; `claims._read` stops at `cnf` until then |
-| offline attenuation hop    | a `KINDS` row whose key is the parent's `cnf`; a `verify_chain` that folds over hops    |
 | token exchange, introspection | `guard/identity`: they end in a token that is verified here                          |
 | workload SVID / WIT        | a `KINDS` row whose key comes from a trust bundle                                       |
 """
@@ -24,7 +22,7 @@ from guard.tokens.jose import split, token_json
 from guard.tokens.keys import KID, Key, KeySet
 from guard.tokens.rules import IssuerRules
 
-__all__ = ["KINDS", "IssuerRules", "Kind", "verify", "verify_signature"]
+__all__ = ["KINDS", "IssuerRules", "Kind", "verified", "verify", "verify_signature"]
 
 _HEADER = frozenset({"alg", "typ", "kid"})
 
@@ -82,18 +80,23 @@ def verify(token: str, issuers: Mapping[str, IssuerRules], *, now: int) -> Deleg
     right is not to be learned here.
     """
     try:
-        jws = split(token)
-        header = _header(jws.header)
-        claims = token_json(jws.payload)
-        rules, key = header.kind.key(header, claims, issuers)
-        if key is None or not key.verifies(header.alg, jws.signed, jws.signature):
-            raise TokenRefused(ReasonCode.TOKEN_SIGNATURE)
-        return header.kind.read(claims, rules, header.kid, now)
+        return verified(token, issuers, now=now)[0]
     except TokenRefused:
         raise
     except Exception:  # noqa: S110 - a mistake of ours must become neither a permit nor a foreign exception
         pass
     raise TokenRefused(ReasonCode.GUARD_ERROR)
+
+
+def verified(token: str, issuers: Mapping[str, IssuerRules], *, now: int) -> tuple[Delegation, Json]:
+    """`verify`, and the claims themselves: for the fold of a chain, which needs the root's `cnf.jwk` and `mdp`. May raise anything."""
+    jws = split(token)
+    header = _header(jws.header)
+    claims = token_json(jws.payload)
+    rules, key = header.kind.key(header, claims, issuers)
+    if key is None or not key.verifies(header.alg, jws.signed, jws.signature):
+        raise TokenRefused(ReasonCode.TOKEN_SIGNATURE)
+    return header.kind.read(claims, rules, header.kid, now), claims
 
 
 @lru_cache(maxsize=128)  # an issuer's tokens share one header; a pure function of its bytes, and refusals are not kept

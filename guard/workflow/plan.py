@@ -19,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from guard.model import Delegation, Finding, Judge
 from guard.ops import AMOUNT_MAX, Op, Refused, Sum
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check
 from guard.reasons import ReasonCode
+from guard.tokens.rules import HOP
 from guard.workflow import marks
 from guard.workflow.events import NOTHING, SOURCES, Events, compile_events, shapes_in
 from guard.workflow.limits import Claim, Context, LimitSource
@@ -88,6 +90,8 @@ class Plan:
     """Rules that suspend and ask for signals: asked again when the call has ended (`guard/late.py`)."""
     wide: str = ""
     """It looks over the tenant, or leaves something for those that do: its commits are numbered; as `marks.numbering`. "": nothing does."""
+    proof: bool = False
+    """A call must prove that its caller holds a key: the token names one, or the policy demands it."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -157,20 +161,15 @@ def make_plan(
     choices: list[tuple[Check, ...]] = []
     limits: dict[int, LimitSource] = {}
     sources: list[LimitSource] = []
-    granted = grant_checks(delegation, tool, base.scopes)
-    if isinstance(granted, Finding):
-        always.append(granted)
-    elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
-        always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
-    else:
-        choices.append(granted)
-        for i, check in enumerate(granted):
-            if check.calls is not None:
-                # Keyed by task, not by token: two children of one grant share one count (attack A095).
-                from guard.policy.data import Limit  # loaded long since, by whoever read the policy
-
-                of = Limit(Decimal(check.calls))
-                limits[id(check)] = LimitSource(of, f"g|{tool}|{i}", "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls")
+    for hop in (*delegation.above, delegation):  # each hop on every call: a later one is never asked alone (promise P2)
+        granted = grant_checks(hop, tool, base.scopes)
+        if isinstance(granted, Finding):
+            always.append(granted)
+        elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
+            always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
+        else:
+            choices.append(granted)
+            _counted(limits, hop, tool, granted)
     required: tuple[Judge, ...] = ("token", "grants")
     order: tuple[Hold, ...] = ()
     ends: int | None = None
@@ -199,7 +198,8 @@ def make_plan(
         origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
-    plain = events.light and not (asked or past or limits or order or origins or votes)
+    proof = bool(delegation.bound)
+    plain = events.light and not (asked or past or limits or order or origins or votes or proof)
     possible = all(finding.says == "permit" for finding in always)
     together = [each for each in fixed if each.window is None]
     tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
@@ -213,7 +213,7 @@ def make_plan(
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
         tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
-        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "",
+        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "", proof,
         _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
 
@@ -225,6 +225,22 @@ def _wide(tool: Tool, limits: Sequence[LimitSource], rules: Sequence[Rule], even
     if any(item.match for item, _ in events.shaped) or any(exclusive.per for exclusive, _ in events.apart):
         return True
     return any(ended.before.item.match for ended in events.ended) or any(map(looks_over, rules))
+
+
+def _counted(limits: dict[int, LimitSource], hop: Delegation, tool: str, granted: tuple[Check, ...]) -> None:
+    """The counters of a hop's grants. Keyed by task, not by token: two children of one grant share its count (attack A095).
+
+    An offline hop counts its own besides, for all that stand under it: by its place in the chain, since the text of a hop can have a twin.
+    """
+    from guard.policy.data import Limit  # loaded long since, by whoever read the policy
+
+    place = f"|{sha256(f'{hop.credential.kid} {hop.credential.jti}'.encode()).hexdigest()[:24]}" if hop.kind == HOP else ""
+    for i, check in enumerate(granted):
+        if check.calls is not None:
+            name = f"g|{tool}|{i}{place}"
+            limits[id(check)] = LimitSource(
+                Limit(Decimal(check.calls)), name, "grants", ReasonCode.LIMIT_CALLS, "forbid", None, None, "calls"
+            )
 
 
 def _sources(

@@ -70,6 +70,21 @@ def test_import_guard_is_light() -> None:
     assert HEAVY.isdisjoint(said.stdout.split())
 
 
+def test_what_feeds_revocations_is_loaded_when_used() -> None:
+    """A guard with what is in memory needs none of it."""
+    script = "import sys, guard; print(*sorted(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    later = (
+        "guard.identity.revoked",
+        "guard.identity.signals",
+        "guard.identity.telemetry",
+        "guard.server",
+        "guard.tokens.events",
+        "starlette",
+    )
+    assert [name for name in said.stdout.split() if name.startswith(later)] == []
+
+
 def test_a_call_under_a_local_issuer_speaks_no_http(tmp_path: Path) -> None:
     """Also with an issuer of which nothing is asked. The policy, a task and a call load nothing of HTTP."""
     script = """

@@ -180,7 +180,11 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Talk)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *of: object) -> None:
+                """Who asked has gone: that is what the test is about."""
+
+        self.http = Quiet(("127.0.0.1", 0), Talk)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
         self.thread.start()

@@ -134,6 +134,29 @@ def test_writers_of_one_signal_leave_the_latest(tmp_path: Path) -> None:
     assert feed(stores[0]).get(DELEGATION, ("device.compliant",), now=1000) == {"device.compliant": Signal(299, 299)}
 
 
+class Overtaken(Breaking):
+    """Between what a writer has seen and what it writes, somebody else writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: list[str] = []
+
+    def apply(self, ops: Any, *, now: Any, commit: bool = True) -> Any:
+        if commit and self.meanwhile:
+            feed(self.store).take(self.meanwhile.pop())
+        return super().apply(ops, now=now, commit=commit)
+
+
+@pytest.mark.parametrize("first", [None, 800])
+def test_who_was_overtaken_looks_again(first: int | None) -> None:
+    store = Overtaken()
+    if first is not None:
+        feed(store).take(line(at=first))
+    store.meanwhile = [line(at=950, value=False)]
+    feed(store).take(line(at=900))
+    assert feed(store).get(DELEGATION, ("device.compliant",), now=1000) == {"device.compliant": Signal(False, 950)}
+
+
 POLICY = """\
 guardtrail: 1
 name: t

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from guard import Guard, LocalIssuer, Policy, ToolCall
 from guard.errors import Denied
-from guard.model import Decision, Outcome
+from guard.model import Approval, Decision, Outcome
 from guard.ports import Clock
 from guard.record import AuditFile
 from guard.testing import FrozenClock
@@ -50,6 +51,21 @@ TASKS = (("t1", "alice", "worker"), ("t2", "alice", "helper"), ("t3", "bob", "gh
 TOOLS = ("look", "page", "pay", "pay", "check", "check", "note", "note")
 
 
+class Drawer:
+    """Of every fourth call both persons have approved what it may ask, each time anew."""
+
+    inline = True
+
+    def __init__(self) -> None:
+        self._ids = count()
+
+    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval]:
+        if int(args_hmac[-1], 16) % 4:
+            return ()
+        asks = ("four-eyes", "daily")
+        return [Approval(f"{id(self)}-{next(self._ids)}", task, tool, args_hmac, asks, by, frozenset(), now, "") for by in ("alice", "bob")]
+
+
 class Worker:
     """One guard and its tasks; what it does depends on nothing but `seed` and what the others have done."""
 
@@ -57,7 +73,7 @@ class Worker:
         self.r = Random(f"{seed} {at}")
         self.guard = Guard(
             policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(log, patience=timedelta(seconds=60))], clock=clock,
-            deadline=timedelta(seconds=60), proofs=Proofs(),
+            deadline=timedelta(seconds=60), proofs=Proofs(), approvals=Drawer(),
         )  # fmt: skip
         self.iam, self.at = iam, at
         self.tasks: list[Any] = []

@@ -114,6 +114,7 @@ def shuffled(r: Random, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def numbered(tmp_path: Path, seed: int = 3) -> list[dict[str, Any]]:
+    tmp_path.mkdir(exist_ok=True)
     logs = race(CROWD, seed, tmp_path / "run", workers=2, shared=True)
     return [line for log in logs for line in records(log) if line["kind"] in ("decision", "outcome")]
 
@@ -135,12 +136,21 @@ def test_the_order_of_the_lines_says_nothing(tmp_path: Path) -> None:
         exact(CROWD, [written(tmp_path / "a.jsonl", first), written(tmp_path / "b.jsonl", second)])
 
 
+def test_a_log_cut_into_more_files_than_are_open_at_a_time(tmp_path: Path) -> None:
+    lines = [line for seed in range(5) for line in numbered(tmp_path / str(seed), seed)][:400]
+    for at, line in enumerate(lines):
+        line["at"] = at
+    files = [written(tmp_path / f"{at:03}.jsonl", [line]) for at, line in enumerate(lines)]
+    assert len(files) > 250
+    assert [seen.at for seen in read(files[::-1])] == list(range(len(files)))
+
+
 def test_without_the_numbers_it_does_and_that_is_said(tmp_path: Path) -> None:
     lines = numbered(tmp_path)
     for line in lines:
         line.pop("order", None)
     differ = 0
-    for seed in range(5):
+    for seed in range(20):
         _, run = replayed(CROWD, [written(tmp_path / "a.jsonl", shuffled(Random(seed), list(lines)))])
         differ += run.summary.differ
         assert run.summary.unnumbered == sum(line.get("verdict") == "allow" for line in lines)

@@ -256,7 +256,7 @@ def _() -> Iterator[Any]:
 
 @row("A049")
 def _() -> Iterator[Any]:
-    """Whatever a file or a server gives (what a server does besides: tests/identity/test_http.py, test_remote.py)."""
+    """Whatever a file or a server gives (what a server does besides: tests/identity/test_http.py, test_remote_hostile.py)."""
     yield from ()
     for text in (
         "<html>",
@@ -323,25 +323,23 @@ listed("A088", *over(*({"authorization_details": [{"type": "agent_tool", "tool":
                        for odd in ({"regex": ".*"}, {"not": {"eq": 1}}, {"eq": 1, "cel": "true"}, {}, None, "any", []))))  # fmt: skip
 listed("A089", *over({"authorization_details": [{"type": "agent_tool", "tool": "pay", "args": {"n": {"regex": "^a"}}}]}))
 listed("A094", *over({"authorization_details": []}, {"authorization_details": [], "scope": ...}, {"scope": ...}))
-listed(
-    "A103", *over({"cnf": {"jkt": "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"}}, {"cnf": {}}, {"cnf": None}, {"cnf": {"x5t#S256": "x"}})
-)
-
-# The rest is no matter of a single token: by whom it is shown, or the piece of work in which it comes.
-_CHAIN = "a chain of tokens, exchange, hand-over: delegated identity"
-_PROOF = "proof, replay, revocation feeds, transport: delegated identity"
-_VALUES = "values against a constraint: tests/constraints"
+# Shown by whole chains, by proofs, by calls, or by values against a constraint; and what belongs to other pieces of work.
+_CHAIN = "tests/tokens/test_chain.py::test_row"
+_NARROW = "tests/tokens/test_narrow.py::test_row"
+_HOUSE = "tests/runtime/test_proof.py::test_"
+_PROOF = "tests/tokens/test_proof.py::test_"
+_VALUES = "tests/constraints"
+SHOWN = {
+    **dict.fromkeys(("A072", "A077", "A078", "A079", "A080", "A081", "A082", "A083", "A084", "A087", "A090", "A093", "A109"), _CHAIN),
+    **dict.fromkeys(("A075", "A076"), _NARROW),
+    **dict.fromkeys(("A086", "A091", "A092"), _VALUES),
+    **{name: _HOUSE + name.lower() for name in ("A085", "A095", "A096", "A097", "A098", "A099", "A100", "A101", "A102", "A103", "A104")},
+    **{name: _PROOF + name.lower() for name in ("A105", "A106", "A107", "A108")},
+}
 LATER = {
-    "A072": _CHAIN,
-    "A073": _PROOF,
-    **dict.fromkeys(("A074", "A075", "A076", "A077", "A078", "A079", "A080", "A081", "A082", "A083", "A084", "A085"), _CHAIN),
-    "A086": _VALUES,
-    "A087": _CHAIN,
-    "A090": _CHAIN,
-    "A091": _VALUES,
-    "A092": _VALUES,
-    **dict.fromkeys(("A093", "A095", "A096", "A097"), _CHAIN),
-    **dict.fromkeys((f"A{n:03}" for n in (98, 99, 100, 101, 102, *range(104, 110), *range(115, 121))), _PROOF),
+    "A073": "a key registered to another actor: the registry",
+    "A074": "`may_act`: the exchange",
+    **dict.fromkeys((f"A{n}" for n in range(115, 121)), "transport and servers"),
     "A110": "tests/identity/revoked/test_introspect.py",
     "A111": "tests/identity/revoked/test_introspect.py",
     "A112": "tests/tokens/test_events.py, tests/identity/revoked/test_inbox.py",
@@ -378,7 +376,6 @@ CODES: dict[str, set[str]] = {
     "A088": {"token.details"},
     "A089": {"token.details"},
     "A094": {"token.no_grant"},
-    "A103": {"token.proof"},
 }
 
 ELSEWHERE = {
@@ -454,7 +451,7 @@ def test_a_key_rotated_out_is_refused_at_the_next_look(tmp_path: Path) -> None:
 
 
 def test_no_keys_yet(tmp_path: Path) -> None:
-    """A051, in a file. Over HTTP: tests/identity/test_remote.py."""
+    """A051, in a file. Over HTTP: tests/identity/test_remote_hostile.py."""
     from guard.errors import TokenRefused
 
     issuer = _issuer(tmp_path / "nothing.json")
@@ -465,7 +462,7 @@ def test_no_keys_yet(tmp_path: Path) -> None:
 
 
 def test_a_flood_does_not_slow_the_others_down() -> None:
-    """A048: a thousand unknown keys, and a good token beside them is taken at once. Over HTTP: tests/identity/test_remote.py."""
+    """A048: a thousand unknown keys, and a good token beside them is taken at once. Over HTTP: tests/identity/test_remote_hostile.py."""
     flood = [token(kid=f"unknown-{n}") for n in range(300)]
     done = threading.Event()
     thread = threading.Thread(target=lambda: (list(map(verdict, flood)), done.set()))
@@ -479,8 +476,12 @@ def test_a_flood_does_not_slow_the_others_down() -> None:
 
 def test_every_row_has_its_place(corpora: Path) -> None:
     rows = [json.loads(line) for line in (corpora / "delegation/attacks.jsonl").read_text("utf-8").splitlines() if line.strip()]
-    assert {r["id"] for r in rows} == ROWS.keys() | ELSEWHERE.keys() | LATER.keys()
-    assert not ROWS.keys() & LATER.keys()
+    assert {r["id"] for r in rows} == ROWS.keys() | ELSEWHERE.keys() | SHOWN.keys() | LATER.keys()
+    assert not (ROWS.keys() | SHOWN.keys()) & LATER.keys()
+    for name, where in SHOWN.items():
+        file, _, test = where.partition("::")
+        text = (Path(__file__).parents[2] / file).read_text("utf-8") if test else ""
+        assert not test or (f"def {test}_" in text if test != "test_row" else f"{name}" in text), name
     now = {r["id"] for r in rows if r["group"] in ("format", "header_keys", "claims")}
     assert len(rows) == 120
     assert now <= ROWS.keys() | ELSEWHERE.keys(), "these groups are whole"
@@ -497,8 +498,13 @@ CLASSES = {
     "R18": "test_row[A088]",
     **dict.fromkeys(("R19", "R20", "R21", "R22", "R23", "R24", "R25"), "tests/constraints"),
     "R26": "test_the_ordinary_token_is_taken",
-    **dict.fromkeys(("R01", "R04", "R05", "R06", "R07", "R08", "R09", "R11", "R12", "R16", "R17", "R27"), _CHAIN),
-    "R03": _PROOF,
+    **dict.fromkeys(("R01", "R06", "R07", "R08", "R12", "R27"), _CHAIN),
+    **dict.fromkeys(("R04", "R05"), f"{_CHAIN}[A081]"),
+    "R09": f"{_CHAIN}[A080]",
+    "R11": "the only tokens from which others are made are a chain's: their bounds are R06, R07 and A081",
+    "R03": _HOUSE + "a100",
+    "R16": _HOUSE + "a097",
+    "R17": f"{_CHAIN}[A079] and {_NARROW}: a session is the root's, and an exchanged token has its parent's or is refused",
     "R13": "there is no clearance: a token says what is allowed, not how high somebody stands",
     **dict.fromkeys(("R14", "R28"), "approvals: later"),
 }

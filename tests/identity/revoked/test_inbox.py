@@ -196,6 +196,7 @@ def test_a_new_login_works_again(tmp_path: Path) -> None:
     box.receive(
         signed(payload({"format": "iss_sub", "iss": ISS, "sub": "alice"}, {"caep/session-revoked": {"event_timestamp": at - 20}}, iat=at))
     )
+    time.sleep(1.0)
     details = [{"type": "agent_task", "intent": "see", "params": {}}]
     for iat, dead in ((at - 30, True), (at - 20, True), (at - 19, False), (at - 10, False)):
         text = token(claims(txn=f"t{iat}", jti=f"j{iat}", iat=iat, exp=at + 600, authorization_details=details, scope=...))

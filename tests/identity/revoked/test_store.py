@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,6 +124,16 @@ def test_what_is_no_entry_is_not_written(args: Any, more: Any) -> None:
 def test_nobody_makes_it_staler(every: float, stale: float) -> None:
     with pytest.raises(ConfigError):
         over(MemoryState(), check_every=every, stale=stale)
+
+
+def test_what_stands_is_read_when_it_is_made() -> None:
+    """Not within the deadline of the first call."""
+    store, steady = Breaking(), Steady()
+    over(store).put([Revoke("task", f"task-{n}", None, ALWAYS) for n in range(600)])
+    revoked = over(store, steady)
+    asked = store.asked
+    assert revoked.find(DELEGATION, now=NOW) == "task"
+    assert store.asked == asked
 
 
 def test_one_look_a_second() -> None:
@@ -261,6 +272,17 @@ def test_writers_do_not_lose_each_others_entries(tmp_path: Path) -> None:
     assert len(over(stores[0]).entries()) == 200
 
 
+def test_an_entry_is_never_written_over() -> None:
+    """Whatever happened to the counter: what stands there is somebody's entry."""
+    store = MemoryState()
+    over(store).revoke("task", "task-1")
+    store.apply((Add("rv|n", -1),), now=datetime.fromtimestamp(NOW, UTC))
+    with pytest.raises(GuardError, match="nothing was revoked there"):
+        over(store).revoke("task", "task-2")
+    store.apply((Add("rv|n", 1),), now=datetime.fromtimestamp(NOW, UTC))
+    assert [entry.value for entry in over(store).entries()] == ["task-1"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
@@ -299,7 +321,6 @@ def test_a_guard_on_a_store_looks_at_its_index(tmp_path: Path) -> None:
     """The kill switch reaches a guard that was told nothing but `state=`; the other process is a process."""
     iam, sink, path = LocalIssuer("acme-dev"), ListSink(), tmp_path / "state.db"
     guard = Guard(Policy.from_text(POLICY), trust=iam, sinks=[sink], state=f"sqlite:{path}")
-    guard._house.revocations._every = 0.0  # type: ignore[attr-defined]
     call = ToolCall("look", {"order": "A-17"})
     with guard.task(iam.mint(origin="alice", actor="payer", intent="see")) as task:
         assert guard.call(call, lambda order: order) == "A-17"
@@ -308,6 +329,7 @@ def test_a_guard_on_a_store_looks_at_its_index(tmp_path: Path) -> None:
             f"StoreRevocations(open_state('sqlite:{path}')).revoke('task', {task.id!r})"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+        time.sleep(1.0)
         with pytest.raises(Denied) as caught:
             guard.call(call, lambda order: order)
     assert str(caught.value) == "look denied: task was revoked [token.revoked]"

@@ -1,0 +1,67 @@
+"""The proof of one call: made here where the task holds the key, else as it came with the call; verified, and then a mark to be taken.
+
+| the token            | with a proof           | without one                                           |
+|----------------------|------------------------|-------------------------------------------------------|
+| names a key (`jkt`)  | verified, used up once | made with `guard.task(token, key=...)`, else denied   |
+| names a certificate  | denied                 | denied: only a door over TLS can see it               |
+| names nothing        | denied (attack A104)   | denied where the policy demands a proof (`proof:`)    |
+
+The mark is looked up and taken in the reservation: of two calls with one proof, anywhere on the same state, one is permitted, and a store that is
+full or fails denies. A call that is refused for another reason leaves the proof unused.
+"""
+
+from __future__ import annotations
+
+from guard.constraints import canonical
+from guard.errors import TokenRefused
+from guard.house import TaskState
+from guard.model import Bound, Finding
+from guard.ops import Absent, Mark, Refused
+from guard.reasons import ReasonCode
+from guard.steps import Draft, forbid
+from guard.tokens.proof import KEPT, verify_pop
+from guard.workflow.plan import Plan, Weighed
+from guard.workflow.verb import Hold
+
+__all__ = ["proven", "with_mark"]
+
+
+def proven(draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Finding | None:
+    """None where the call is proven, with its mark in the draft; else the refusal."""
+    found, call, text = task.delegation, draft.call, draft.call.proof
+    if type(text) is not str:
+        return forbid("token", ReasonCode.TOKEN_PROOF, "a proof is text")
+    if not found.bound:
+        if text:
+            return forbid(
+                "token", ReasonCode.TOKEN_PROOF, "a proof came with a token that names no key", "a token that is bound to the key"
+            )
+        why = f"policy demands a proof for {call.tool}: the token names no key"
+        return forbid("token", ReasonCode.TOKEN_PROOF, why, "a token that is bound to a key")
+    if found.bound != "jkt":
+        return forbid("token", ReasonCode.TOKEN_PROOF, "the token is bound to a certificate, and a call in process shows none")
+    try:
+        if text:
+            args = canonical(dict(call.args))
+        elif task.holder is None:
+            return forbid("token", ReasonCode.TOKEN_PROOF, fix="a proof with the call, or `guard.task(token, key=...)`")
+        else:
+            args = bound.canonical
+            text = task.holder.prove(task.token, call.tool, args, audience=found.audience)
+        draft.mark = verify_pop(text, found, task.token, tool=call.tool, args=args, now=now)
+    except TokenRefused as refused:
+        return Finding("token", "forbid", refused.reason, text=str(refused), fix="a fresh proof for this very call")
+    except Exception:
+        return forbid("token", ReasonCode.TOKEN_PROOF, "the proof could not be made or looked at")
+    return None
+
+
+def with_mark(weighed: Weighed, mark: str, by: str) -> Weighed:
+    """The same, and the proof's mark: not there yet, and then there. Not taken back, whatever becomes of the call."""
+    return weighed._replace(holds=(Hold(Absent(mark), _used), *weighed.holds), marks=(*weighed.marks, Mark(mark, by, KEPT)))
+
+
+def _used(refused: Refused) -> Finding:
+    witnesses = (refused.by,) if refused.by else ()
+    text = "this proof was used before"
+    return Finding("token", "forbid", ReasonCode.TOKEN_PROOF, text=text, fix="a fresh proof for this very call", witnesses=witnesses)
