@@ -25,6 +25,7 @@ import jwt
 
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
+from benchmarks.foreign import foreign_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
 from benchmarks.peers import make_peers, peers
@@ -121,6 +122,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "import": imports,
     "chain": chain_rows,
     "replay": replay_rows,
+    "replay.foreign": foreign_rows,
     "peers": peers,
 }
 

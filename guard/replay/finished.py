@@ -19,6 +19,12 @@ def fed(run: Replay, seen: Seen) -> Iterator[Judged]:
     run._decisions.pop(seen.id, None)  # its outcome came with it
     for name in seen.over:
         for key in {("", "", name), ("", seen.task[1], name)}:
-            if (task := run._tasks.get(key)) is not None:
-                yield from run._go(task, all=True)
-                run._drop(key)
+            task = run._tasks.get(key)
+            if task is None:
+                continue
+            if run._turns is not None:  # what of it still waits for its turn is judged first, and with the last of that it goes
+                task.ended = True
+                if task.line.waiting:
+                    continue
+            yield from run._go(task, all=True)
+            run._drop(key)

@@ -73,7 +73,7 @@ def test_what_is_over_is_forgotten_and_nothing_else(files: int, seed: int, tmp_p
     assert [*told, *forgets.close()] == [*kept, *keeps.close()]
     assert forgets.summary == keeps.summary and keeps.summary.violations > 20
     assert forgets._decisions == {}
-    assert files > 1 or most < keeps.summary.tasks
+    assert files > 1 or seed % 2 or most < keeps.summary.tasks  # with rules over the tenant, everything waits for what was read before it
 
 
 def as_json(args: dict[str, Any]) -> dict[str, Any]:
