@@ -289,11 +289,13 @@ def test_a_used_proof_is_remembered_for_longer_than_it_is_good(world: World, hel
 
 
 class Dead(ListSink):
-    """Takes no decision that allows."""
+    """From some time on it takes no decision that allows."""
+
+    dead = False
 
     def decision(self, record: DecisionRecord) -> None:
         super().decision(record)
-        if record.verdict == "allow":
+        if self.dead and record.verdict == "allow":
             raise OSError
 
 
@@ -302,11 +304,13 @@ def test_a_proof_stays_used_where_the_call_could_not_be_recorded() -> None:
     held = Holders(world)
     token = held.root()
     with world.guard.task(token):
+        # Once before: then the counters of the tool stand, and the mark is the second thing a call takes, where the mark of its id would be.
+        assert code(world, "look", LOOK, proof=held.keys[0].prove(token, "look", LOOK)) == "allow"
+        sink.dead = True
         proof = held.keys[0].prove(token, "look", LOOK)
         assert code(world, "look", LOOK, proof=proof) == "record.unavailable"
         assert code(world, "look", LOOK, proof=proof) == "token.proof"
-    assert sink.decisions
-    assert world.ran == []
+    assert len(world.ran) == 1
 
 
 def test_what_a_key_refuses(held: Holders, world: World, tmp_path: Path) -> None:
