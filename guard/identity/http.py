@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
     import httpx
 
-__all__ = ["MOST", "SECONDS", "Answer", "HttpFailed", "aget_json", "apost_form", "get_bytes", "get_json", "post_form"]
+__all__ = [
+    "MOST", "SECONDS", "Answer", "HttpFailed", "aget_json", "apost_form", "get_bytes", "get_json", "get_whatever", "post_bytes", "post_form",
+]  # fmt: skip
 
 T = TypeVar("T")
 Json = dict[str, object]
@@ -142,6 +144,18 @@ async def apost_form(
     told = {**(headers or {}), "accept": "application/json", "content-type": "application/x-www-form-urlencoded"}
     pairs = list(form.items()) if isinstance(form, Mapping) else list(form)
     return await _send(_Ask("POST", url, told, urlencode(pairs).encode("ascii"), seconds, most))
+
+
+def get_whatever(url: str, headers: Mapping[str, str], *, seconds: float = SECONDS, most: int = MOST) -> tuple[int, bytes]:
+    """(status, body), whatever the status: the caller reads it. Raises `HttpFailed`."""
+    answer = _run(_send(_Ask("GET", url, headers, None, seconds, most)))
+    return answer.status, answer.body
+
+
+def post_bytes(url: str, body: bytes, headers: Mapping[str, str], *, seconds: float = SECONDS, most: int = MOST) -> tuple[int, bytes]:
+    """The same for a body of any kind. Raises `HttpFailed`."""
+    answer = _run(_send(_Ask("POST", url, headers, body, seconds, most)))
+    return answer.status, answer.body
 
 
 async def _aget_bytes(url: str, kinds: Sequence[str], seconds: float, most: int) -> bytes:

@@ -11,7 +11,7 @@ from guard.model import Delegation
 from guard.ports import Verifier
 from guard.reasons import ReasonCode
 
-__all__ = ["Get", "Kept", "Over", "Post", "unanswered"]
+__all__ = ["Get", "Kept", "Over", "Post", "getting", "posting", "unanswered"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,28 @@ class Get(Protocol):
     """The same without a body."""
 
     def __call__(self, url: str, headers: Mapping[str, str]) -> tuple[int, bytes]: ...
+
+
+def posting(seconds: float, most: int) -> Post:
+    """`Post` as the one file that speaks HTTP does it: https only, no redirects, `seconds` in all, `most` bytes."""
+
+    def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        from guard.identity.http import post_bytes
+
+        return post_bytes(url, body, headers, seconds=seconds, most=most)
+
+    return post
+
+
+def getting(seconds: float, most: int) -> Get:
+    """`Get`, the same way."""
+
+    def get(url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        from guard.identity.http import get_whatever
+
+        return get_whatever(url, headers, seconds=seconds, most=most)
+
+    return get
 
 
 def unanswered(what: str) -> TokenRefused:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import NamedTuple
 
-from guard.errors import ConfigError, GuardError, TokenRefused
+from guard.errors import ConfigError, GuardError
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.identity.revoked.store import StoreRevocations
@@ -21,12 +21,16 @@ from guard.ops import Absent, Mark, Op
 from guard.reasons import ReasonCode
 from guard.tokens.effects import Effects, effects
 from guard.tokens.events import ALGORITHMS, MAX_AGE, EventRefused, Events, Sender, read_events
+from guard.tokens.jose import split, token_json
 from guard.tokens.keys import ALGORITHMS as KNOWN
+from guard.tokens.keys import KID
 from guard.tokens.text import is_name
 
 __all__ = ["Inbox", "Receipt", "Transmitter"]
 
 _KEEP = 2 * 24 * 3600
+_SECONDS = 5.0
+"""How long an event may wait for its sender's keys."""
 _TRIES = 16
 
 
@@ -59,9 +63,20 @@ class Transmitter:
         return f"Transmitter({self.url!r})"
 
     def sender(self) -> Sender:
-        """As it is now. Raises TokenRefused `keys.unavailable`."""
+        """As it is now. Raises GuardError `keys.unavailable`. Keys over HTTP are waited for, if none are here."""
         audience, owns, algorithms, max_age = self._rest
+        if isinstance(self._issuer, Issuer):
+            self._issuer.fetch(_SECONDS)
         return Sender(self.url, audience, self._issuer.rules().keys, owns, algorithms, max_age)
+
+    def fetched(self, kid: str) -> bool:
+        """Whether keys over HTTP were fetched anew because of `kid`. How often that may be, the keys' own room says."""
+        if not isinstance(self._issuer, Issuer) or not self._issuer.wants(kid):
+            return False
+        try:
+            return self._issuer.fetching(kid).result(timeout=_SECONDS)
+        except TimeoutError:
+            return False
 
 
 class Receipt(NamedTuple):
@@ -114,11 +129,27 @@ class Inbox:
         raise GuardError("others write the same signals all the time", code=ReasonCode.STATE_UNAVAILABLE)
 
     def _read(self, text: str, now: int) -> Events:
+        try:
+            return self._verified(text, now)
+        except EventRefused as error:
+            refused = error
+        if refused.err != "invalid_key" or not self._renewed(text):
+            raise refused  # outside the handler: nothing hangs on it
+        return self._verified(text, now)
+
+    def _renewed(self, text: str) -> bool:
+        """Whether a `kid` that nobody knows has brought new keys of the sender it names."""
+        jws = split(text)
+        url, kid = token_json(jws.payload).get("iss"), token_json(jws.header).get("kid")
+        sender = self._transmitters.get(url) if isinstance(url, str) else None
+        return sender is not None and isinstance(kid, str) and KID.fullmatch(kid) is not None and sender.fetched(kid)
+
+    def _verified(self, text: str, now: int) -> Events:
         senders: dict[str, Sender] = {}
         for url, one in self._transmitters.items():
             try:
                 senders[url] = one.sender()
-            except TokenRefused:  # its keys are not here: that must not stop the others
+            except GuardError:  # its keys are not here: that must not stop the others
                 continue
         try:
             return read_events(text, senders, now=now)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from urllib.parse import quote_plus, urlencode
 
 from guard.errors import ConfigError, GuardError, TokenRefused
-from guard.identity.revoked.asking import Kept, Over, Post, unanswered
+from guard.identity.revoked.asking import Kept, Over, Post, posting, unanswered
 from guard.model import Delegation
 from guard.ports import Verifier
 from guard.reasons import ReasonCode
@@ -24,6 +24,8 @@ __all__ = ["Introspection", "basic", "take_back"]
 MOST_SECONDS = 15.0
 NO_SECONDS = 5.0
 _MOST_BODY = 64 * 1024
+_SECONDS = 5.0
+_POST = posting(_SECONDS, _MOST_BODY)
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 Headers = Callable[[], Mapping[str, str]]
@@ -45,12 +47,13 @@ class Introspection:
         url: str,
         *,
         issuer: str,
-        post: Post,
         client: Headers,
+        post: Post = _POST,
         seconds: float = MOST_SECONDS,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`client`: the headers by which the issuer knows us. `seconds`: how long a yes is kept, 15 at most; 0 asks every time."""
+        """`client`: the headers by which the issuer knows us. `post`: how it is asked; a call waits no longer than the guard's deadline, and an
+        answer that comes later serves the next. `seconds`: how long a yes is kept, 15 at most; 0 asks every time."""
         if not 0 <= seconds <= MOST_SECONDS:
             raise ConfigError(
                 f"Introspection: `seconds` is from 0 to {MOST_SECONDS:g}: how long a token that was taken back may still count"
@@ -98,7 +101,7 @@ class Introspection:
         return True, max(0.0, min(self._seconds, left))
 
 
-def take_back(url: str, token: str, *, post: Post, client: Headers, hint: str = "access_token") -> None:
+def take_back(url: str, token: str, *, client: Headers, post: Post = _POST, hint: str = "access_token") -> None:
     """Tell the issuer that `token` counts no more (RFC 7009). Returns where it says so, also of a token it does not know; raises GuardError."""
     body = urlencode({"token": token, "token_type_hint": hint}).encode("ascii", "strict")
     try:

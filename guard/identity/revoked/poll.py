@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from guard.errors import GuardError
-from guard.identity.revoked.asking import Post
+from guard.identity.revoked.asking import Post, posting
 from guard.identity.revoked.inbox import Inbox, Receipt
 from guard.reasons import ReasonCode
 from guard.tokens.events import EventRefused
@@ -18,6 +18,7 @@ __all__ = ["Polled", "Poller"]
 
 _MOST_BODY = 4 * 1024 * 1024
 _MOST_EVENTS = 100
+_POST = posting(30.0, _MOST_BODY)
 
 
 class Polled(NamedTuple):
@@ -33,7 +34,7 @@ class Poller:
     """Asks `url` for events and puts them into `inbox`. What was taken is acknowledged with the next request: lost on the way, it comes
     again, and the inbox knows it. Not for several threads at once."""
 
-    def __init__(self, url: str, inbox: Inbox, *, post: Post, client: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, url: str, inbox: Inbox, *, post: Post = _POST, client: Callable[[], Mapping[str, str]] = dict) -> None:
         """`client`: the headers by which the sender knows us."""
         self._url, self._inbox, self._post, self._client = url, inbox, post, client
         self._acks: list[str] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from guard.errors import ConfigError, TokenRefused
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
-from guard.identity.revoked.asking import Get, Kept, Over, unanswered
+from guard.identity.revoked.asking import Get, Kept, Over, getting, unanswered
 from guard.model import Delegation
 from guard.ports import Verifier
 from guard.reasons import ReasonCode
@@ -23,6 +23,8 @@ __all__ = ["StatusLists"]
 _URI = re.compile(
     r"https://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?|http://(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?"
 )
+
+_GET = getting(5.0, MAX_LIST)
 
 
 class StatusLists:
@@ -40,7 +42,7 @@ class StatusLists:
         issuer: Issuer | LocalIssuer,
         *,
         uris: Iterable[str],
-        get: Get,
+        get: Get = _GET,
         algorithms: Iterable[str] = (*ALGORITHMS, "Ed25519"),
         steady: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -17,6 +17,7 @@ from guard.record import ListSink
 from guard.state import MemoryState, SqliteState
 from guard.tokens.events import EventRefused
 from tests.identity.revoked.test_store import DELEGATION, POLICY, Breaking
+from tests.identity.revoked.web import serving
 from tests.tokens.forge import AUD, ISS, KEY, NOW, RSA, claims, jwk, token
 from tests.tokens.sets import US, payload, signed
 
@@ -206,3 +207,33 @@ def test_a_new_login_works_again(tmp_path: Path) -> None:
         except Denied as denied:
             died = str(denied.code) == "token.revoked"
         assert died == dead, iat - at
+
+
+def test_keys_over_http_are_fetched_and_fetched_anew(tmp_path: Path) -> None:
+    """A sender that changes its key is asked for its keys again; a key it does not have either is refused, and asked for once."""
+    keys = [jwk(RSA, "r1", alg="RS256")]
+    with serving(lambda asked: (200, json.dumps({"keys": keys}).encode())) as web:
+        web.kind = "application/json"
+        store = MemoryState()
+        sender = Transmitter(Issuer(web.url, audience=US, keys=f"{web.url}/keys"))
+        box = Inbox([sender], StoreRevocations(store, clock=lambda: NOW), clock=lambda: NOW)
+        assert box.receive(signed(payload(iss=web.url))).entries == 1
+        keys[:] = [jwk(KEY, "k2")]
+        sender._issuer._remote._allowed = 0.0  # type: ignore[union-attr]  # half a minute later: fetches are that far apart
+        found = box.receive(signed(payload(iss=web.url), key=KEY, alg="ES256", kid="k2"))
+        assert found.entries == 1
+        asked = len(web.asked)
+        for n in range(20):
+            with pytest.raises(EventRefused) as caught:
+                box.receive(signed(payload(iss=web.url), key=KEY, alg="ES256", kid=f"x{n}"))
+            assert caught.value.err == "invalid_key"
+        assert len(web.asked) <= asked + 2, "who makes up names of keys does not make us ask"
+
+
+def test_a_sender_whose_keys_cannot_be_had_must_send_again() -> None:
+    with serving(lambda asked: (500, b"")) as web:
+        sender = Transmitter(Issuer(web.url, audience=US, keys=f"{web.url}/keys"))
+        box = Inbox([sender], StoreRevocations(MemoryState(), clock=lambda: NOW), clock=lambda: NOW)
+        with pytest.raises(GuardError) as caught:
+            box.receive(signed(payload(iss=web.url)))
+        assert caught.value.code == "keys.unavailable"

@@ -220,6 +220,23 @@ def test_in_a_guard(web: Web, tmp_path: Path) -> None:
             guard.call(call, lambda order: order)
 
 
+def test_by_the_one_file_that_speaks_http(web: Web, tmp_path: Path) -> None:
+    """What is used where nobody gives another `post`: no redirect is followed, no megabytes are read."""
+    issuer = Issuer(ISS, audience=AUD, keys=jwks(tmp_path / "jwks.json"))
+    verifier = Introspection(f"{web.url}/introspect", issuer=ISS, client=CLIENT, seconds=0).over(TrustedIssuers(issuer))
+    text = token()
+    assert code(verifier, text) == "allow"
+    assert parse_qs(web.asked[0].body.decode())["token"] == [text]
+    assert web.asked[0].headers["content-type"] == "application/x-www-form-urlencoded"
+    for told in (answer({"active": "true"}), answer(YES, 302), answer(YES, 500), answer(b"x" * (1 << 20))):
+        web.answer = told
+        assert code(verifier, text) == "revocation.unavailable"
+    web.answer = answer(b"")
+    take_back(f"{web.url}/revoke", "the-token", client=CLIENT)
+    with pytest.raises(GuardError, match="did not answer"):
+        take_back("http://iam.acme.example/revoke", "the-token", client=CLIENT)
+
+
 def test_taking_back_at_the_issuer(web: Web) -> None:
     web.answer = answer(b"")
     take_back(f"{web.url}/revoke", "the-token", post=post, client=CLIENT)

@@ -175,6 +175,15 @@ def test_a_status_is_looked_up(web: Web, tmp_path: Path) -> None:
     assert code(verifier, of(uri + "b", 0)) == "token.revoked", "suspended"
 
 
+def test_by_the_one_file_that_speaks_http(web: Web, tmp_path: Path) -> None:
+    uri = f"{web.url}/lists/1"
+    web.answer = lambda asked: (200, listed(sub=uri).encode())
+    issuer = Issuer(ISS, audience=AUD, keys=jwks(tmp_path / "jwks.json"))
+    verifier = StatusLists(issuer, uris=[uri]).over(TrustedIssuers(issuer))
+    assert [code(verifier, of(uri, index)) for index in (0, 1)] == ["token.revoked", "allow"]
+    assert web.asked[0].headers["accept"] == "application/statuslist+jwt"
+
+
 @pytest.mark.parametrize(
     "uri",
     ["http://169.254.169.254/lists/1", "http://127.0.0.1:22/lists/1", "https://evil.example/lists/1", "file:///etc/passwd", "{web}/lists/../admin", "{web}/lists/%2e%2e/admin",

@@ -26,6 +26,7 @@ class Web:
         self.answer = answer
         self.asked: list[Asked] = []
         self.url = ""
+        self.kind = "application/octet-stream"
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def serving(answer: Answer) -> Iterator[Web]:
             try:
                 self.send_response(status)
                 self.send_header("content-length", str(len(raw)))
+                self.send_header("content-type", web.kind)
                 self.end_headers()
                 self.wfile.write(raw)
             except OSError:
