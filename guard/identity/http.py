@@ -17,6 +17,7 @@ One implementation, two ways to drive it: coroutines (`afetch`, `apost_form`), a
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import lru_cache
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST", "SECONDS", "Answer", "HttpFailed", "aget_json", "apost_form", "get_bytes", "get_json", "get_whatever", "post_bytes", "post_form",
+    "post_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -97,9 +99,11 @@ class _Ask(NamedTuple):
     most: int
 
 
-def get_bytes(url: str, *, kinds: Sequence[str], seconds: float = SECONDS, most: int = MOST) -> bytes:
+def get_bytes(
+    url: str, *, kinds: Sequence[str], seconds: float = SECONDS, most: int = MOST, headers: Mapping[str, str] | None = None
+) -> bytes:
     """The body of a 200. `kinds`: the media types that will do. Raises `HttpFailed`."""
-    return _run(_aget_bytes(url, kinds, seconds, most))
+    return _run(_aget_bytes(url, kinds, seconds, most, headers or {}))
 
 
 def get_json(url: str, *, seconds: float = SECONDS, most: int = MOST) -> Json:
@@ -158,8 +162,16 @@ def post_bytes(url: str, body: bytes, headers: Mapping[str, str], *, seconds: fl
     return answer.status, answer.body
 
 
-async def _aget_bytes(url: str, kinds: Sequence[str], seconds: float, most: int) -> bytes:
-    answer = await _send(_Ask("GET", url, {"accept": ", ".join(kinds)}, None, seconds, most))
+def post_json(
+    url: str, value: Mapping[str, object], *, headers: Mapping[str, str] | None = None, seconds: float = SECONDS, most: int = MOST
+) -> Answer:
+    """The answer to a JSON object, whatever its status. Raises `HttpFailed`."""
+    told = {**(headers or {}), "accept": "application/json", "content-type": "application/json"}
+    return _run(_send(_Ask("POST", url, told, json.dumps(value).encode("ascii"), seconds, most)))
+
+
+async def _aget_bytes(url: str, kinds: Sequence[str], seconds: float, most: int, headers: Mapping[str, str]) -> bytes:
+    answer = await _send(_Ask("GET", url, {**headers, "accept": ", ".join(kinds)}, None, seconds, most))
     if answer.status != 200:
         raise HttpFailed(url, "status", answer.status)
     if _media(answer.headers.get("content-type", "")) not in kinds:

@@ -37,7 +37,7 @@ from guard.reasons import ReasonCode
 from guard.tokens.jose import NotStrict, strict_json
 from guard.tokens.text import is_name
 
-__all__ = ["MOST", "SCHEMA", "Identity", "RegistryUnreadable", "page_of", "read_registry"]
+__all__ = ["MOST", "SCHEMA", "Identity", "RegistryUnreadable", "page_of", "read_registry", "whole"]
 
 MOST = 16 * 1024 * 1024
 SCHEMA = "urn:guardtrail:params:scim:schemas:extension:1.0:Identity"
