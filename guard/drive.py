@@ -19,7 +19,7 @@ from guard.model import Outcome, quick
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
+__all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "current_lease", "drive", "leased"]
 
 T = TypeVar("T")
 _outcome = quick(Outcome)
@@ -76,6 +76,9 @@ class Lease:
 
 
 _lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
+
+
+current_lease = _lease.get
 
 
 def leased(tool: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter, time_ns
+from time import monotonic, perf_counter, time_ns
 
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
@@ -70,7 +70,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
     if allowed:
-        if refused is None and draft.late:
+        if refused is None and monotonic() > draft.deadline:
             refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
         if refused is not None:
             yield from _cancel(house, draft)
@@ -186,7 +186,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         spec.effects if spec else (),
         decision.verdict,
         decision.mode,
-        decision.code.value,
+        decision.code._value_,  # what `.value` answers after two calls
         decision.findings,
         decision.fix,
         decision.witnesses,

@@ -72,7 +72,7 @@ class TrustedIssuers:
         """Raises `TokenRefused` and nothing else."""
         if type(token) is not str or len(token) > MAX_TOKEN or not token.isascii():
             return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
-        generation = self.generation
+        generation = self.generation if self._files else self._generation
         last = self._last
         if last is not None and last[0] is token:  # the very same text object as before: a task asks for its own token, call after call
             recent = last[1]
