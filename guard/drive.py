@@ -14,7 +14,7 @@ from contextvars import ContextVar, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from guard.model import Outcome, quick
+from guard.model import Outcome
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "current_lease", "drive", "leased"]
 
 T = TypeVar("T")
-_outcome = quick(Outcome)
+_outcome: Any = Outcome.__new__
 
 
 class Need(NamedTuple):
@@ -167,7 +167,8 @@ def _call(need: Need) -> object:
 def _run(run: Run) -> Outcome:
     token = _lease.set(run.lease)
     try:
-        return _outcome("ok", run.execute(*run.args, **run.kwargs))
+        made: Outcome = _outcome(Outcome, "ok", run.execute(*run.args, **run.kwargs))
+        return made
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # interrupted midway: it may have had its effect
@@ -235,7 +236,8 @@ async def _arun(run: Run) -> Outcome:
         if inspect.isawaitable(value):
             waiting: Awaitable[object] = value
             value = await waiting
-        return _outcome("ok", value)
+        made: Outcome = _outcome(Outcome, "ok", value)
+        return made
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # cancelled midway: it may have had its effect

@@ -30,7 +30,7 @@ from guard.events import OutcomeRecord
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
-from guard.model import Outcome, ToolCall, quick
+from guard.model import Outcome, ToolCall
 from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
@@ -41,7 +41,7 @@ from guard.writing import conclude, decision_of
 
 __all__ = ["call_flow", "decide_flow", "finish_flow"]
 
-_outcome_record = quick(OutcomeRecord)
+_outcome_record: Any = OutcomeRecord.__new__
 _new: Any = tuple.__new__
 _STREAMS = ("generator", "async_generator", "coroutine")
 
@@ -149,7 +149,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
     record = _outcome_record(
-        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt
+        OutcomeRecord, decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, 0, {}, learnt
     )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:

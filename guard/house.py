@@ -118,7 +118,7 @@ class Plans(dict[str, Plan]):
         self.load, self.since = load, since or {}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class TaskState:
     """One open delegation of one task, in this process. `key` prefixes every state key of the task.
 
@@ -214,7 +214,7 @@ class TaskState:
         return plan
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ticket:
     """A decided call between its decision and its outcome."""
 
@@ -274,7 +274,7 @@ class Refusals:
             return swallowed + 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class House:
     """Everything one guard is wired from."""
 

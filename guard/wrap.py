@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 from guard.constraints import Shape
 from guard.drive import current_lease, leased
 from guard.errors import ConfigError, Denied
-from guard.model import Decision, Finding, Outcome, ToolCall, quick
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.reasons import ReasonCode
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = ["GuardedTool", "guarded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_call = quick(ToolCall)
+_call: Any = ToolCall.__new__
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -104,7 +104,7 @@ def _sync(guard: Guard, function: Callable[..., Any], name: str, fitted: int, sk
         if current_lease() is not None and leased(name):  # `guard.call(ToolCall(...), guarded_tool)`: judged already, this is its body
             return function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return guard.run(_call(name, kwargs), body, (fitted, args[1:] if skip else args, kwargs))
+        return guard.run(_call(ToolCall, name, kwargs), body, (fitted, args[1:] if skip else args, kwargs))
 
     return wrapper
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from time import monotonic, perf_counter, time_ns
+from typing import Any
 
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
 from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
-from guard.model import Decision, Finding, quick
+from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
 from guard.ports import Sink
 from guard.reasons import ReasonCode
@@ -21,8 +22,8 @@ from guard.workflow.weigh import keep_counters
 __all__ = ["conclude", "decision_of", "note_flow", "write"]
 
 _AT_ITS_END = (ReasonCode.TASK_ENDED, ReasonCode.TASK_SUSPENDED)
-_decision = quick(Decision)
-_record = quick(DecisionRecord)
+_decision: Any = Decision.__new__
+_record: Any = DecisionRecord.__new__
 
 
 def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
@@ -42,6 +43,7 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
     allowed = ruling.verdict == "allow"
     tool = draft.call.tool
     made: Decision = _decision(
+        Decision,
         draft.id,
         ruling.verdict,
         "monitor" if monitored and allowed else "enforce",
@@ -176,6 +178,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
     d = task.delegation if task is not None else None
     spec = plan.tool if plan is not None else None
     made: DecisionRecord = _record(
+        DecisionRecord,
         decision.id,
         at,
         d.tenant if d else "",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from guard.errors import ConfigError
+from guard.frozen import frozen
 from guard.tokens.keys import KeySet
 from guard.tokens.text import is_name
 
@@ -33,7 +32,7 @@ _NEVER_A_TASK = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IssuerRules:
     """How tokens of one issuer are verified.
 
