@@ -106,17 +106,24 @@ def empty() -> Callable[[int], None]:
     return work
 
 
-def directory_guard(text: str, directory: Path, **options: Any) -> tuple[Guard, str]:
-    """A guard with the audit file in `directory` and spans through a batch processor whose exporter drops them."""
+def directory_guard(text: str, directory: Path, *, program: bool = False, **options: Any) -> tuple[Guard, str]:
+    """A guard with the audit file in `directory` and spans through the SDK's batch processor to an exporter that drops them.
+
+    The provider is the embedded one, as where nothing is configured; `program`: the SDK's, as where the program has one of its own.
+    """
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
     from guard.record import AuditFile, Spans
+    from guard.record.tracer import OwnProvider
 
     class Drop(SpanExporter):
         def export(self, spans: Any) -> SpanExportResult:
             return SpanExportResult.SUCCESS
 
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(Drop(), max_queue_size=1 << 16))
-    return make_guard(text, sinks=[AuditFile(directory), Spans(provider=provider)], **options)
+    processor = BatchSpanProcessor(Drop(), max_queue_size=1 << 16)
+    if program:
+        theirs = TracerProvider()
+        theirs.add_span_processor(processor)
+        return make_guard(text, sinks=[AuditFile(directory), Spans(provider=theirs)], **options)
+    return make_guard(text, sinks=[AuditFile(directory), Spans(provider=OwnProvider(processor))], **options)

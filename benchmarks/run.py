@@ -75,8 +75,12 @@ def calls(rounds: int) -> Iterator[Row]:
     span = span_reference()
     text = policy_text(100, 20, dense=False)
     with tempfile.TemporaryDirectory() as folder:
-        for name, state, bar in (("call.guarded", "memory:", 3.2), ("call.guarded_sqlite", f"sqlite:{folder}/state.db", 8.0)):
-            guard, token = directory_guard(text, Path(folder) / name, state=state)
+        for name, state, bar, program in (
+            ("call.guarded", "memory:", 3.2, False),
+            ("call.guarded_sdk_provider", "memory:", None, True),
+            ("call.guarded_sqlite", f"sqlite:{folder}/state.db", 8.0, False),
+        ):
+            guard, token = directory_guard(text, Path(folder) / name, state=state, program=program)
 
             @guard.tool(name="tool_0")
             def body(order: str, to: str, amount: str) -> None:

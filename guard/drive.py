@@ -14,15 +14,15 @@ from contextvars import ContextVar, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from guard.model import Outcome, quick
+from guard.model import Outcome
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["BEGUN", "INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "drive", "leased"]
+__all__ = ["BEGUN", "INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "current_lease", "drive", "leased"]
 
 T = TypeVar("T")
-_outcome = quick(Outcome)
+_outcome: Any = Outcome.__new__
 
 
 class Need(NamedTuple):
@@ -80,6 +80,9 @@ class Lease:
 
 
 _lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
+
+
+current_lease = _lease.get
 
 
 def leased(tool: str) -> bool:
@@ -184,7 +187,8 @@ def _call(need: Need) -> object:
 def _run(run: Run) -> Outcome:
     token = _lease.set(run.lease)
     try:
-        return _outcome("ok", run.execute(*run.args, **run.kwargs))
+        made: Outcome = _outcome(Outcome, "ok", run.execute(*run.args, **run.kwargs))
+        return made
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # interrupted midway: it may have had its effect
@@ -252,7 +256,8 @@ async def _arun(run: Run) -> Outcome:
         if inspect.isawaitable(value):
             waiting: Awaitable[object] = value
             value = await waiting
-        return _outcome("ok", value)
+        made: Outcome = _outcome(Outcome, "ok", value)
+        return made
     except Exception as error:
         return Outcome("error", None, error)
     except BaseException as error:  # cancelled midway: it may have had its effect

@@ -5,9 +5,9 @@ texts end up in spans, logs and conversations.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from guard.frozen import frozen
 from guard.reasons import REASONS, ReasonCode
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ConfigError(GuardError):
     code = "config.error"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Problem:
     """One finding of the policy linter. `line` and `column` count from 1; `excerpt` is the source line."""
 

@@ -7,9 +7,10 @@ writer are added by the audit file; they are not part of the thing itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from guard.frozen import frozen
 from guard.model import Finding, finding_dict
 
 __all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord", "filled"]
@@ -17,7 +18,7 @@ __all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "Pivot
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DecisionRecord:
     """One decision. Every record joins credential, workload, human origin and the position in the chain.
 
@@ -118,7 +119,7 @@ class DecisionRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutcomeRecord:
     """What the body did. `error`: the exception's type name only. `micros`: wall time of the body.
 
@@ -164,7 +165,7 @@ class OutcomeRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PivotRecord:
     """A task changed hands: another credential, workload or actor than at its last sight (`changed`)."""
 
@@ -193,7 +194,7 @@ class PivotRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TaskRecord:
     """The verdict on `task.end` with its code. `rules`: those that do not let it end, left out where there are none.
 
@@ -222,7 +223,7 @@ class TaskRecord:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApprovalRecord:
     """A person's word that changed what a task may do. `what`: `endorse` (one value of `argument` of `tool`) or `declassify` (`label`).
 

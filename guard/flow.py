@@ -23,15 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import perf_counter
+from typing import Any
 
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
-from guard.house import House, TaskState, Ticket
+from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.late import late_flow
 from guard.learning import learning_of, settled, withheld
-from guard.model import Outcome, ToolCall, quick
+from guard.model import Outcome, ToolCall
 from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
@@ -43,7 +44,9 @@ from guard.writing import conclude, decision_of
 
 __all__ = ["call_flow", "decide_flow", "finish_flow"]
 
-_outcome_record = quick(OutcomeRecord)
+_outcome_record: Any = OutcomeRecord.__new__
+_new: Any = tuple.__new__
+_STREAMS = ("generator", "async_generator", "coroutine")
 
 
 def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind | None = None, *, dry: bool = False) -> Flow[Ticket]:
@@ -83,27 +86,25 @@ def call_flow(
     ticket = yield from decide_flow(house, task, call, bind)
     if ticket.replay is not None:
         return ticket, ticket.replay
-    if ticket.decision.blocks:
+    if ticket.decision.verdict != "allow":
         return ticket, Outcome("not_executed")
     assert ticket.bound is not None
     span = ticket.span
     if span is not None:
         span.attach()
     try:
-        ran = yield Run(execute, (), ticket.bound.args, Lease(call.tool))
+        ran = yield _new(Run, (execute, (), ticket.bound.args, Lease(call.tool)))
     finally:
         if span is not None:
             span.detach()
     outcome = ran if type(ran) is Outcome else Outcome("unknown")
-    if not _streams(outcome.value):
+    if type(outcome.value).__name__ not in _STREAMS:
         outcome = yield from finish_flow(house, ticket, outcome)
     return ticket, outcome
 
 
 def _settle(ticket: Ticket, task: TaskState, plan: Plan, outcome: Outcome, now: int) -> list[Op]:
     """What the outcome leaves behind; of an error that means that nothing happened, what is taken back."""
-    if outcome.status == "ok" and plan.plain and not plan.events.every and ticket.decision.tool in task.settled:
-        return []
     if outcome.status == "error" and plan.tool is not None and plan.tool.errors_have_no_effect and ticket.taken is not None:
         # A limit unit comes back; the mark of the call id stays: it was decided, and its outcome is known.
         return list(refunds(ticket.taken, marks=False))
@@ -114,23 +115,20 @@ def _settle(ticket: Ticket, task: TaskState, plan: Plan, outcome: Outcome, now: 
         return []
 
 
-def _streams(value: object) -> bool:
-    return type(value).__name__ in ("generator", "async_generator", "coroutine")
-
-
 def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]:
     """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
     learning, interrupt = None, None
-    if plan is not None and plan.sources is not None and not decision.blocks:
+    if plan is not None and plan.sources is not None and decision.verdict == "allow":
         learning, interrupt = learning_of(ticket, outcome)
-    outcome = withheld(outcome, learning)
+    if learning is not None:
+        outcome = withheld(outcome, learning)
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
     clock: object
     if getattr(house.clock, "inline", False) is True:
         try:
-            clock = both(house.clock)
+            clock = house.clock.read() if type(house.clock) is SystemClock else both(house.clock)
         except Exception:
             clock = None
     else:
@@ -140,8 +138,9 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         wall, seconds = datetime.now(UTC), None
     at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
     number = learnt = order = 0
-    if task is not None and plan is not None and not decision.blocks:
-        ops = _settle(ticket, task, plan, outcome, at // 1_000_000)
+    if task is not None and plan is not None and decision.verdict == "allow":
+        stands = outcome.status == "ok" and plan.plain and not plan.events.every and decision.tool in task.settled
+        ops = [] if stands else _settle(ticket, task, plan, outcome, at // 1_000_000)
         if learning is not None:
             learnt = learning.learnt
         if ops or learning is not None:
@@ -159,7 +158,20 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
     record = _outcome_record(
-        decision.id, at, decision.task, decision.step, decision.tool, outcome.status, error, micros, number, order, {}, learnt, late
+        OutcomeRecord,
+        decision.id,
+        at,
+        decision.task,
+        decision.step,
+        decision.tool,
+        outcome.status,
+        error,
+        micros,
+        number,
+        order,
+        {},
+        learnt,
+        late,
     )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:

@@ -132,7 +132,7 @@ class Plans(dict[str, Plan]):
         self.load, self.since = load, since or {}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class TaskState:
     """One open delegation of one task, in this process. `key` prefixes every state key of the task.
 
@@ -231,7 +231,7 @@ class TaskState:
         return plan
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ticket:
     """A decided call between its decision and its outcome."""
 
@@ -291,7 +291,7 @@ class Refusals:
             return swallowed + 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class House:
     """Everything one guard is wired from."""
 

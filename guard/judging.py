@@ -5,18 +5,16 @@ Identity comes before binding, so that nobody who is not authenticated makes the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from hashlib import sha256
 from time import monotonic
-from typing import cast
 
 from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.house import House, TaskState
+from guard.house import House, SystemClock, TaskState
 from guard.model import Bound, Delegation, Finding, ToolCall
 from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
@@ -31,7 +29,8 @@ from guard.workflow.weigh import reads, weigh, weigh_plain
 
 __all__ = ["Bind", "judge_flow"]
 
-Bind = Callable[[House], Bound]
+Bind = tuple[int, Sequence[object], Mapping[str, object]]
+"""A call as Python wrote it: number of the binder (`House.fitted`), arguments by position and by name."""
 _ORDER = ("task", "token", "call", "grants", "intent", "flow", "asked", "rules", "external", "state", "record", "guard")
 _TRIES = 3
 
@@ -55,7 +54,12 @@ def _renewed(task: TaskState, found: Delegation) -> Finding | None:
 def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
     """The arguments fitted to the tool, into the draft; or why they do not fit."""
     try:
-        draft.bound = bind(house) if bind is not None else house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
+        if bind is None:
+            draft.bound = house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
+        else:
+            number, args, kwargs = bind
+            binder = house.fitted[number][2]
+            draft.bound = binder.bind_call(args, kwargs, house.resolve) if args else binder.bind(kwargs, house.resolve)
     except BindError as error:
         return Finding("call", "forbid", error.code, text=str(error))
     except BaseException as error:
@@ -74,7 +78,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     answer: object
     if getattr(clock, "inline", False) is True:
         try:
-            answer = both(clock)
+            answer = clock.read() if type(clock) is SystemClock else both(clock)
         except BaseException as error:
             answer = draft.raised(error)
     else:
@@ -169,7 +173,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         ops, first = wanted(draft, task, plan, weighed)
         if getattr(store, "inline", False) is True:
             try:
-                answer = store.apply(ops, now=cast("datetime", draft.now), commit=not dry)
+                answer = store.apply(ops, now=draft.now, commit=not dry)  # type: ignore[arg-type] # the clock has said it
             except BaseException as error:
                 answer = draft.raised(error)
             if monotonic() > draft.deadline:

@@ -6,13 +6,14 @@ shown to anyone, and which published risk or control it belongs to. The table in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from guard.frozen import frozen
 
 __all__ = ["REASONS", "Reason", "ReasonCode"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """What one code means.
 

@@ -47,7 +47,8 @@ def wanted(draft: Draft, task: TaskState, plan: Plan, weighed: Weighed) -> tuple
         draft.numbered = len(ops)
         ops.append(Add(commits(task.context), 1, None, None, by))
     # Who was the last one before this, of a limit that refuses nothing: its finding names the step that used it up.
-    ops += [Sum(claim.op.key, claim.op.window) for claim in draft.claims if claim.told]
+    if draft.claims:
+        ops += [Sum(claim.op.key, claim.op.window) for claim in draft.claims if claim.told]
     first = len(ops)
     keys, most = plan.tally
     fixed = plan.fixed

@@ -18,7 +18,7 @@ from guard.errors import ConfigError, Denied, GuardError
 from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
-from guard.model import Bound, Decision, Finding, Outcome, ToolCall
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.ports import Approvals, Clock, Proofs, Prover, Registrations, Revocations, Signals, Sink, StateStore, Verifier
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
@@ -30,6 +30,7 @@ from guard.tasks import Frame, Task, denied
 from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
+    from guard.judging import Bind
     from guard.loading import PolicySource
     from guard.policy import Policy
 
@@ -39,7 +40,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 TrustSource = Issuer | LocalIssuer
-_Bind = Callable[[House], Bound]
 
 
 class Guard:
@@ -193,7 +193,7 @@ class Guard:
         frame = self._current.get()
         if frame is None:
             return []
-        state = frame.task.state
+        state = frame.state
         return [tool for tool in tools if state.plan(self._house, tool).possible]
 
     # -- tasks -----------------------------------------------------------------------------------------------------------------
@@ -256,25 +256,26 @@ class Guard:
 
     # -- what the decorator and the adapters stand on ------------------------------------------------------------------------------
 
-    def run(self, call: ToolCall, execute: Callable[..., object], bind: _Bind | None) -> object:
+    def run(self, call: ToolCall, execute: Callable[..., object], bind: Bind | None) -> object:
         """`call`, with the arguments bound by `bind` (positional ones included)."""
-        ticket, outcome = drive(call_flow(self._house, self._state(), call, execute, bind), self._house.seconds)
+        house, frame = self._house, self._current.get()
+        ticket, outcome = drive(call_flow(house, None if frame is None else frame.state, call, execute, bind), house.seconds)
         return self._answer(ticket, outcome)
 
-    async def arun(self, call: ToolCall, execute: Callable[..., object], bind: _Bind | None) -> object:
+    async def arun(self, call: ToolCall, execute: Callable[..., object], bind: Bind | None) -> object:
         """`run` for coroutines."""
         ticket, outcome = await adrive(call_flow(self._house, self._state(), call, execute, bind), self._house.seconds)
         return self._answer(ticket, outcome)
 
-    def dry(self, call: ToolCall, bind: _Bind | None) -> Decision:
+    def dry(self, call: ToolCall, bind: Bind | None) -> Decision:
         """`check`, with the arguments bound by `bind`."""
         return drive(decide_flow(self._house, self._state(), call, bind, dry=True), self._house.seconds).decision
 
-    def open_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
+    def open_call(self, call: ToolCall, bind: Bind | None) -> Ticket:
         """Decide and record a call whose body the caller runs (generators); `close_call` ends it. Raises Denied."""
         return self._streaming(drive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
 
-    async def aopen_call(self, call: ToolCall, bind: _Bind | None) -> Ticket:
+    async def aopen_call(self, call: ToolCall, bind: Bind | None) -> Ticket:
         return self._streaming(await adrive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
 
     def close_call(self, ticket: Ticket, outcome: Outcome) -> None:
@@ -285,7 +286,7 @@ class Guard:
 
     def _state(self) -> TaskState | None:
         frame = self._current.get()
-        return frame.task.state if frame is not None else None
+        return frame.state if frame is not None else None
 
     def _streaming(self, ticket: Ticket) -> Ticket:
         if ticket.decision.blocks:
@@ -300,7 +301,7 @@ class Guard:
             ticket.task.tickets[ticket.decision.id] = ticket
 
     def _answer(self, ticket: Ticket, outcome: Outcome) -> object:
-        if ticket.decision.blocks:
+        if ticket.decision.verdict != "allow":
             raise denied(ticket.decision)
         if outcome.error is not None:
             raise outcome.error

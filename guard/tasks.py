@@ -28,6 +28,7 @@ class Frame(NamedTuple):
     """Which task is current in this context, and which one was before."""
 
     task: Task
+    state: TaskState
     before: Frame | None
 
 
@@ -202,7 +203,7 @@ class Task:
     def _push(self) -> Self:
         guard, key = self._guard, self.state.delegation.task
         guard._opened[key] = guard._opened.get(key, 0) + 1
-        guard._current.set(Frame(self, guard._current.get()))
+        guard._current.set(Frame(self, self.state, guard._current.get()))
         return self
 
     def _pop(self) -> bool:

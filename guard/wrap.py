@@ -13,20 +13,20 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from guard.constraints import Shape
-from guard.drive import leased
+from guard.drive import current_lease, leased
 from guard.errors import ConfigError, Denied
-from guard.model import Bound, Decision, Finding, Outcome, ToolCall, quick
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.reasons import ReasonCode
 
 if TYPE_CHECKING:
-    from guard.house import House, Ticket
+    from guard.house import Ticket
     from guard.runtime import Guard
 
 __all__ = ["GuardedTool", "guarded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_call = quick(ToolCall)
+_call: Any = ToolCall.__new__
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -75,14 +75,9 @@ def _kind(function: Callable[..., object]) -> str:
     return "async" if inspect.iscoroutinefunction(call) else "sync"
 
 
-def _bind(fitted: int, skip: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[House], Bound]:
-    own = args[1:] if skip else args
-    return lambda house: house.fitted[fitted][2].bind_call(own, kwargs, house.resolve)
-
-
 def _check(guard: Guard, name: str, fitted: int, *args: Any, **kwargs: Any) -> Decision:
     # A method's check is called on the function, so there is no instance to leave out.
-    return guard.dry(ToolCall(name, kwargs), _bind(fitted, False, args, kwargs))
+    return guard.dry(ToolCall(name, kwargs), (fitted, args, kwargs))
 
 
 def _sealed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -106,10 +101,10 @@ def _seal_denied(name: str) -> Denied:
 
 def _sync(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if leased(name):  # `guard.call(ToolCall(...), guarded_tool)`: judged already, this is its body
+        if current_lease() is not None and leased(name):  # `guard.call(ToolCall(...), guarded_tool)`: judged already, this is its body
             return function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return guard.run(_call(name, kwargs), body, _bind(fitted, skip, args, kwargs))
+        return guard.run(_call(ToolCall, name, kwargs), body, (fitted, args[1:] if skip else args, kwargs))
 
     return wrapper
 
@@ -119,14 +114,14 @@ def _async(guard: Guard, function: Callable[..., Any], name: str, fitted: int, s
         if leased(name):
             return await function(*args, **kwargs)
         body = functools.partial(function, args[0]) if skip and args else function
-        return await guard.arun(ToolCall(name, kwargs), body, _bind(fitted, skip, args, kwargs))
+        return await guard.arun(ToolCall(name, kwargs), body, (fitted, args[1:] if skip else args, kwargs))
 
     return wrapper
 
 
 def _generator(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        ticket = guard.open_call(ToolCall(name, kwargs), _bind(fitted, skip, args, kwargs))
+        ticket = guard.open_call(ToolCall(name, kwargs), (fitted, args[1:] if skip else args, kwargs))
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:
@@ -144,7 +139,7 @@ def _generator(guard: Guard, function: Callable[..., Any], name: str, fitted: in
 
 def _async_generator(guard: Guard, function: Callable[..., Any], name: str, fitted: int, skip: bool) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        ticket = await guard.aopen_call(ToolCall(name, kwargs), _bind(fitted, skip, args, kwargs))
+        ticket = await guard.aopen_call(ToolCall(name, kwargs), (fitted, args[1:] if skip else args, kwargs))
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from time import perf_counter, time_ns
+from time import monotonic, perf_counter, time_ns
+from typing import Any
 
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
 from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
-from guard.model import Decision, Finding, quick
+from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
 from guard.ports import Sink
 from guard.reasons import ReasonCode
@@ -22,8 +23,8 @@ from guard.workflow.weigh import keep_counters
 __all__ = ["conclude", "decision_of", "note_flow", "write"]
 
 _AT_ITS_END = (ReasonCode.TASK_ENDED, ReasonCode.TASK_SUSPENDED)
-_decision = quick(Decision)
-_record = quick(DecisionRecord)
+_decision: Any = Decision.__new__
+_record: Any = DecisionRecord.__new__
 
 
 def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
@@ -43,6 +44,7 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
     allowed = ruling.verdict == "allow"
     tool = draft.call.tool
     made: Decision = _decision(
+        Decision,
         draft.id,
         ruling.verdict,
         "monitor" if monitored and allowed else "enforce",
@@ -71,7 +73,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
     if allowed:
-        if refused is None and draft.late:
+        if refused is None and monotonic() > draft.deadline:
             refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
         if refused is not None:
             yield from _cancel(house, draft)
@@ -181,6 +183,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
     d = task.delegation if task is not None else None
     spec = plan.tool if plan is not None else None
     made: DecisionRecord = _record(
+        DecisionRecord,
         decision.id,
         at,
         d.tenant if d else "",
@@ -191,7 +194,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         spec.effects if spec else (),
         decision.verdict,
         decision.mode,
-        decision.code.value,
+        decision.code._value_,  # what `.value` answers after two calls
         decision.findings,
         decision.fix,
         decision.witnesses,

@@ -7,12 +7,13 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
+from guard.frozen import frozen
 from guard.policy.data import IRREVERSIBLE
 from guard.policy.table import NAMES
 
@@ -54,14 +55,14 @@ _CONTROL = frozenset({"email", "url", "host", "path", "iban", "id", "name", "com
 _PLAIN: Mapping[object, str] = {int: "int", bool: "bool", float: "decimal", Decimal: "decimal", date: "date", bytes: "any"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Argument:
     path: str
     type: str
     control: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Guess:
     """One tool. `sure`: the effect's word stood in the name. `left_out`: what a policy cannot say of this function."""
 

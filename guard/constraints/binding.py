@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Self
 from guard.constraints.canonical import canonical, canonical_flat, in_order
 from guard.constraints.types import MAX_DEPTH, NORMAL, Resolve, ValueRefused, normalise
 from guard.errors import ConfigError
-from guard.model import Bound, quick
+from guard.model import Bound
 from guard.reasons import ReasonCode
 from guard.suggest import did_you_mean
 
@@ -35,7 +35,7 @@ _HANDED_ON: Final = frozenset({"path", "url", "host", "email", "iban"})
 """Types whose normal form is what the body gets."""
 
 
-_bound = quick(Bound)
+_bound: Any = Bound.__new__
 
 
 class BindError(Exception):
@@ -229,7 +229,7 @@ class Binder:
         told = canonical_flat(values, self._order) if flat else self._canonical(values)
         if len(told) > 2 * MAX_CHARS:
             raise BindError(ReasonCode.ARGS_SIZE, "", f"the arguments are longer than {MAX_CHARS:,} characters")
-        made: Bound = _bound(self._tool, out, values, told)
+        made: Bound = _bound(Bound, self._tool, out, values, told)
         return made
 
     def bind_call(self, args: Sequence[object], kwargs: Mapping[str, object], resolve: Resolve | None = None) -> Bound:

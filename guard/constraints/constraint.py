@@ -10,14 +10,14 @@ is narrowed by others than wrote it, and only what can be compared can be proven
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from guard.constraints import words
 from guard.constraints.kinds import Range, Test, build, listed, never, number, same
 from guard.constraints.types import ValueRefused, normalise
-from guard.model import quick
+from guard.frozen import frozen
 
 __all__ = ["KINDS", "WHOLE", "Constraint", "ConstraintError", "Origin", "Parameter", "Part", "has_parameter", "made"]
 
@@ -82,7 +82,7 @@ class Part(NamedTuple):
     inner: tuple[Constraint, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Constraint:
     """What a value must be. `raw`: as written. `params`: names of the parameters that are not bound yet.
 
@@ -294,11 +294,11 @@ def _quoted(value: object) -> str:
 
 def made(raw: Any, origin: Origin, parts: tuple[Part, ...], optional: bool, params: frozenset[str], kind: str | None) -> Constraint:
     """Put together."""
-    one: Constraint = _constraint(raw, origin, parts, optional, params, kind)
+    one: Constraint = _constraint(Constraint, raw, origin, parts, optional, params, kind)
     return one
 
 
-_constraint = quick(Constraint)
+_constraint: Any = Constraint.__new__
 
 
 def _all(tests: list[Test]) -> Test:

@@ -7,7 +7,6 @@ parameter of another kind) becomes a test that never holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -17,6 +16,7 @@ from guard.constraints import commands, hosts, paths
 from guard.constraints.globs import compile_glob
 from guard.constraints.text import is_line
 from guard.constraints.types import DECIMAL
+from guard.frozen import frozen
 
 __all__ = [
     "MAX_ITEMS",
@@ -94,7 +94,7 @@ def _one_of(spec: object) -> Test:
     return lambda value: any(same(value, literal) for literal in literals)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Range:
     """A range as numbers: bounds with whether they belong to it."""
 

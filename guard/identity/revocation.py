@@ -110,7 +110,8 @@ class RevocationList:
 
     def find(self, delegation: Delegation, *, now: int) -> str | None:
         """What of `delegation` is revoked, or None. Raises where the file cannot be relied on."""
-        self._refresh()
+        if self._file is not None:
+            self._refresh()
         if why := self._broken:
             raise GuardError(f"the revocation list {self._path} {why}", code=ReasonCode.REVOCATION_UNAVAILABLE)
         index = self._index

@@ -91,7 +91,7 @@ class TrustedIssuers:
         """Raises `TokenRefused` and nothing else; `KeysWanted` where a fetch may help."""
         if type(token) is not str or len(token) > MAX_CHAIN or not token.isascii():
             return verify(token, self._rules, now=now)  # refused there, before ten megabytes are hashed
-        generation = self.generation
+        generation = self.generation if self._watched else self._generation
         last = self._last
         if last is not None and last[0] is token:  # the very same text object as before: a task asks for its own token, call after call
             recent = last[1]

@@ -9,8 +9,9 @@ import ast
 import keyword
 import math
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from guard.frozen import frozen
 
 __all__ = ["Call", "CallError", "parse_call"]
 
@@ -31,7 +32,7 @@ _PYTHON: Final = {"true": "True", "false": "False", "null": "None"}
 _PAIRS: Final = {"(": ")", "[": "]", "{": "}"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A call; `end`: where in the text it ends."""
 

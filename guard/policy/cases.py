@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
+from guard.frozen import frozen
 from guard.model import Decision
 from guard.policy.call import CallError, parse_call
 from guard.policy.codes import CODES, PART_OF_ROOM, ROOMS
@@ -34,7 +35,7 @@ _MAX_EVENTS: Final = 500
 _MAX_LINE: Final = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Known:
     """What cases may refer to. None: not known here (a case file, a pack alone), so not checked."""
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from guard.constraints import Constraint
 from guard.errors import Problem
+from guard.frozen import frozen
 from guard.model import Verdict
 
 __all__ = [
@@ -29,7 +30,7 @@ LEAVES = ("directory", "structured", "author", "text", "id", "name")
 # --- results of tools
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leaf:
     """What a leaf of a result is: `source`, one of LEAVES. With `when` (path of the same result -> constraint, `[]` means the same
     record) it is that only where all of them hold, else `otherwise`. `$me` in `when` is the parameter `me`.
@@ -40,7 +41,7 @@ class Leaf:
     otherwise: str = "text"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Variant:
     """What holds instead where every constraint of `when` (argument path of the call -> constraint) holds.
 
@@ -53,7 +54,7 @@ class Variant:
     shape: Mapping[str, Leaf]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Returns:
     """What a result is. `none`: nothing comes back. `shape`: path in the result (`iban`, `[].iban`, `items[].id`) -> leaf.
 
@@ -67,7 +68,7 @@ class Returns:
     variants: tuple[Variant, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Once:
     """The tool runs once per values of `key` (argument paths), within `within` seconds, None: ever."""
 
@@ -75,7 +76,7 @@ class Once:
     within: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remember:
     """What is kept of a result under the name `fact`. `key`: argument path. `fields`: field -> path in the result."""
 
@@ -84,7 +85,7 @@ class Remember:
     fields: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tool:
     """What a tool is. `types`: argument path -> type word, for control and data arguments alike; `control`: paths of control arguments.
 
@@ -104,7 +105,7 @@ class Tool:
     remember: tuple[Remember, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limit:
     """`calls` or `sum` (an argument path) up to `max`. `window` seconds, None: for ever. `per`: key parts besides the task.
 
@@ -120,7 +121,7 @@ class Limit:
     denied: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class From:
     """The value must be one that `tool` returned at `path`, in a record whose siblings are as `where` says: leaf -> literal or `$param`.
 
@@ -132,7 +133,7 @@ class From:
     where: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Permission:
     """One tool of an intent. `args`: argument path -> constraint (may use `$parameters`). `at`: argument path, or `judge.CHECK`
     for `check` -> `policy.yaml:12:31`.
@@ -149,7 +150,7 @@ class Permission:
     check: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Intent:
     """A kind of task. `params`: name -> type word. `ttl` seconds from the opening of the task. `order`: see POLICY."""
 
@@ -162,7 +163,7 @@ class Intent:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class When:
     """Which calls a rule is about: all members must hold; an empty member holds always. `end`: the rule is about `task.end`."""
 
@@ -176,7 +177,7 @@ class When:
 # --- rules
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """Earlier events: calls of one of these tools, of one of these effects, with these arguments (`args`); or a label of the task.
 
@@ -191,7 +192,7 @@ class Item:
     match: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class After:
     """`forbid_after`: fires once all items happened, `in_order` in this order."""
 
@@ -199,7 +200,7 @@ class After:
     in_order: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Before:
     """`require_before`: fires unless the item happened and ended well, within `within` seconds. `consume`: each event serves once."""
 
@@ -210,7 +211,7 @@ class Before:
     consume: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exclusive:
     """`exclusive`: one `by` does only one of the items, for the same values of `per` (argument paths, without `args.`)."""
 
@@ -219,7 +220,7 @@ class Exclusive:
     per: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unless:
     """What excuses a call the rule would fire on; all members that are set must hold. `flow`: sources every control value must have one of.
     `several`: the trusted prompt speaks of more than one.
@@ -231,7 +232,7 @@ class Unless:
     several: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Age:
     """How long ago a remembered date is, in seconds."""
 
@@ -239,7 +240,7 @@ class Age:
     max: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FactTest:
     """One alternative of `require_any`: fact `fact`, remembered under the value of this call's argument `key` (None at `task.end`
     with a literal in `const`), whose fields meet `where`.
@@ -254,7 +255,7 @@ class FactTest:
     const: object = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One workflow rule. It has one verb: `limit`, `after`, `before`, `exclusive`, `any_facts`, `check`, or `require` with `signals`;
     or none (the rule fires on every call it matches).
@@ -288,7 +289,7 @@ class Rule:
 # --- sources, the prompt's words, approvals
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FlowRow:
     """One effect class: source -> verdict, for control values and for what data text carries; not there: deny. `any` of the file is
     written out: every source without a cell of its own has one here.
@@ -305,7 +306,7 @@ class FlowRow:
     also: Mapping[str, Verdict] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Asked:
     """The trusted prompt's words as a second vote. `not_asked`: effect class -> verdict. `words`: class -> more words for it."""
 
@@ -314,7 +315,7 @@ class Asked:
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Who:
     """Who may answer: somebody of `group`, or one of `persons`; none of `excluded` (`origin`, `actors`)."""
 
@@ -323,7 +324,7 @@ class Who:
     excluded: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskRule:
     """How an ask is answered: by whom, by how many, and for how many seconds the answer holds."""
 
@@ -335,7 +336,7 @@ class AskRule:
 # --- tests
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunAs:
     """Whom a test case acts as. `person`: the proven person behind the origin. `tasks`: what `#name` lines act as, complete."""
 
@@ -348,7 +349,7 @@ class RunAs:
     tasks: Mapping[str, RunAs] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Event:
     """One line of a trace: a call with its outcome, at `after` seconds past the line before. Or, by `kind`, something else that happens:
 
@@ -372,7 +373,7 @@ class Event:
     kind: Literal["call", "approve", "signal", "user_says"] = "call"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Case:
     """One entry of `tests:`. `expect`: one per event, a verdict with an optional code prefix, or a rule id; "" for an event that is no
     call and of which nothing was said.

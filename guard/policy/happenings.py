@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from guard.frozen import frozen
 from guard.policy.codes import CODES
 from guard.policy.data import Event
 from guard.policy.problems import Mark, Report, suggest
@@ -28,7 +28,7 @@ _KEYWORD: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)")
 _CLOSERS: Final = {"(": ")", "[": "]", "{": "}"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Form:
     """What an event takes: names of its positional arguments, what may follow by name, what must be there, what else is assumed."""
 
@@ -46,7 +46,7 @@ _FORMS: Final[Mapping[str, _Form]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Piece:
     name: str
     text: str

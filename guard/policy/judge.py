@@ -6,10 +6,11 @@ A permission is compiled once per (delegation, tool) and then asked on every cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from guard.constraints import Constraint, ValueRefused, compile_args, normalise
+from guard.frozen import frozen
 from guard.model import Delegation, Finding, Grant, Judge
 from guard.reasons import ReasonCode
 
@@ -25,7 +26,7 @@ _TOO_LARGE: Final = "check(size)"
 """What fails where it is not an argument: no argument is called so. They stand in records (`atoms`), so they stay."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """One compiled permission. `test` None: the arguments do not matter. `permit`: said, as it is, when the test finds nothing."""
 

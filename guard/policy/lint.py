@@ -7,10 +7,10 @@ checked while reading; here things are looked at together: rules in this file, i
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
 from guard.constraints import Constraint
+from guard.frozen import frozen
 from guard.policy.data import Item, Rule, When
 from guard.policy.draft import Draft
 from guard.policy.lint_intents import lint_intents
@@ -128,7 +128,7 @@ def _floor(constraint: Constraint | None) -> bool:
 # --- rules that another makes pointless
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Reach:
     """A rule with what it is about, worked out once: `tools` are names, in a pack read alone the written names and effects."""
 

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from guard.errors import ConfigError, PolicyError, Problem
+from guard.frozen import frozen
 from guard.policy.asks import read_asks
 from guard.policy.cases import Known, read_cases
 from guard.policy.data import Case, Intent, PolicyData
@@ -171,7 +172,7 @@ def _params(intents: Mapping[str, Intent]) -> dict[str, Mapping[str, str]]:
     return {name: intent.params for name, intent in intents.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CasesFile:
     """A `*.cases.yaml` file: truth tables beside a policy. Iterating gives its cases.
 

@@ -34,15 +34,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from guard.frozen import frozen
 from guard.policy.data import EFFECTS, LEAVES, SOURCES
 
 __all__ = ["CONSTRAINTS", "CONSTRAINTS_WITH", "NAMES", "PART_OF_WORD", "SECTIONS", "WORDS", "Key"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """One key of a section. `about` is shown by editors. `part`: the part of the language it belongs to, "" for what was always there
     (guard/policy/supported.py). `beside`: it means something only where this other key stands too. `word`: of `one or word`.

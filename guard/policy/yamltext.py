@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import yaml
 
+from guard.frozen import frozen
 from guard.policy.problems import Enough, Mark, Report
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Entry", "Leaf", "Map", "Node", "Seq", "parse", "plain"]
@@ -40,7 +41,7 @@ _UNSEEN = re.compile(
 _VALUE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Leaf:
     """A scalar, typed by YAML 1.2 core. `text`: as written. `block`: a literal block, whose lines stand below its mark."""
 
@@ -50,7 +51,7 @@ class Leaf:
     block: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Seq:
     items: tuple[Node, ...]
     at: Mark
@@ -63,7 +64,7 @@ class Entry(NamedTuple):
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Map:
     entries: Mapping[str, Entry]
     at: Mark

@@ -62,7 +62,8 @@ class AuditFile:
         `patience`; where it would stop an event loop, a helper thread waits.
         """
         log = self._log
-        if not log.ready or (log.slow_until and monotonic() < log.slow_until):
+        chain = log.chain
+        if chain is None or (chain.size >= log.limit and not log.ready) or (log.slow_until and monotonic() < log.slow_until):
             return False
         return not (log.syncs and _in_event_loop())
 

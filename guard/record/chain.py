@@ -78,9 +78,9 @@ class Link(NamedTuple):
 
 def chained(body: str, writer: str, seq: int, prev: str) -> tuple[bytes, str]:
     """The whole line of a record whose JSON is `body`, and its hash."""
-    head = f'{body[:-1]},"writer":"{writer}","seq":{seq},"prev":"{prev}"'
-    digest = sha256(head.encode("ascii")).hexdigest()
-    return f'{head},"hash":"{digest}"}}\n'.encode("ascii"), digest
+    head = f'{body[:-1]},"writer":"{writer}","seq":{seq},"prev":"{prev}"'.encode("ascii")
+    digest = sha256(head).hexdigest()
+    return head + f',"hash":"{digest}"}}\n'.encode("ascii"), digest
 
 
 def link(line: bytes) -> Link | None:

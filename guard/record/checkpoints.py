@@ -18,12 +18,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, NamedTuple
 
+from guard.frozen import frozen
 from guard.record.chain import Registered, checkpoints_of, continued, encode, last_line, link, own_hash, writers
 from guard.record.files import keep
 
@@ -38,7 +38,7 @@ _SIG = 138  # len(',"sig":"' + 128 + '"}')
 _SIGNED = re.compile(rb',"sig":"[0-9a-f]{128}"\}\n?\Z')
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Checkpoint:
     """One checkpoint as read. `hash`: SHA-256 of its whole line, what the next one calls `prev`."""
 

@@ -52,6 +52,8 @@ def decision_body(r: DecisionRecord) -> str:
         _pieces[key] = pieces
     task, answer, who = pieces
     q = _quote
+    held = _lists.get(id(r.findings))
+    findings = held[1] if held is not None and held[0] is r.findings else _all(r.findings)
     fix = "null" if r.fix is None else q(r.fix)
     witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
     more = ""
@@ -62,7 +64,7 @@ def decision_body(r: DecisionRecord) -> str:
         )  # fmt: skip
     return (
         f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{answer},'
-        f'"findings":[{_all(r.findings)}],"fix":{fix},"witnesses":{witnesses},{who},'
+        f'"findings":[{findings}],"fix":{fix},"witnesses":{witnesses},{who},'
         f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}{more}}}'
     )
 
@@ -98,10 +100,7 @@ def _cut(r: DecisionRecord) -> tuple[str, str, str]:
 
 
 def _all(findings: tuple[Finding, ...]) -> str:
-    """So are the findings of most calls that all judges permit (`Plan.agreed`)."""
-    held = _lists.get(id(findings))
-    if held is not None and held[0] is findings:
-        return held[1]
+    """Kept, because the findings of most calls that all judges permit are the same tuple (`Plan.agreed`)."""
     text = ",".join(map(_finding, findings))
     if len(_lists) >= _MOST:
         _lists.clear()

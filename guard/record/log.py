@@ -61,7 +61,7 @@ class Log:
         """As new, with nothing open: for the child of a fork too, where threads are gone and locks may be held by nobody."""
         self._lock = threading.Lock()
         self._signing = threading.Lock()
-        self._chain: Chain | None = None
+        self.chain: Chain | None = None
         self._keeper: Keeper | None = None
         self._signer: Signer | None = None
         self._left: set[str] = set()
@@ -71,7 +71,7 @@ class Log:
 
     def forked(self) -> None:
         """In the child: the file, its lock and its chain are the parent's."""
-        chain = self._chain
+        chain = self.chain
         self.renew()
         if chain is not None and not chain.shut:
             try:
@@ -82,12 +82,12 @@ class Log:
     @property
     def ready(self) -> bool:
         """Is the file open, and has it room? Opening one takes an fsync or two, and so does beginning the next."""
-        chain = self._chain
+        chain = self.chain
         return chain is not None and (chain.size < self.limit or monotonic() < self._try_again)
 
     @property
     def path(self) -> Path:
-        chain = self._chain
+        chain = self.chain
         return self._shown / (chain.file if chain is not None else MAIN)
 
     # -- writing ---------------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class Log:
         if not lock.acquire(False) and not lock.acquire(timeout=self.patience):
             raise unavailable(self.path, "does not answer in time")
         try:
-            chain, start = self._chain, monotonic()
+            chain, start = self.chain, monotonic()
             if chain is None or chain.busy or chain.failed is not None:
                 chain = self._open()
                 start = monotonic()
@@ -179,7 +179,7 @@ class Log:
 
     def _open(self) -> Chain:
         """The file to write, its end known. Raises Unavailable."""
-        chain = self._chain
+        chain = self.chain
         if chain is not None and chain.failed is None and self._reread(chain):
             return chain
         if chain is not None:
@@ -189,13 +189,13 @@ class Log:
             chain, self._owed = Chain(*claimed[:-1]), owed(self.folder, claimed)
         except OSError as error:
             raise self._refused(error) from None
-        self._chain, self._signer = chain, None
+        self.chain, self._signer = chain, None
         try:
             if chain.reopened:
                 # Said to be closed, and now it goes on. Before the first new line, or who cuts the new lines off leaves a whole log.
                 self._sign(chain, closed=False, again=True)
         except OSError as error:
-            self._chain = None
+            self.chain = None
             chain.close(self.patience)
             raise self._refused(error, "its checkpoints cannot be written") from None
         self._keep(chain)
@@ -232,9 +232,9 @@ class Log:
         if keeper is not None:
             keeper.stop(0)
         chain.close(self.patience)
-        self._chain, self._signer = Chain(*claimed[:-1]), None
-        self._keep(self._chain)
-        return self._chain
+        self.chain, self._signer = Chain(*claimed[:-1]), None
+        self._keep(self.chain)
+        return self.chain
 
     def _keep(self, chain: Chain) -> None:
         self._keeper = Keeper(chain, lambda: self._sign(chain, closed=False))
@@ -263,7 +263,7 @@ class Log:
 
     def _leave(self, chain: Chain) -> None:
         self._left.add(chain.file)
-        keeper, self._chain, self._keeper = self._keeper, None, None
+        keeper, self.chain, self._keeper = self._keeper, None, None
         if keeper is not None:
             keeper.stop(0)
         chain.close(self.patience)
@@ -272,7 +272,7 @@ class Log:
 
     def checkpoint(self) -> None:
         """Cover every record written up to now. Raises OSError."""
-        chain = self._chain
+        chain = self.chain
         if chain is not None:
             self._sign(chain, closed=False)
 
@@ -281,7 +281,7 @@ class Log:
         if not self._lock.acquire(timeout=self.patience):
             return
         try:
-            chain, keeper = self._chain, self._keeper
+            chain, keeper = self.chain, self._keeper
             if chain is None:
                 return
             if keeper is not None:
@@ -291,7 +291,7 @@ class Log:
                     self._sign(chain, closed=True)
             except OSError:
                 pass  # the log stays without its end; `verify_log` says so
-            self._chain = self._keeper = self._signer = None
+            self.chain = self._keeper = self._signer = None
             chain.close(self.patience)
         finally:
             self._lock.release()

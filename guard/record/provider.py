@@ -3,7 +3,7 @@
 | what is configured                                             | then                                                        |
 |----------------------------------------------------------------|-------------------------------------------------------------|
 | OTEL_SDK_DISABLED=true                                         | no spans                                                    |
-| the program set a tracer provider                              | that one, whenever it is set                                |
+| the program set a tracer provider                              | that one, from a millisecond after it was set               |
 | OTEL_TRACES_EXPORTER=none                                      | no spans                                                    |
 | OTEL_TRACES_EXPORTER=console                                   | standard error                                              |
 | OTEL_EXPORTER_OTLP_[TRACES_]ENDPOINT, or OTEL_TRACES_EXPORTER=otlp | OTLP over HTTP, with the exporter's own variables       |
@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from guard.record.tracer import OwnProvider
 
 __all__ = ["disabled", "embedded", "of_the_program"]
 
@@ -39,14 +40,10 @@ def of_the_program() -> trace.TracerProvider | None:
     return None if type(provider) is trace.ProxyTracerProvider else provider
 
 
-def embedded(folder: Path) -> TracerProvider | None:
+def embedded(folder: Path) -> OwnProvider | None:
     """A provider of our own as the variables say; None: no spans."""
     exporter = _exporter(folder)
-    if exporter is None:
-        return None
-    provider = TracerProvider(sampler=ALWAYS_ON)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    return provider
+    return None if exporter is None else OwnProvider(BatchSpanProcessor(exporter))
 
 
 def _exporter(folder: Path) -> SpanExporter | None:

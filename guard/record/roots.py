@@ -46,6 +46,8 @@ from guard.telemetry import (
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
+    from guard.record.tracer import OwnTracer
+
 __all__ = ["Roots", "fired", "violation_facts"]
 
 _HELD = 4096
@@ -115,9 +117,10 @@ class Roots:
         self._context = context
         self._status = status
         self._open: OrderedDict[str, _Root] = OrderedDict()
-        self._spans: dict[int, _Root] = {}
+        self.spans: dict[int, _Root] = {}
+        """By the address of the root's span, which the root keeps alive."""
 
-    def begin(self, tracer: Tracer, task: Any, attributes: Attributes, policy: str) -> None:
+    def begin(self, tracer: Tracer | OwnTracer, task: Any, attributes: Attributes, policy: str) -> None:
         """A task was opened. If for the first time anywhere: its span, current from here on.
 
         A process that comes later opens none. It may leave the task without ending it, and nothing would ever end that span.
@@ -127,7 +130,7 @@ class Roots:
         before = self._context.get_current()
         name, facts = _named(task, attributes, policy)
         span = tracer.start_span(name, attributes=facts)
-        outer = self._spans.get(id(self._trace.get_current_span()))
+        outer = self.spans.get(id(self._trace.get_current_span()))
         self._hold(task.key, _Root(span, span.get_span_context(), before, outer))
         self._context.attach(self._trace.set_span_in_context(span))
 
@@ -147,7 +150,7 @@ class Roots:
             if root.span is not None:
                 root.span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
 
-    def end(self, tracer: Tracer, task: Any, attributes: Attributes, decision: Decision) -> None:
+    def end(self, tracer: Tracer | OwnTracer, task: Any, attributes: Attributes, decision: Decision) -> None:
         """What came of ending the task. It is over where its state says closed."""
         root = self._open.get(task.key)
         if not task.closed:
@@ -185,7 +188,7 @@ class Roots:
     def _leave(self, root: _Root) -> None:
         """No longer the current span, where it is. (In the context of another thread it never was.)"""
         root.over = True
-        self._spans.pop(id(root.span), None)
+        self.spans.pop(id(root.span), None)
         if root.span is not None and self._trace.get_current_span() is root.span:
             before, outer = root.before, root.outer
             while outer is not None and outer.over:  # tasks that were not left in the order they were opened
@@ -195,10 +198,10 @@ class Roots:
     def _hold(self, key: str, root: _Root) -> None:
         self._open[key] = root
         if root.span is not None:
-            self._spans[id(root.span)] = root
+            self.spans[id(root.span)] = root
         while len(self._open) > _HELD:
             _, oldest = self._open.popitem(last=False)
-            self._spans.pop(id(oldest.span), None)
+            self.spans.pop(id(oldest.span), None)
             oldest.over = True
             if oldest.span is not None:
                 oldest.span.end()

@@ -15,6 +15,7 @@ The decision stands as an event too: some backends take no logs. Names, codes, k
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from guard.events import DecisionRecord, OutcomeRecord
@@ -49,11 +50,15 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, SpanContext, Tracer
+    from opentelemetry.trace import SpanContext, Tracer
+
+    from guard.record.tracer import OwnProvider, OwnTracer
 
 __all__ = ["CallSpan", "Spans"]
 
 _HELD = 4096
+_LOOK = 0.001
+"""Seconds after which the program is asked again whether it has set a provider. (A task that opens asks at once.)"""
 
 
 class Spans:
@@ -66,16 +71,20 @@ class Spans:
     required = False
     inline = True
 
-    def __init__(self, provider: TracerProvider | None = None, meters: MeterProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | OwnProvider | None = None, meters: MeterProvider | None = None) -> None:
         # Here, once, and not at the first call: importing the SDK takes longer than a decision may.
         from opentelemetry import context, trace
         from opentelemetry.trace import status
 
+        from guard.record.tracer import OwnSpan, OwnTracer
+
         self._trace: Any = trace
+        self._own: Any = OwnTracer
+        self._own_span: Any = OwnSpan
         self._context: Any = context
         self._status: Any = status
         self._given = provider
-        self._tracer: Tracer | None = provider.get_tracer(SCOPE) if provider is not None else None
+        self._tracer: Tracer | OwnTracer | None = provider.get_tracer(SCOPE) if provider is not None else None
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
@@ -84,7 +93,12 @@ class Spans:
         self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
         self._roots = Roots(trace, context, status)
+        self._current: tuple[Any, Any] = (None, None)
+        """The last context a call was made in, and the span that is current there: a context never changes."""
+        self._next_look = 0.0
         self._metrics = Metrics(meters)
+        self.decided = self._metrics.decided
+        """A call was decided and recorded: measure it."""
 
     # A sink in name: records are not its business.
 
@@ -94,17 +108,38 @@ class Spans:
     def outcome(self, record: OutcomeRecord) -> None:
         pass
 
-    def decided(self, decision: Decision, task: Any, since: float) -> None:
-        """A call was decided and recorded: measure it. `since`: monotonic seconds at which it arrived. Never raises."""
-        self._metrics.decided(decision, task, since)
-
     def start(self, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan | None:
         """The span of a call that was just decided, not yet recorded. `task`: its TaskState, None outside one. Never raises."""
         try:
-            tracer = self._tracer if self._ready and not self._ours else self._resolve()
+            tracer = self._tracer if self._ready and (not self._ours or monotonic() < self._next_look) else self._resolve()
             if tracer is None:
                 return None
-            return self._start(tracer, decision, task, call_id, ns)
+            name, attributes = self._attributes(decision, task)
+            if call_id:
+                attributes[CALL_ID] = call_id[:256]
+            if decision.verdict != "allow" or decision.mode == "monitor":
+                attributes.update(more_facts(decision))
+            elif decision.witnesses:
+                attributes[WITNESSES] = decision.witnesses
+            holder = None if task is None else self._holders.get(task.key)
+            links = None
+            if decision.witnesses or (holder is not None and holder[0] is not task.delegation):
+                links = self._links(decision, task, holder)
+            here = self._context.get_current()
+            known, current = self._current
+            if known is not here:
+                current = self._trace.get_current_span(here)
+                self._current = here, current
+            # Below the span of a task there is nothing to enrich.
+            own = id(current) in self._roots.spans or not self._enriched(current, decision, attributes, links)
+            span: Any = self._open(tracer, name, attributes, links, task, here, current, ns) if own else current
+            for each in decision.findings:
+                if each.rule is not None:
+                    self._violated(span, decision, task)
+                    break
+            made = CallSpan(self, tracer, span, own, here, ns)
+            self._remember(decision, task, holder, made.where)
+            return made
         except Exception:
             return None
 
@@ -138,41 +173,30 @@ class Spans:
         except Exception:  # noqa: S110 - a span less
             pass
 
-    def _start(self, tracer: Tracer, decision: Decision, task: Any, call_id: str, ns: int) -> CallSpan:
-        name, attributes = self._attributes(decision, task)
-        if call_id:
-            attributes[CALL_ID] = call_id[:256]
-        if decision.verdict != "allow" or decision.mode == "monitor":
-            attributes.update(more_facts(decision))
-        elif decision.witnesses:
-            attributes[WITNESSES] = decision.witnesses
-        holder = None if task is None else self._holders.get(task.key)
-        links = None
-        if decision.witnesses or (holder is not None and holder[0] is not task.delegation):
-            links = self._links(decision, task, holder)
-        here = self._context.get_current()
-        current = self._trace.get_current_span(here)
-        # The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes.
-        own = not (current.is_recording() and executes(current, decision.tool))
-        if own:
-            # Nothing is current in another thread or context: there the call stands below its task all the same.
-            alone = task is not None and current is self._trace.INVALID_SPAN
-            parent = self._roots.parent(task.key) if alone else None
-            span = tracer.start_span(name, parent or here, attributes=attributes, links=links, start_time=ns)
-        else:
-            span = current
-            span.set_attributes(attributes)
-            for link in links or ():
-                span.add_link(link.context, link.attributes)
-        where = span.get_span_context()
+    def _enriched(self, current: Any, decision: Decision, attributes: Attributes, links: list[Any] | None) -> bool:
+        """The convention's rule on double spans: where the framework traces this very execution, its span gets our attributes."""
+        if not (current.is_recording() and executes(current, decision.tool)):
+            return False
+        current.set_attributes(attributes)
+        for link in links or ():
+            current.add_link(link.context, link.attributes)
+        return True
+
+    def _open(
+        self, tracer: Any, name: str, attributes: Attributes, links: list[Any] | None, task: Any, here: Context, current: Any, ns: int
+    ) -> Any:
+        # Nothing is current in another thread or context: there the call stands below its task all the same.
+        parent = self._roots.parent(task.key) if task is not None and current is self._trace.INVALID_SPAN else None
+        if links is None and parent is None and type(tracer) is self._own:
+            return tracer.below(current, name, attributes, ns)
+        return tracer.start_span(name, parent or here, attributes=attributes, links=links, start_time=ns)
+
+    def _violated(self, span: Any, decision: Decision, task: Any) -> None:
         violations = fired(decision.findings)
-        if violations:
-            for finding in violations:
-                span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
-            if task is not None:
-                self._roots.violated(task.key, violations, decision)
-        self._remember(decision, task, holder, where)
-        return CallSpan(self, tracer, span, own, here, where, ns)
+        for finding in violations:
+            span.add_event(EVENT_VIOLATION, violation_facts(finding, decision))
+        if violations and task is not None:
+            self._roots.violated(task.key, violations, decision)
 
     # -- what stands on a span ---------------------------------------------------------------------------------------------------
 
@@ -233,17 +257,18 @@ class Spans:
 
     # -- where spans go ----------------------------------------------------------------------------------------------------------
 
-    def _resolve(self) -> Tracer | None:
+    def _resolve(self) -> Tracer | OwnTracer | None:
         """The tracer. The program may set its provider after the guard was made: as long as only ours is there, it is asked again."""
         from guard.record.provider import disabled, embedded, of_the_program
 
         program = of_the_program()
+        self._next_look = monotonic() + _LOOK
         with self._lock:
             if program is not None and (self._ours or not self._ready):
                 self._tracer, self._ours, self._ready = (None if disabled() else program.get_tracer(SCOPE)), False, True
             elif not self._ready:
-                provider = None if disabled() else embedded(directory())
-                self._tracer = provider.get_tracer(SCOPE) if provider is not None else None
+                own = None if disabled() else embedded(directory())
+                self._tracer = own.get_tracer(SCOPE) if own is not None else None
                 self._ours, self._ready = True, True
             return self._tracer
 
@@ -251,9 +276,9 @@ class Spans:
 class CallSpan:
     """The span of one call. Nothing here raises."""
 
-    __slots__ = ("_end", "_here", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id")
+    __slots__ = ("_end", "_here", "_ns", "_own", "_room", "_span", "_token", "_tracer", "span_id", "trace_id", "where")
 
-    def __init__(self, room: Spans, tracer: Tracer, span: Span, own: bool, here: Context, where: SpanContext, ns: int) -> None:
+    def __init__(self, room: Spans, tracer: Any, span: Any, own: bool, here: Context, ns: int) -> None:
         self._room = room
         self._tracer = tracer
         self._span = span
@@ -262,9 +287,15 @@ class CallSpan:
         self._ns = ns
         self._token: Any = None
         self._end = False
-        # All zeros is "no span" in OpenTelemetry; in a record that is no text.
-        self.trace_id = f"{where.trace_id:032x}" if where.trace_id else ""
-        self.span_id = f"{where.span_id:016x}" if where.span_id else ""
+        if type(span) is room._own_span:
+            self.where: SpanContext = span.where
+            self.trace_id, self.span_id = span.trace_id, span.span_id
+        else:
+            where = self.where = span.get_span_context()
+            trace_id, span_id = where.trace_id, where.span_id
+            # All zeros is "no span" in OpenTelemetry; in a record that is no text.
+            self.trace_id = f"{trace_id:032x}" if trace_id else ""
+            self.span_id = f"{span_id:016x}" if span_id else ""
 
     def attach(self) -> None:
         """Make it the current span: what the body does appears below it."""

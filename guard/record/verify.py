@@ -19,10 +19,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guard.frozen import frozen
 from guard.record.audit import writing
 from guard.record.chain import LINE_MAX, MAIN, Registered, checkpoints_of, continued, writers
 from guard.record.checkpoints import Checkpoint, parse_checkpoint, public_key
@@ -37,7 +37,7 @@ __all__ = ["Damage", "Verified", "verify_log"]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Damage:
     """One thing that is wrong. `record`: the line of `file`, 0 where it is about the file as a whole. `text` holds no values."""
 
@@ -49,7 +49,7 @@ class Damage:
         return self.text if self.file == MAIN else f"{self.text} ({self.file})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verified:
     """What a log is worth.
 

@@ -132,7 +132,7 @@ class MemoryState:
                         values.append(total)
                     elif kind is Tally:
                         keys, tops, by = op  # type: ignore[misc]
-                        new, before = {}, []
+                        new, before, totals = {}, [], []
                         for key, most in zip(keys, tops, strict=True):  # type: ignore[arg-type]
                             held = counts.get(key)
                             total = 1 if held is None else held[0] + 1
@@ -141,12 +141,13 @@ class MemoryState:
                                 break
                             new[key] = (total, by)
                             before.append((counts, key, held))
+                            totals.append(total)
                         else:
                             if type(by) is not str or len(new) != len(keys):
                                 raise TypeError("Tally")
                             undo += before
                             counts.update(new)
-                            values.append(tuple([each[0] for each in new.values()]))
+                            values.append(tuple(totals))
                             continue
                         break
                     elif kind is Pin and (mark := marks.get(op.key)) is not None and mark[2] is None:  # type: ignore[union-attr]

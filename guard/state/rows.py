@@ -34,7 +34,7 @@ from guard.state import window as windows
 __all__ = ["NOW", "Changes", "Row", "Rows", "judge", "names"]
 
 Row = tuple[str, int | None, str | None, str, int | None]
-Rows = dict[str, Row]
+Rows = dict[str, Row | None]
 Changes = dict[str, Row | None]
 """None: the row goes."""
 

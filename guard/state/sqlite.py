@@ -1,5 +1,7 @@
 """State in one SQLite file (WAL): shared by every process of one machine, exact across a kill -9.
 
+A list is judged on rows, and a row that this connection has read or written is not read again before another one has committed.
+
 One connection a process, used by the caller's own thread under a lock: handing a list to a writer thread and back costs more
 than the whole transaction (measured: 44 us for the hand-over, 30 us for the transaction). Waiting for another process is ours, not
 SQLite's: its busy handler sleeps ever longer, up to 100 ms, so that whoever has waited longest waits longest still.
@@ -35,6 +37,8 @@ _OPEN_SECONDS = 5.0
 _BUSY = (5, 6)  # SQLITE_BUSY, SQLITE_LOCKED, whatever the extended code adds
 _SLOW, _SUSPECT = 0.05, 10.0
 """Seconds: a call that takes longer is slow, and for how long the store is then asked from a helper thread."""
+_HELD = 8192
+"""Rows kept in memory: so many, then all are read anew."""
 _SWEEP = 256
 """Committed lists between two looks for rows that have ended."""
 
@@ -67,6 +71,8 @@ class SqliteState:
         self._lists = self._ending = 0
         self._slow_until = 0.0
         self._reads: dict[int, str] = {}
+        self._rows: dict[str, Row | None] = {}
+        self._version = -1
         self.born: datetime = datetime.now(UTC)
         try:
             self._open(monotonic() + max(timeout, _OPEN_SECONDS))
@@ -132,13 +138,15 @@ class SqliteState:
             _patiently(lambda: cursor.execute("BEGIN IMMEDIATE"), deadline)
         finished = False
         try:
-            rows = {row[0]: row for row in cursor.execute(self._read(len(named) + 1), (NOW, *named))}
-            held = rows.get(NOW)
-            if held is not None and held[1] > at:
+            rows = self._rows_of(cursor, named)
+            held = rows[NOW]
+            if held is not None and held[1] is not None and held[1] > at:
                 at = held[1]
             answer, changes = judge(ops, named, rows, at)
-            if held is None or held[1] < at:
-                changes[NOW] = (NOW, at, None, "", None)
+            if type(answer) is Refused:  # what it had done up to there stands in the rows, and is not so
+                rows.clear()
+            if held is None or held[1] is None or held[1] < at:
+                rows[NOW] = changes[NOW] = (NOW, at, None, "", None)
             if changes:
                 self._write(cursor, changes, at)
                 cursor.execute("COMMIT")
@@ -147,8 +155,25 @@ class SqliteState:
             finished = True
         finally:
             if not finished:
+                self._rows.clear()
                 self._undo(cursor)
         return answer, at
+
+    def _rows_of(self, cursor: sqlite3.Cursor, named: list[str]) -> dict[str, Row | None]:
+        """What is known of the file, every row of `named` in it; None: there is no such row. For a transaction in which nobody else can write.
+
+        What this connection has read or written stays so until another one commits; then `data_version` is another.
+        """
+        rows = self._rows
+        (version,) = cursor.execute("PRAGMA data_version").fetchone()
+        if version != self._version or len(rows) > _HELD:
+            rows.clear()
+            self._version = version
+        missing = [name for name in (NOW, *named) if name not in rows]
+        if missing:
+            rows.update(dict.fromkeys(missing))
+            rows.update([(row[0], row) for row in cursor.execute(self._read(len(missing)), missing)])
+        return rows
 
     def _trial(self, ops: Sequence[Op], named: list[str], at: int, deadline: float) -> tuple[list[object] | Refused, int]:
         cursor = self._ready(deadline)
@@ -225,6 +250,8 @@ class SqliteState:
 
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
+        self._rows.clear()
+        self._version = -1
         if connection is not None:
             with suppress(Exception):
                 connection.close()

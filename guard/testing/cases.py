@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
 from guard.errors import Denied
+from guard.frozen import frozen
 from guard.identity import LocalIssuer
 from guard.identity.holder import HolderKey
 from guard.model import Decision, Outcome, ToolCall
@@ -41,7 +41,7 @@ _SPARE = 30  # seconds before the end of a token at which it is refreshed
 _END = "task.end"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """One event of a case: its line, what was expected, what came."""
 
@@ -51,7 +51,7 @@ class Step:
     ok: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CaseResult:
     """How a case came out. `steps` ends with the first one that failed. `message`: what went wrong, empty where nothing did."""
 

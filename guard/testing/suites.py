@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from guard.errors import ConfigError
+from guard.frozen import frozen
 from guard.policy import Policy, cases_from_text, check_layers
 from guard.policy.data import Case
 from guard.testing.cases import CaseResult
@@ -25,7 +25,7 @@ _ENDS = (".cases.yaml", ".cases.yml")
 Read = Callable[[Path, str], str]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Suite:
     """Cases of one file and the layers they are run under. `note`: what a reader should know of it, else empty."""
 

@@ -28,10 +28,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from guard.errors import TokenRefused
-from guard.model import Credential, Delegation, quick
+from guard.model import Credential, Delegation
 from guard.reasons import ReasonCode
 from guard.tokens.claims import MAX_ACTORS, MAX_TIME, SKEW, confirmed_key
 from guard.tokens.details import read_details
@@ -48,8 +48,8 @@ MAX_CHAIN = 32 * 1024
 _CLAIMS: Final = frozenset({"par", "dep", "mdp", "iat", "exp", "jti", "aud", "act", "cnf", "authorization_details"})
 _JTI: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-_delegation = quick(Delegation)
-_credential = quick(Credential)
+_delegation: Any = Delegation.__new__
+_credential: Any = Credential.__new__
 
 Json = Mapping[str, object]
 
@@ -170,11 +170,14 @@ def _child(parent: Delegation, claims: Json, key: Key, now: int, before: tuple[D
     details = read_details(claims, parent.grants)
     said = details.intent is not None
     child: Delegation = _delegation(
+        Delegation,
         kind=HOP,
         tenant=parent.tenant,
         issuer=parent.issuer,
         txn=parent.txn,
-        credential=_credential(parent.issuer, f"{parent.credential.jti}~{jti}", parent.credential.thumbprint or "", key.thumbprint),
+        credential=_credential(
+            Credential, parent.issuer, f"{parent.credential.jti}~{jti}", parent.credential.thumbprint or "", key.thumbprint
+        ),
         origin=parent.origin,
         origin_kind=parent.origin_kind,
         actors=(*parent.actors, _actor(claims, parent)),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from guard.errors import TokenRefused
-from guard.model import Credential, Delegation, quick
+from guard.model import Credential, Delegation
 from guard.reasons import ReasonCode
 from guard.tokens.details import read_details
 from guard.tokens.keys import Key, KeysRefused, holder_key
@@ -35,8 +35,8 @@ _SCOPE = re.compile(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*")
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 
 Claims = Mapping[str, object]
-_delegation = quick(Delegation)
-_credential = quick(Credential)
+_delegation: Any = Delegation.__new__
+_credential: Any = Credential.__new__
 
 
 def read_access_token(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
@@ -70,11 +70,12 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
     if details.intent is None and details.grants is None and not scopes:
         raise TokenRefused(ReasonCode.TOKEN_NO_GRANT)
     found: Delegation = _delegation(
+        Delegation,
         kind=kind,
         tenant=rules.tenant,
         issuer=rules.url,
         txn=txn,
-        credential=_credential(rules.url, jti, kid, holder_print),
+        credential=_credential(Credential, rules.url, jti, kid, holder_print),
         origin=origin,
         origin_kind=origin_kind,
         actors=actors,

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from guard.constraints import Constraint, ConstraintError, parse
 from guard.errors import TokenRefused
-from guard.model import Delegation, Grant, quick
+from guard.model import Delegation, Grant
 from guard.reasons import ReasonCode
 from guard.tokens.text import is_name
 
 __all__ = ["MAX_CALLS", "MAX_ENTRIES", "Details", "details_of", "read_details"]
 
-_grant_of = quick(Grant)
+_grant_of: Any = Grant.__new__
 
 MAX_ENTRIES = 64
 MAX_ARGS = 64
@@ -108,7 +108,7 @@ def _grant(entry: Mapping[str, object], at: int, known: Mapping[str, tuple[Grant
         _refuse(f"[{at}] has no valid `tool`")
     above = known.get(tool) if known is not None else None
     args = _args(entry["args"], at, (above[0].args if above is not None else None) or _NONE) if "args" in entry else None
-    grant: Grant = _grant_of(tool, args, _calls(entry["limit"], at) if "limit" in entry else None)
+    grant: Grant = _grant_of(Grant, tool, args, _calls(entry["limit"], at) if "limit" in entry else None)
     return grant
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from hashlib import sha256
 from math import prod
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, RSAPSSAlgorithm
 
 from guard.errors import ConfigError
+from guard.frozen import frozen
 from guard.tokens.jose import NotStrict, b64url_decode, b64url_encode, strict_json
 
 __all__ = ["ALGORITHMS", "KID", "Key", "KeySet", "KeysRefused", "holder_key", "published", "thumbprint"]
@@ -50,7 +51,7 @@ _CURVES: Mapping[str, tuple[ec.EllipticCurve, int]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Row:
     """One algorithm: the keys it takes and who computes it."""
 
@@ -90,7 +91,7 @@ class KeysRefused(ConfigError):
     code = "config.keys"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """One public key with its one algorithm. `names`: how a token may spell it (two spellings exist for Ed25519 only)."""
 

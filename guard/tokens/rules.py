@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from guard.errors import ConfigError
+from guard.frozen import frozen
 from guard.suggest import did_you_mean
 from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
@@ -45,7 +45,7 @@ _NEVER_A_TASK = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class IssuerRules:
     """How tokens of one issuer are verified.
 

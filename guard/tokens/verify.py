@@ -10,10 +10,10 @@ What is not here yet has its place (the *delegated identity* issue):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from guard.errors import TokenRefused
+from guard.frozen import frozen
 from guard.model import Delegation
 from guard.reasons import ReasonCode
 from guard.tokens.claims import read_access_token, read_transaction_token
@@ -30,7 +30,7 @@ MAX_HEADER = 1024
 Json = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kind:
     """One kind of token. `header`: exactly these members. `key`: where the key comes from. `read`: who reads the claims."""
 
@@ -40,7 +40,7 @@ class Kind:
     read: Callable[[Json, IssuerRules, str, int], Delegation]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """A header that passed its checks."""
 

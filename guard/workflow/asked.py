@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from guard.frozen import frozen
 from guard.model import Finding, Verdict
 from guard.ops import Know, Lookup, Op, parse_map
 from guard.policy.data import EFFECTS, Asked, PolicyData, Tool
@@ -30,7 +30,7 @@ _DOUBLED: Final = frozenset("bdglmnprt")
 _FLAGS: Final = ("delegated", "refers", "several")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskedState:
     """Which effect classes the prompt has a word for; whether it hands its orders over (`delegated`), or a value (`refers`);
     whether it speaks of more than one (`several`).
@@ -177,7 +177,7 @@ def asked_key(task: str) -> str:
     return f"{task}|a"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskedPlan:
     """The votes on one tool, of every layer that has `asked`; all must pass."""
 

@@ -16,10 +16,10 @@ Stored by tool, effect and label whatever the rules say, so that a new rule sees
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from guard.constraints import compile_args
+from guard.frozen import frozen
 from guard.ops import Know, Mark, Op, Sum, Take
 from guard.workflow import marks
 from guard.workflow.atoms import Values
@@ -59,7 +59,7 @@ class Ended(NamedTuple):
     ttl: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Events:
     """For one tool. `light`: it leaves nothing but `counters`."""
 

@@ -7,9 +7,9 @@ permit. What the call writes is marked when it is reserved, so that the task's o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from guard.frozen import frozen
 from guard.model import Finding, Says
 from guard.ops import Add, Know, Lookup, Mark, Op, parse_map
 from guard.policy.data import SOURCES, FlowRow, Tool
@@ -71,7 +71,7 @@ class _Part(NamedTuple):
     items: list[list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourcePlan:
     """What the sources ask of one tool under one intent. `rows`: (effect, its row), None: the table has none for it.
 

@@ -7,12 +7,12 @@ under any number of parallel callers; soft claims (monitor, alert) only count an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from guard.constraints import canonical
+from guard.frozen import frozen
 from guard.model import Finding, Judge, Mode
 from guard.ops import Add, Refused, units
 from guard.reasons import ReasonCode
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Context", "LimitSource", "describe"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Context:
     """What keys are made of: the task key, the tenant, who acts for whom.
 
@@ -45,7 +45,7 @@ class Context:
     opened: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LimitSource:
     """One compiled limit. `says`: what it says when used up (`forbid`, `ask`; `permit` for an alert). `unit`: what is counted."""
 

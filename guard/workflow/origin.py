@@ -7,10 +7,10 @@ argument. So one record's account never passes for another record's name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, product
 from typing import Final, NamedTuple
 
+from guard.frozen import frozen
 from guard.model import Finding
 from guard.ops import Know
 from guard.policy.data import From, PolicyData
@@ -25,7 +25,7 @@ MAX_JOINS: Final = 5_000
 _MOST_WAYS: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Origin:
     """One argument's `from`, with the parameters of the task. `where`: place -> form, None where a parameter has none: never met."""
 

@@ -19,10 +19,10 @@ each judged before the other counts).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from guard.constraints import compile_when
+from guard.frozen import frozen
 from guard.model import Finding, Mode
 from guard.ops import Drop, Know, Lookup, Op, Refused, Require, Sum, parse_map
 from guard.reasons import ReasonCode
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["PastRule", "before_shape", "compile_past", "compile_verb"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PastRule:
     """A rule with a verb that looks back, over one tool. `when`: asked where the rule has predicates. `until`: as `CompiledRule`."""
 

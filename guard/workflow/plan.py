@@ -17,11 +17,12 @@ else: not on the number of tools, of policies, or on how far the task has come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from guard.frozen import frozen
 from guard.model import Delegation, Finding, Judge
 from guard.ops import AMOUNT_MAX, Op, Refused, Sum
 from guard.policy.judge import Check, bind_params, grant_checks, intent_check
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["RESERVED", "Agreed", "Fixed", "Plan", "Weighed", "make_plan"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """`always`: findings that stand whatever the arguments. `choices`: per judge, the alternative permissions.
 

@@ -16,11 +16,11 @@ argument out. Over a list, `when` matches if any item does, `require` holds only
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, Final, Protocol, TypeGuard
 
 from guard.constraints import Constraint, compile_args, compile_when
+from guard.frozen import frozen
 from guard.model import Finding, Mode, Signal
 from guard.reasons import ReasonCode
 from guard.workflow.atoms import Live, Values
@@ -59,7 +59,7 @@ _SIGNAL_FRESH = 15 * 60
 _AHEAD = 5  # seconds a signal's clock may run before ours
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompiledRule:
     """One rule over one tool under one intent. `limit` None: judged on the call alone. `rule` has the id "" for a limit of the intent."""
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
 from guard.constraints import Constraint
+from guard.frozen import frozen
 from guard.policy import yamltext
 from guard.policy.data import Leaf, Returns
 from guard.policy.problems import Report
@@ -47,7 +48,7 @@ class Seen(NamedTuple):
     """It is a name of a field, not a value."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Observed:
     """What was seen of a result. `weak`: by `keyvalue`, never better than ask. `degraded`: why the shape does not hold.
 

@@ -347,7 +347,7 @@ def test_what_is_held_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) 
 
     contextvars.copy_context().run(run)
     held = world.guard._house.spans._roots
-    assert len(held._open) == len(held._spans) == 4
+    assert len(held._open) == len(held.spans) == 4
     assert len(world.roots()) == 16
 
 

@@ -25,18 +25,20 @@ from guard.events import OutcomeRecord
 from guard.model import Credential, Decision, Delegation, Finding
 from guard.record import Spans
 from guard.record.otlp import request
+from guard.record.tracer import OwnProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Desk:
-    """Spans, and what came out of them."""
+    """Spans, and what came out of them. `own`: through the embedded provider, not through one of the program."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, own: bool = False, **options: Any) -> None:
         self.exporter = InMemorySpanExporter()
         self.provider = TracerProvider(shutdown_on_exit=False, **options)
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.spans = Spans(provider=self.provider)
+        embedded = OwnProvider(SimpleSpanProcessor(self.exporter), limits=options.get("span_limits"), at_exit=False)
+        self.spans = Spans(provider=embedded if own else self.provider)
 
     @property
     def out(self) -> list[ReadableSpan]:
@@ -54,9 +56,9 @@ class Desk:
         return span
 
 
-@pytest.fixture
-def desk() -> Desk:
-    return Desk()
+@pytest.fixture(params=["embedded", "program"])
+def desk(request: pytest.FixtureRequest) -> Desk:
+    return Desk(own=request.param == "embedded")
 
 
 def delegation(jti: str = "7Qm2", actors: tuple[str, ...] = ("orchestrator", "worker")) -> Delegation:
@@ -255,8 +257,9 @@ def test_an_unsampled_trace_does_not_swallow_a_refusal() -> None:
     assert allowed.trace_id == f"{caller.trace_id:032x}"
 
 
-def test_limits_of_the_sdk_are_kept() -> None:
-    desk = Desk(span_limits=SpanLimits(max_span_attribute_length=4))
+@pytest.mark.parametrize("own", [True, False])
+def test_limits_of_the_sdk_are_kept(own: bool) -> None:
+    desk = Desk(own=own, span_limits=SpanLimits(max_span_attribute_length=4))
     desk.call(decided(), state())
     assert (desk.out[0].attributes or {})["guardtrail.credential"] == "acme"
 
@@ -391,7 +394,7 @@ def test_the_programs_provider_comes_first(tmp_path: Path) -> None:
         "from opentelemetry.sdk.trace.export import SimpleSpanProcessor, ConsoleSpanExporter\n"
         "provider = TracerProvider(); provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stderr)))\n"
         "spans.start(decided(), state(), '', 1)\n"  # the program sets its provider after the first call
-        "trace.set_tracer_provider(provider)\n"
+        "trace.set_tracer_provider(provider); import time; time.sleep(0.01)\n"
     )
     done = run(tmp_path, before)
     assert done.stdout == "True\n"

@@ -276,7 +276,7 @@ def test_no_writer_leaves_so_many_uncovered(tmp_path: Path) -> None:
 
 def crash(sink: AuditFile) -> None:
     """What kill -9 does to a writer: no last checkpoint, the lock is free."""
-    chain, keeper = sink._log._chain, sink._log._keeper
+    chain, keeper = sink._log.chain, sink._log._keeper
     assert chain is not None and keeper is not None
     keeper.stop(5)
     chain.close(5)

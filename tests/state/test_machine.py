@@ -62,6 +62,8 @@ class Stores(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "state.db"
         self.memory, self.sqlite, self.oracle = MemoryState(), SqliteState(self.path), Oracle()
+        self.beside = SqliteState(self.path)
+        """Another connection to the same file, as another process has one: what one writes, the other must not answer from memory."""
         self.at = 0.0
         self.limited = False
 
@@ -75,8 +77,10 @@ class Stores(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.at += seconds
 
-    @rule(ops=st.lists(COUNTED, max_size=6), commit=st.booleans())
-    def counted(self, ops: list[Op], commit: bool) -> None:
+    @rule(ops=st.lists(COUNTED, max_size=6), commit=st.booleans(), swap=st.booleans())
+    def counted(self, ops: list[Op], commit: bool, swap: bool) -> None:
+        if swap:
+            self.sqlite, self.beside = self.beside, self.sqlite
         answer = self.ask(ops, commit)
         if not self.limited:
             expected = self.oracle.apply(ops, now=START + timedelta(seconds=self.at), commit=commit)
@@ -114,6 +118,7 @@ class Stores(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.sqlite.close()
+        self.beside.close()
         self.folder.cleanup()
 
 

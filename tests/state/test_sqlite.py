@@ -15,7 +15,7 @@ from time import monotonic
 import pytest
 
 from guard.errors import ConfigError, GuardError, StateUnavailable
-from guard.ops import Add, Applied, Mark, Op
+from guard.ops import Absent, Add, Applied, Mark, Op, Refused
 from guard.state import MemoryState, SqliteState, open_state
 from guard.state.sqlite import SCHEMA
 
@@ -80,6 +80,24 @@ def test_a_second_process_counts_on(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code, store.path], capture_output=True, text=True, check=True)
         assert done.stdout == "(2,)\n"
         assert store.apply(ONE, now=NOW)[0] == (3,)
+
+
+def test_what_another_connection_writes_is_read_anew(tmp_path: Path) -> None:
+    """Rows are kept as long as nobody else commits. In turns, and twice in a row."""
+    with SqliteState(tmp_path / "s.db") as one, SqliteState(tmp_path / "s.db") as two:
+        for turn, store in enumerate([one, two, one, one, two, two, one]):
+            answer = store.apply([Add("k"), Absent(f"m{turn}"), Mark(f"m{turn}")], now=NOW)
+            assert isinstance(answer, Applied)
+            assert answer.values == (turn + 1, None, None)
+
+
+def test_what_a_refused_list_did_is_not_so(tmp_path: Path) -> None:
+    with SqliteState(tmp_path / "s.db") as store:
+        for turn in range(3):
+            assert isinstance(store.apply([Add("k", 100), Mark("m"), Add("k", 100, 150)], now=NOW), Refused)
+            answer = store.apply([Add("k"), Absent("m")], now=NOW)
+            assert isinstance(answer, Applied)
+            assert answer.values == (turn + 1, None)
 
 
 def test_sqlite_is_loaded_only_when_it_is_used() -> None:
