@@ -269,6 +269,11 @@ POLICY = Policy.from_text(
     "asks: {identity.unowned: {by: {persons: [carol]}, within: 1h}}\n"
 )  # fmt: skip
 
+LIMITED = (
+    "guardtrail: 1\nname: p\nowner: o\ntools: {look: {effect: read, control: {id: id}}}\n"
+    "intents: {work: {description: d, ttl: 10m, allow: {look: {limit: {calls: 2}}}}}\n"
+)
+
 
 def _look(id: str) -> str:
     return id
@@ -320,6 +325,25 @@ def test_a_person_can_answer_for_what_nobody_owns(tmp_path: Path) -> None:
         approvals.approve(caught.value.decision, by="carol")
         assert look(id="a") == "a"
         with pytest.raises(ApprovalRequired):
+            look(id="a")
+
+
+def test_an_ask_about_who_acts_uses_up_no_limit(tmp_path: Path) -> None:
+    """Attack: an agent nobody owns spends the limit of the task without running anything."""
+    path = written(tmp_path / "r.yaml", HEAD + "  - {id: payer, kind: agent, owner: o}\n")
+    issuer = LocalIssuer("acme-dev")
+    once = Policy.from_text(LIMITED)
+    guard = Guard(once, trust=issuer, sinks=[ListSink()], registry=Registry(path, check_every=0))
+    look = guard.tool(_look, name="look")
+    with guard.task(issuer.mint(origin="alice", actor="payer", intent="work")):
+        assert look(id="a") == "a"  # from now on the counters stand, and the shortest way is taken
+        written(path, HEAD + "  - {id: payer, kind: agent}\n")
+        for _ in range(3):
+            with pytest.raises(ApprovalRequired):
+                look(id="a")
+        written(path, HEAD + "  - {id: payer, kind: agent, owner: o}\n")
+        assert look(id="a") == "a"
+        with pytest.raises(Denied, match="limit.calls"):
             look(id="a")
 
 
