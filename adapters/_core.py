@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from guard import ApprovalRequired, Decision, Denied, Guard, ToolCall
 from guard.errors import ConfigError
-from guard.identity.holder import HolderKey
+from guard.identity import HolderKey
 from guard.telemetry import META_PROOF, META_TOKEN
 
 __all__ = [

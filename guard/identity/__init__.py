@@ -9,11 +9,12 @@ from guard.identity.trusted import TrustedIssuers
 
 if TYPE_CHECKING:
     from guard.identity.client import Client
+    from guard.identity.holder import HolderKey
     from guard.identity.registry import Registry
     from guard.identity.workload import TrustBundles, WorkloadIssuer, Workloads
 
 __all__ = [
-    "Client", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustBundles", "TrustedIssuers", "WorkloadIssuer", "Workloads",
+    "Client", "HolderKey", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustBundles", "TrustedIssuers", "WorkloadIssuer", "Workloads",
 ]  # fmt: skip
 
 
@@ -23,8 +24,13 @@ def __getattr__(name: str) -> object:
         from guard.identity.client import Client
 
         return Client
+    if name == "HolderKey":
+        from guard.identity.holder import HolderKey
+
+        return HolderKey
     if name == "Registry":
-        from guard.identity.registry import Registry
+        from guard.identity.holder import HolderKey
+    from guard.identity.registry import Registry
 
         return Registry
     if name in ("TrustBundles", "WorkloadIssuer", "Workloads"):

@@ -38,7 +38,7 @@ VERBS = [
 def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
     said = cli()
     assert said.code == 0
-    found = [line.split("   ")[0].strip() for line in said.lines if line.startswith("  ")]
+    found = [line.strip().split("  ")[0] for line in said.lines if line.startswith("  ")]
     assert found == [
         "init",
         "lint",

@@ -71,7 +71,7 @@ def _impure(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("file", ADAPTERS, ids=lambda file: file.name)
 def test_adapters_use_public_names(file: Path) -> None:
-    """Relative imports only, and guard's names through `_core.py` only; there, what users have: `guard`, `guard.errors`, `guard.telemetry`."""
+    """Relative imports only, and guard's names through `_core.py` only; there, what users have."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         where = f"{file.name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import):
@@ -83,7 +83,7 @@ def test_adapters_use_public_names(file: Path) -> None:
         house = re.sub(r"^(?:guard(?:\.|$)|\.\.)", "guard.", module).rstrip(".")
         if house.partition(".")[0] == "guard":
             assert file.name == "_core.py", f"{where}: guard's names come through _core.py"
-            assert house in ("guard", "guard.errors", "guard.telemetry"), f"{where}: {house} is not public"
+            assert house in ("guard", "guard.errors", "guard.identity", "guard.telemetry"), f"{where}: {house} is not public"
             assert house != "guard" or {a.name for a in node.names} <= _public(), where
 
 

@@ -100,13 +100,13 @@ def test_a111_a_timeout_is_no_answer_and_is_not_kept(web: Web, tmp_path: Path) -
     verifier = asking(web, tmp_path)
 
     def slow(asked: Asked) -> tuple[int, bytes]:
-        time.sleep(0.6)
+        time.sleep(2.5)
         return 200, json.dumps(YES).encode()
 
     web.answer = slow
     began = time.monotonic()
     assert code(verifier) == "revocation.unavailable"
-    assert time.monotonic() - began < 0.55
+    assert time.monotonic() - began < 2.4
     web.answer = answer(YES)
     assert code(verifier) == "allow", "the next call asks again"
 
