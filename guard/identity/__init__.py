@@ -1,6 +1,7 @@
 """Who issues tokens, whose tokens count, and what was taken back."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
@@ -17,24 +18,13 @@ __all__ = [
     "Client", "HolderKey", "Issuer", "LocalIssuer", "Registry", "RevocationList", "TrustBundles", "TrustedIssuers", "WorkloadIssuer", "Workloads",
 ]  # fmt: skip
 
+_ROOMS: Final = {
+    "Client": "client", "HolderKey": "holder", "Registry": "registry", "TrustBundles": "workload", "WorkloadIssuer": "workload", "Workloads": "workload",
+}  # fmt: skip
+
 
 def __getattr__(name: str) -> object:
     """What only some need, loaded when it is asked for: who only verifies does not pay for it."""
-    if name == "Client":
-        from guard.identity.client import Client
-
-        return Client
-    if name == "HolderKey":
-        from guard.identity.holder import HolderKey
-
-        return HolderKey
-    if name == "Registry":
-        from guard.identity.holder import HolderKey
-    from guard.identity.registry import Registry
-
-        return Registry
-    if name in ("TrustBundles", "WorkloadIssuer", "Workloads"):
-        from guard.identity import workload
-
-        return getattr(workload, name)
-    raise AttributeError(name)
+    if name in _ROOMS:
+        return getattr(import_module(f"guard.identity.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'guard.identity' has no attribute {name!r}")
