@@ -110,7 +110,9 @@ def _email_spec(spec: object) -> Wrong | None:
 
 def _cidr_spec(spec: object) -> Wrong | None:
     try:
-        good = bool(networks(spec)) and all(type(text) is str for text in listed(spec))
+        good = all(type(text) is str for text in listed(spec)) and bool(
+            networks(spec)
+        )  # texts first: `ip_network` takes False for a number
     except (ValueError, TypeError):
         good = False
     return None if good else ((), "takes a network as `10.0.0.0/8`, its host bits zero, or a list of them", None)

@@ -137,7 +137,7 @@ def test_a_thousand_unknown_kids(server: KeyServer) -> None:
             assert world.calls() == "allow"
             times.append(time.monotonic() - began)
         assert seen == {"keys.unavailable"}, "each would wait for the one that is under way"
-        assert world.fetched == 2
+        assert world.fetched <= 2, "the second may still be on its way to the server"
         server.gate.set()
         world.rest()
         seen.clear()
