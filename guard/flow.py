@@ -153,7 +153,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
                 if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
                     task.settled.add(decision.tool)
     late = None
-    if plan is not None and plan.late and not decision.blocks:
+    if plan is not None and plan.late and decision.verdict == "allow":
         late = yield from late_flow(house, ticket, wall)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)

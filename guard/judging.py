@@ -243,7 +243,7 @@ def _besides(draft: Draft, task: TaskState, plan: Plan, now: int, stop: Finding 
     """What stands beside the judges; True where none of it is there."""
     clear = stop is None
     if task.incomplete:
-        text = "the store is younger than the token and does not know this task's past"
+        text = "the store does not know all of this task's past"
         draft.findings.append(Finding("task", "ask", ReasonCode.STATE_INCOMPLETE, text=text, fix="a new task"))
         clear = False
     if plan.incomplete is not None:

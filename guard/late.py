@@ -10,6 +10,7 @@ comes beside it is found on the next call. Signals have no such place. A device 
 | missing or stale, or the port failed                    | nothing: the next call asks, and it denies there |
 | the rule is monitored, or the call is excused from it   | nothing                                          |
 | the task has ended, or is suspended already             | nothing: that stands                             |
+| the store does not take it                              | in this process every further call of the task asks (`state.incomplete`) |
 
 The body has run, and its result is handed out: bodies in flight are not stopped.
 """
@@ -60,7 +61,11 @@ def _suspend(house: House, task: TaskState, by: str, rule: str, wall: datetime) 
         answer = yield Need(house.store, house.store.apply, (ops,), {"now": wall})
         if type(answer) is Applied:
             return True
-        if type(answer) is not Refused or type(answer.value) is not str or not answer.value.startswith("g:"):
+        if type(answer) is not Refused:
+            # Attack: a slow moment of the store, and a task that was to be stopped goes on as if nothing had been found.
+            task.incomplete = True
+            return False
+        if type(answer.value) is not str or not answer.value.startswith("g:"):
             return False
         stands = answer.value  # newer policies were loaded meanwhile; the task is still open
     return False

@@ -9,11 +9,36 @@ from threading import Lock
 from time import monotonic, time
 from typing import NamedTuple
 
-__all__ = ["WatchedFile"]
+from guard.errors import ConfigError
+
+__all__ = ["WatchedFile", "secret_bytes", "why_not"]
 
 
 _TICK = 2.0
 """Seconds within which two changes may bear the same time: some milliseconds on a disk of our own, up to two seconds on others."""
+
+
+def secret_bytes(path: str | Path, *, who: str, what: str, most: int = 64 * 1024) -> bytes:
+    """The file of a secret, which its owner alone may open; nothing of a file that is none. `who` reads, `what` is in it.
+
+    Raises ConfigError, which never quotes the file.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(handle, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            raw = file.read(most) if stat.S_ISREG(mode) else b""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{who}: cannot read {path}: {why_not(error)}") from None
+    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{who}: {path} holds {what} and others may open it; run: chmod 600 {path}")
+    return raw
+
+
+def why_not(error: OSError | ValueError) -> str:
+    """What the operating system says, without the path; ValueError: it is none."""
+    return (error.strerror if isinstance(error, OSError) else None) or "not a path"
 
 
 class Stamp(NamedTuple):

@@ -9,9 +9,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import stat
 import time
 from base64 import b64encode
 from collections.abc import Callable
@@ -20,15 +18,15 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote_plus
 
 from guard.errors import ConfigError
+from guard.identity._files import secret_bytes
 from guard.tokens.jose import b64url_encode, strict_json
 from guard.tokens.keys import KID
 from guard.tokens.text import is_name
 
-__all__ = ["Client"]
+__all__ = ["Client", "basic_header"]
 
 ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _LIFE = 60
-_MOST = 64 * 1024
 
 
 class Client:
@@ -70,11 +68,16 @@ class Client:
     def shown(self, url: str, issuer: str, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
         """Form members and headers of a request to `url`."""
         if self._key is None:
-            pair = f"{quote_plus(self.id)}:{quote_plus(self._secret or '')}"
-            return {}, {"authorization": f"Basic {b64encode(pair.encode()).decode('ascii')}"}
+            return {}, basic_header(self.id, self._secret or "")
         now = int(self._clock())
         claims = {"iss": self.id, "sub": self.id, "aud": issuer, "jti": secrets.token_urlsafe(16), "iat": now, "exp": now + _LIFE}
         return {"client_id": self.id, "client_assertion_type": ASSERTION, "client_assertion": self._key.signed(claims)}, {}
+
+
+def basic_header(id: str, secret: str) -> dict[str, str]:
+    """`client_secret_basic` (RFC 6749 section 2.3.1): both parts form-encoded."""
+    pair = f"{quote_plus(id)}:{quote_plus(secret)}"
+    return {"authorization": f"Basic {b64encode(pair.encode()).decode('ascii')}"}
 
 
 class _Key:
@@ -94,17 +97,7 @@ class _Key:
 
 def _loaded(path: Path) -> _Key:
     """Raises ConfigError, which never quotes the file."""
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_MOST) if stat.S_ISREG(mode) else b""
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "not a path"
-        raise ConfigError(f"Client: cannot read {path}: {why}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"Client: {path} holds a private key and others may open it; run: chmod 600 {path}")
-    found = _private(raw)
+    found = _private(secret_bytes(path, who="Client", what="a private key"))
     if found is None:
         raise ConfigError(f"Client: {path} holds no private key for ES256, EdDSA or RS256 (a JWK, or PEM without a passphrase)")
     return found

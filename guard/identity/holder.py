@@ -8,9 +8,7 @@ hop = key.attenuate(token, actor="mailer", key=other.public, tools=["send_email"
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -23,6 +21,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm
 
 from guard.constraints import canonical
 from guard.errors import ConfigError
+from guard.identity._files import secret_bytes
 from guard.identity.local import _constraint, _ttl
 from guard.tokens.chain import link
 from guard.tokens.details import read_details
@@ -38,7 +37,6 @@ __all__ = ["HolderKey"]
 _ES256 = ECAlgorithm(ECAlgorithm.SHA256)
 _ED25519 = OKPAlgorithm()
 _Private = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-_MOST = 64 * 1024
 
 
 class HolderKey:
@@ -73,7 +71,7 @@ class HolderKey:
     @classmethod
     def load(cls, path: str | Path, *, clock: Callable[[], float] = time.time) -> HolderKey:
         """The key in a file, PEM (PKCS 8, not encrypted) or a private JWK. A file that others may open is refused."""
-        raw = _private_bytes(path)
+        raw = secret_bytes(path, who="HolderKey", what="a private key")
         private = _read(raw)
         if private is None:
             raise ConfigError(f"HolderKey: {path} holds no private key that can be used: PEM or JWK, EC P-256 or Ed25519")
@@ -217,21 +215,6 @@ def _claims(token: str) -> dict[str, Any]:
     if not claims:
         raise ConfigError("this is not a token or chain that can be used: three segments, with `exp` and `aud`")
     return claims
-
-
-def _private_bytes(path: str | Path) -> bytes:
-    try:
-        # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_MOST) if stat.S_ISREG(mode) else b""
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "not a path"
-        raise ConfigError(f"HolderKey: cannot read {path}: {why}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"HolderKey: {path} holds a private key and others may open it; run: chmod 600 {path}")
-    return raw
 
 
 def _read(raw: bytes) -> _Private | None:

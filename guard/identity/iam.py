@@ -5,9 +5,7 @@ Both show a bearer token from a file that only its owner may open, read anew for
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from guard.errors import ConfigError, GuardError
+from guard.identity._files import secret_bytes
 from guard.identity.http import HttpFailed, get_bytes, post_json
 from guard.identity.registered import MOST, Identity, RegistryUnreadable, page_of, whole
 from guard.identity.urls import is_endpoint
@@ -179,17 +178,7 @@ class Webhook:
 
 def _secret(path: str | Path) -> str:
     """The token in a file. Raises ConfigError, which never quotes the file."""
-    mode = 0
-    try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(16384) if stat.S_ISREG(mode) else b""
-    except (OSError, ValueError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or "not a path"
-        raise ConfigError(f"the bearer token in {path} cannot be read: {why}") from None
-    if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path} holds a bearer token and others may open it; run: chmod 600 {path}")
+    raw = secret_bytes(path, who="iam", what="a bearer token", most=16384)
     text = raw.decode("ascii", "replace").strip()
     if not _BEARER.fullmatch(text):
         raise ConfigError(f"{path} holds no bearer token (RFC 6750: 16 characters or more, no blanks)")

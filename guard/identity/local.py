@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -19,6 +18,7 @@ from jwt.algorithms import ECAlgorithm
 
 from guard.constraints import ConstraintError, parse
 from guard.errors import ConfigError, GuardError
+from guard.identity._files import secret_bytes, why_not
 from guard.model import ExchangeRequest
 from guard.reasons import ReasonCode
 from guard.tokens import IssuerRules, KeySet, thumbprint
@@ -202,31 +202,17 @@ class LocalIssuer:
         except (OSError, ValueError) as error:  # ValueError: no path at all
             if draft is not None:
                 draft.unlink(missing_ok=True)
-            raise ConfigError(f"LocalIssuer: cannot write {target}: {_why(error)}") from None
+            raise ConfigError(f"LocalIssuer: cannot write {target}: {why_not(error)}") from None
 
     @classmethod
     def load(cls, path: str | Path, *, clock: Callable[[], float] = time.time) -> LocalIssuer:
         """The issuer that `save` wrote. A file that others may read is refused."""
-        try:
-            # O_NONBLOCK: opening a pipe must not wait for somebody to write into it.
-            handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-            with os.fdopen(handle, "rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                raw = file.read(64 * 1024) if stat.S_ISREG(mode) else b""
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"LocalIssuer: cannot read {path}: {_why(error)}") from None
-        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"LocalIssuer: {path} holds a private key and others may open it; run: chmod 600 {path}")
-        found = _saved(raw)
+        found = _saved(secret_bytes(path, who="LocalIssuer", what="a private key"))
         if found is None:
             raise ConfigError(f"LocalIssuer: {path} was not written by LocalIssuer.save")
         issuer = cls.__new__(cls)
         issuer._setup(found[0], found[1], clock, found[2])
         return issuer
-
-
-def _why(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "not a path"
 
 
 def _saved(raw: bytes) -> tuple[str, str, ec.EllipticCurvePrivateKey] | None:

@@ -154,7 +154,7 @@ def test_a_bearer_others_may_open_is_refused(iam: Iam, bearer: Path, tmp_path: P
     bearer.write_text("a b")
     with pytest.raises(ConfigError, match="no bearer token"):
         ScimSource(iam.url, bearer=bearer)
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read"):
         Webhook(iam.url, bearer=tmp_path / "missing")
     for url in ("http://iam.example/scim", "https://u@iam.example/", "ftp://iam.example"):
         with pytest.raises(ConfigError):

@@ -17,12 +17,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
+from guard.errors import StateUnavailable
 from guard.model import Decision, Delegation, Outcome, Signal
-from guard.ops import Applied, Lookup
+from guard.ops import Applied, Lookup, Op, Put, Refused
 from guard.record import AuditFile, ListSink, Spans
 from guard.replay import Replay
 from guard.sources import read
-from guard.state import open_state
+from guard.state import MemoryState, open_state
 from guard.taskflow import task_key
 from guard.telemetry import EVENT_VIOLATION, RULE, RULES
 from guard.testing import FakeSignals, FrozenClock
@@ -201,6 +202,33 @@ def test_two_late_findings_at_once_are_one(tmp_path: Path) -> None:
         found = world.outcomes()
         assert len(found) == 8
         assert [each["late"]["rule"] for each in found if "late" in each] == ["sound"]
+
+
+def test_a_store_that_does_not_take_it_leaves_nothing_as_it_was() -> None:
+    """What was found cannot be said to others; in this process nothing of the task runs unasked any more."""
+
+    class Failing(MemoryState):
+        fails = False
+
+        def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
+            if self.fails and any(type(op) is Put for op in ops):
+                raise StateUnavailable("no")
+            return super().apply(ops, now=now, commit=commit)
+
+    clock, store = FrozenClock(), Failing()
+    signals, iam = FakeSignals(clock), LocalIssuer("till", clock=lambda: clock.now().timestamp())
+    for name, value in SOUND.items():
+        signals.say(name, value)
+    guard = Guard(Policy.from_text(TABLE["policy"]), trust=iam, sinks=[ListSink()], clock=clock, signals=signals, state=store)
+
+    def body(**_: object) -> None:
+        signals.say("device.compliant", False)
+        store.fails = True
+
+    with guard.task(iam.mint(origin="alice", actor="clerk", intent="work", ttl="10m", txn="t1")):
+        guard.call(ToolCall("pay", {"to": "bob", "amount": "10"}), body)
+        store.fails = False
+        assert said(guard.check(ToolCall("look", {"x": "a"}))) == "ask state.incomplete"
 
 
 def test_told_on_the_span_of_the_call_and_on_the_root(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ A status but 200, HTML, a time-out, another `iss`, `jti` or `sub` than the token
 from __future__ import annotations
 
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 from guard.errors import ConfigError, GuardError, TokenRefused
+from guard.identity.client import basic_header
 from guard.identity.revoked.asking import Kept, Over, Post, posting, unanswered
 from guard.model import Delegation
 from guard.ports import Verifier
@@ -33,8 +33,8 @@ Headers = Callable[[], Mapping[str, str]]
 
 def basic(client_id: str, secret: str) -> Headers:
     """`client_secret_basic` (RFC 6749 section 2.3.1). The secret is in the function, and in nothing that prints itself."""
-    pair = b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode("ascii")
-    return lambda: {"Authorization": f"Basic {pair}"}
+    header = basic_header(client_id, secret)
+    return lambda: header
 
 
 class Introspection:

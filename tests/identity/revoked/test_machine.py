@@ -103,6 +103,7 @@ class Revoking(RuleBasedStateMachine):
                 trust=self.iam,
                 sinks=[ListSink()],
                 clock=self.clock,
+                deadline=timedelta(seconds=20),  # a busy machine is no answer: it would be told as a difference
                 revocations=StoreRevocations(self.store, clock=self.clock.seconds, steady=self.clock.monotonic),
             )
             for _ in range(2)
