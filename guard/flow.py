@@ -30,7 +30,6 @@ from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
-from guard.late import late_flow
 from guard.learning import learning_of, settled, withheld
 from guard.model import Outcome, ToolCall
 from guard.ops import Add, Applied, Op
@@ -154,6 +153,8 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
                     task.settled.add(decision.tool)
     late = None
     if plan is not None and plan.late and decision.verdict == "allow":
+        from guard.late import late_flow  # few policies have such a rule
+
         late = yield from late_flow(house, ticket, wall)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)

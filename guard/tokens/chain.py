@@ -38,13 +38,12 @@ from guard.tokens.details import read_details
 from guard.tokens.jose import b64url_encode, split, token_json
 from guard.tokens.keys import Key
 from guard.tokens.narrow import exceeds
-from guard.tokens.rules import HOP, MAX_LINKS, IssuerRules
+from guard.tokens.rules import HOP, MAX_CHAIN, MAX_LINKS, IssuerRules
 from guard.tokens.text import is_name
 from guard.tokens.verify import MAX_HEADER, verified, verify
 
 __all__ = ["MAX_CHAIN", "link", "verify_presented"]
 
-MAX_CHAIN = 32 * 1024
 _CLAIMS: Final = frozenset({"par", "dep", "mdp", "iat", "exp", "jti", "aud", "act", "cnf", "authorization_details"})
 _JTI: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -10,13 +10,15 @@ from guard.suggest import did_you_mean
 from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["HOP", "MAX_LINKS", "IssuerRules", "by_typ"]
+__all__ = ["HOP", "MAX_CHAIN", "MAX_LINKS", "IssuerRules", "by_typ"]
 
 _TYPS = ("at+jwt", "txntoken+jwt", "secevent+jwt", "statuslist+jwt", "token-introspection+jwt")
 _ANY = ""
 _TWINS = frozenset({"EdDSA", "Ed25519"})
 """Two names of one algorithm (RFC 9864): who allows one allows the other. Which of them a key's tokens say is the key's matter."""
 
+MAX_CHAIN = 32 * 1024
+"""Characters of a chain, all its tokens together."""
 MAX_LINKS = 8
 """So many tokens a chain may have, its root included."""
 HOP = "guard-att+jwt"
