@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from guard.state import SqliteState
 from guard.tokens import verify
 from tests.cli.conftest import ROOT
 from tests.identity.revoked.test_store import POLICY
+from tests.identity.revoked.web import Asked, serving
 from tests.tokens.forge import ISS, RSA, jwk
 from tests.tokens.sets import US, payload, signed
 
@@ -37,12 +40,19 @@ TOKEN = "the token of the edr, long enough"
 def receiver(desk: Path) -> Iterator[str]:
     """The address of a running receiver."""
     SqliteState("state.db").close()
-    Path("idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
     Path("edr.token").write_text(TOKEN + "\n")
+    with receiving(desk, [*WORDS, "--source", "edr=edr.token"]) as events:
+        yield events.removesuffix("/events")
+
+
+@contextmanager
+def receiving(folder: Path, words: list[str]) -> Iterator[str]:
+    """`guardtrail ssf serve` with these words, run in `folder`: where it takes events."""
+    (folder / "idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
     code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
-    words = ["ssf", "serve", *WORDS, "--source", "edr=edr.token", "--port", "0", "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-c", code, "ssf", "serve", *words, "--port", "0", "--json"],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -53,8 +63,8 @@ def receiver(desk: Path) -> Iterator[str]:
         told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
         found = re.fullmatch(r"(http://127\.0\.0\.1:[0-9]+)/events", told["events"])
         assert found is not None
-        assert told["signals"] == f"{found[1]}/signals"
-        yield found[1]
+        assert told["signals"] == (f"{found[1]}/signals" if "--source" in words else None)
+        yield told["events"]
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -117,4 +127,130 @@ def test_what_cannot_run_is_said(words: list[str], code: int, text: str, cli: Ru
     Path("idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
     Path("short").write_text("short")
     said = cli("ssf", "serve", *words)
+    assert (said.code, text in said.err) == (code, True), said.err
+
+
+# -- asking, where no sender can reach us ----------------------------------------------------------------------------------------
+
+
+class Held:
+    """A sender that keeps events until they are acknowledged, and holds an answer until there is one (RFC 8936)."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, str] = {}
+        self.refused: dict[str, Any] = {}
+        self.away = False
+        self.known: set[str] = set()
+        self.arrived = threading.Event()
+
+    def __call__(self, asked: Asked) -> tuple[int, bytes]:
+        told = json.loads(asked.body)
+        self.known.add(asked.headers.get("authorization", ""))
+        if self.away:
+            return 503, b""
+        for jti in [*told.get("ack", []), *told.get("setErrs", {})]:
+            self.events.pop(jti, None)
+        self.refused |= told.get("setErrs", {})
+        if not told["returnImmediately"] and not self.events:
+            self.arrived.wait(10)
+        return 200, json.dumps({"sets": self.events if told["maxEvents"] else {}}).encode()
+
+    def hold(self, **events: str) -> None:
+        self.events |= events
+        self.arrived.set()
+
+
+@pytest.fixture
+def sender() -> Iterator[tuple[Held, str]]:
+    held = Held()
+    with serving(held) as web:
+        yield held, f"{web.url}/poll"
+
+
+def about_alice(jti: str, at: int) -> str:
+    return signed(
+        payload(
+            {"format": "iss_sub", "iss": "acme-dev", "sub": "alice"}, {"caep/session-revoked": {"event_timestamp": at}}, iat=at, jti=jti
+        )
+    )
+
+
+def poll_words(url: str) -> list[str]:
+    SqliteState("state.db").close()
+    Path("idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
+    Path("poll.token").write_text("the token of the receiver\n".replace(" ", "-"))
+    return ["ssf", "poll", "--url", url, *WORDS, "--token", "poll.token"]
+
+
+def test_what_is_there_is_taken_and_acknowledged(sender: tuple[Held, str], cli: Run, desk: Path) -> None:
+    held, url = sender
+    words, at = poll_words(url), int(time.time())
+    held.hold(**{"e-1": about_alice("e-1", at), "e-2": "no event"})
+    said = cli(*words, "--once")
+    assert (said.code, said.lines) == (1, ["e-1  1 entry", "e-2  refused: invalid_request"]), said.err
+    assert "1 event taken, 1 refused" in said.err
+    assert (held.events, held.refused.keys(), held.known) == ({}, {"e-2"}, {"Bearer the-token-of-the-receiver"})
+    assert (cli(*words, "--once").code, cli("revoked", "--state", STATE).code) == (0, 0)
+    held.hold(**{"e-1": about_alice("e-1", at)})
+    assert cli(*words, "--once", "--json").json == {
+        "taken": [{"jti": "e-1", "entries": 0, "signals": 0, "repeated": True, "idle": []}],
+        "refused": {},
+        "left": 0,
+    }
+    held.away = True
+    assert cli(*words, "--once").code == 3
+
+
+def test_an_event_that_was_asked_for_reaches_a_running_task(sender: tuple[Held, str], desk: Path) -> None:
+    held, url = sender
+    words = poll_words(url)
+    iam = LocalIssuer("acme-dev")
+    guard = Guard(Policy.from_text(POLICY), trust=iam, sinks=[ListSink()], state=STATE)
+    call = ToolCall("look", {"order": "A-17"})
+    held.away = True  # it starts before its sender does
+    code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with guard.task(iam.mint(origin="alice", actor="payer", intent="see")):
+            assert guard.call(call, lambda order: order) == "A-17"
+            assert "asking" in process.stderr.readline()
+            assert "again in 1 s" in process.stderr.readline()
+            held.away = False
+            held.hold(**{"e-9": about_alice("e-9", int(time.time()) + 1)})
+            told = json.loads(process.stdout.readline())
+            assert (told["jti"], told["entries"]) == ("e-9", 1)
+            time.sleep(1.0)
+            with pytest.raises(Denied, match="origin was revoked by CAEP session-revoked, event jti e-9"):
+                guard.call(call, lambda order: order)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "the-token" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--url", "http://idp.acme.example/poll"], 2, "`--url` is an https URL"),
+        (["--url", "https://user:x@idp.acme.example/poll"], 2, "`--url` is an https URL"),
+        (["--token", "none"], 3, "token file none cannot be read"),
+        (["--token", "two"], 3, "does not hold one bearer token"),
+        (["--state", "sqlite:sate.db"], 3, "there is no store sate.db"),
+        (["--algorithm", "HS256"], 2, "`algorithms` are among"),
+    ],
+    ids=range(6),
+)
+def test_what_cannot_ask_is_said(words: list[str], code: int, text: str, cli: Run, desk: Path) -> None:
+    said_words = poll_words("http://127.0.0.1:9/poll")
+    Path("two").write_text("one two")
+    said = cli(*said_words, *words)
     assert (said.code, text in said.err) == (code, True), said.err
