@@ -31,7 +31,7 @@ class DecisionRecord:
     no rule looks over the tenant. `state`: names the state that counts so: another one (a new `memory:`) counts anew. `judged`: step and
     settles of the task at which its past was read.
     `tools`: digest of the tools section. `generation`: the policies that judged it. `proven`: the registry name of the actor, where it has
-    proven to be one. `subject`: keyed pseudonym of the token's `sub`, where `origin` is that of the person it names besides.
+    proven to be one. `owner`: who answers for the actor, by the registry. `subject`: keyed pseudonym of the token's `sub`, where `origin` is that of the person it names besides.
     """
 
     id: str
@@ -71,6 +71,7 @@ class DecisionRecord:
     proven: str = ""
     subject: str = ""
     state: str = ""
+    owner: str = ""
     kind: str = field(default="decision", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -115,6 +116,7 @@ class DecisionRecord:
                 proven=self.proven,
                 subject=self.subject,
                 state=self.state,
+                owner=self.owner,
             ),
         }
 

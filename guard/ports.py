@@ -139,7 +139,11 @@ class Signals(Protocol):
 
 
 class Proofs(Protocol):
-    """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody."""
+    """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody.
+
+    One that knows workloads also has `behind(delegation, *, now) -> guard.tokens.evidence.Workload`, which raises `TokenRefused`: without it, what
+    a policy demands by `proof: workload` is denied.
+    """
 
     def actor(self, delegation: Delegation) -> str | None: ...
 
@@ -165,7 +169,13 @@ class Registrations(Protocol):
         """Of judge `token`. Never raises, never blocks."""
         ...
 
-    def proofs(self) -> Proofs: ...
+    def proofs(self, beside: Proofs | None = None) -> Proofs:
+        """Which actors have proven to be one, by what is registered of their keys and workloads. `beside`: the guard's own, asked besides."""
+        ...
+
+    def owner(self, delegation: Delegation) -> str | None:
+        """Who answers for who acts, for records; None: nobody, or it is not known. Never raises, never blocks."""
+        ...
 
 
 class Paths(Protocol):

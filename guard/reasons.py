@@ -53,6 +53,7 @@ class ReasonCode(StrEnum):
     TOKEN_LIFETIME = "token.lifetime"
     TOKEN_ACTORS = "token.actors"
     TOKEN_PROOF = "token.proof"
+    TOKEN_WORKLOAD = "token.workload"
     TOKEN_CHAIN = "token.chain"
     TOKEN_DETAILS = "token.details"
     TOKEN_NO_TASK = "token.no_task"
@@ -165,6 +166,11 @@ REASONS: dict[ReasonCode, Reason] = {
         "the token is bound to a key, or the policy demands one, and no valid, unused proof of it came with the call",
         _TOKEN_REFUSED,
         ("RFC7800-3.1", "RFC9449-7"),
+    ),
+    ReasonCode.TOKEN_WORKLOAD: _R(
+        "the policy demands a proven workload, and no good evidence shows that the program is the actor its token names",
+        _TOKEN_REFUSED,
+        ("NIST-CSF-PR.AA-01", "OWASP-ASI03"),
     ),
     ReasonCode.TOKEN_CHAIN: _R(
         "the hops of the chain do not fit together (parent, depth, key), or the root allows none",

@@ -23,12 +23,12 @@ from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
-from guard.house import House, TaskState
+from guard.house import House, TaskState, owner_of
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
 from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, map_text, parse_map
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
+from guard.steps import Draft, actor_of, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
 from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
@@ -60,7 +60,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         return (yield from _refuse(house, draft, opened))
     first, since, incomplete, before, keys = opened
     key = task_key(found)
-    proven = yield from _actor(house, draft, found)
+    proven = yield from actor_of(house, draft, found)
     context = Context(
         key, found.tenant, found.origin, found.actor, keys[0], keys[1], person_of(found),
         proven, found.depth, since,
@@ -75,6 +75,8 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
     state.subject = subject
+    if house.registry is not None:
+        state.owner = owner_of(house.registry, found)
     state.under(house)
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
@@ -129,16 +131,6 @@ def _holder(d: Delegation) -> str:
 def person_of(d: Delegation) -> str | None:
     """The proven person behind the work: the token says so, or its subject is one."""
     return d.person or (d.origin if d.origin_kind == "person" else None)
-
-
-def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
-    """Which actor has proven to be one; nobody where the port fails or is late, and nobody unproven differs from anybody."""
-    if house.proofs is None:
-        return None
-    proven = draft.ask(house.proofs, house.proofs.actor, (d,))
-    if type(proven) is Need:
-        proven = yield proven
-    return proven if type(proven) is str and proven else None
 
 
 def begin_flow(house: House, *, late: bool = False, newest: bool = True) -> Flow[Finding | None]:

@@ -221,6 +221,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         (task.context.actor_proven or "") if task is not None else "",
         task.subject if task is not None else "",
         plan.wide if plan is not None and draft.order else "",
+        task.owner if task is not None else "",
     )
     return made
 
