@@ -95,6 +95,10 @@ def _child(
     parent = yield from identify(house, draft, state.token)
     if isinstance(parent, Finding):
         return parent
+    if state.shown is not None:
+        stop = yield from state.shown.takes(house, draft, state)
+        if stop is not None:
+            return stop
     dead = yield from _numbered(house, draft, state)
     if dead is not None:
         return dead

@@ -41,6 +41,7 @@ from guard.workflow.rules import uses_sources
 
 if TYPE_CHECKING:
     from guard.policy import Policy
+    from guard.shown import Shown
 
 __all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket", "named", "owner_of"]
 
@@ -169,6 +170,8 @@ class TaskState:
     """For the next list of a settling: room in the ledger that was claimed and not needed, and its mark where a result was not learnt."""
     holder: Prover | None = None
     """Makes the proofs of a bound token in process; None: they come with the calls."""
+    shown: Shown | None = None
+    """What came with the HTTP request that opened it: its proof, or its certificate."""
     owner: str = ""
     """Who answers for who acts, as the registry says; "": nobody, or there is no registry. For records."""
     unlearnt: bool = False

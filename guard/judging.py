@@ -124,6 +124,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         draft.findings += plan.always
         _besides(draft, task, plan, now, stop)
         return decide(_in_order(draft), plan.all_required)
+    once = False
     if plan.proof or call.proof:
         from guard.proving import by_workload, proven
 
@@ -132,10 +133,11 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
             stop = yield from by_workload(house, draft, task, now)
         if stop is not None:
             return _stopped(draft, stop)
+        once = bool(call.proof) or draft.request is not None
     if call.id:
         draft.call_key = _call_key(task, call, bound)
         # What came with a proof is not handed out again: whoever saw call and proof pass could ask for it.
-        draft.replay = None if draft.dry or call.proof else house.outcomes.get(draft.call_key)
+        draft.replay = None if draft.dry or once else house.outcomes.get(draft.call_key)
         if draft.replay is not None:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
@@ -238,10 +240,10 @@ def _weigh(
     weighed = weigh(
         plan, live, context, draft.id, at, answers[:own], draft.signals, draft.cleared, seen=not draft.adds, sourced=sourced, votes=votes
     )  # fmt: skip
-    if draft.mark is not None:
-        from guard.proving import with_mark
+    if draft.mark is not None or draft.request is not None:
+        from guard.proving import with_marks
 
-        weighed = with_mark(weighed, draft.mark, draft.id)
+        weighed = with_marks(weighed, draft)
     draft.weighed = weighed
     return None
 

@@ -4,6 +4,7 @@
 |----------------------|------------------------|-------------------------------------------------------|
 | names a key (`jkt`)  | verified, used up once | made with `guard.task(token, key=...)`, else denied   |
 | names a certificate  | denied                 | denied: only a door over TLS can see it               |
+| either, at a door over HTTP | verified besides | what came with the request (`guard/shown.py`)         |
 | names nothing        | denied (attack A104)   | denied where the policy demands one (`proof: {pay: key}`) |
 
 Where the policy demands a workload (`proof: {pay: workload}`), the program must show evidence besides, good at this very call, that it is the actor the
@@ -28,7 +29,7 @@ from guard.tokens.proof import KEPT, verify_pop
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.verb import Hold
 
-__all__ = ["by_workload", "proven", "with_mark"]
+__all__ = ["by_workload", "proven", "with_marks"]
 
 
 def proven(draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Finding | None:
@@ -45,6 +46,10 @@ def proven(draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) ->
             return None
         why = f"policy demands a proof for {call.tool}: the token names no key"
         return forbid("token", ReasonCode.TOKEN_PROOF, why, "a token that is bound to a key")
+    if task.shown is not None:
+        stop = task.shown.covers(draft, found, task.token, now)
+        if stop is not None or not text:
+            return stop
     if found.bound != "jkt":
         return forbid("token", ReasonCode.TOKEN_PROOF, "the token is bound to a certificate, and a call in process shows none")
     try:
@@ -94,9 +99,14 @@ def _unproven(draft: Draft, why: str) -> Finding:
     )
 
 
-def with_mark(weighed: Weighed, mark: str, by: str) -> Weighed:
-    """The same, and the proof's mark: not there yet, and then there. Not taken back, whatever becomes of the call."""
-    return weighed._replace(holds=(Hold(Absent(mark), _used), *weighed.holds), marks=(*weighed.marks, Mark(mark, by, KEPT)))
+def with_marks(weighed: Weighed, draft: Draft) -> Weighed:
+    """The same, and the marks of the proofs: not there yet, or of this very request, and then there. Not taken back, whatever becomes of the call."""
+    if draft.request is not None:
+        weighed = weighed._replace(holds=(Hold(draft.request, _used), *weighed.holds))
+    if draft.mark is None:
+        return weighed
+    marks = (*weighed.marks, Mark(draft.mark, draft.id, KEPT))
+    return weighed._replace(holds=(Hold(Absent(draft.mark), _used), *weighed.holds), marks=marks)
 
 
 def _used(refused: Refused) -> Finding:

@@ -92,6 +92,8 @@ class Draft:
     live: Live | None = None
     mark: str | None = None
     """Of the proof that came with the call: taken with the reservation."""
+    request: Pin | None = None
+    """The mark of the proof that came with the HTTP request, pinned to it with the reservation."""
     masks: Masks | None = None
     looked: Sequence[object] = ()
     """Answers of what would refuse, read together with `answers`."""

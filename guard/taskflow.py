@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from os import urandom
 from time import time_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from guard.constraints import canonical
 from guard.decide import Ruling, decide
@@ -35,14 +35,17 @@ from guard.workflow.limits import Context
 from guard.workflow.verb import Hold
 from guard.writing import decision_of, note_flow, write
 
+if TYPE_CHECKING:
+    from guard.shown import Shown
+
 __all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]
 
 _SPEAKS: Final[tuple[Judge, ...]] = ("task",)
 """Who must permit the end of a task."""
 
 
-def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | Decision]:
-    """Verify, pin, and open; or the recorded refusal."""
+def open_flow(house: House, token: str, prompt: str | None, shown: Shown | None = None) -> Flow[TaskState | Decision]:
+    """Verify, pin, and open; or the recorded refusal. `shown`: what came with the HTTP request that presents the token."""
     draft = Draft(house, None, ToolCall("task.open"), dry=False)
     stop = yield from read_clock(house, draft)
     if stop is not None or draft.now is None:
@@ -51,6 +54,10 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     found = yield from identify(house, draft, token)
     if isinstance(found, Finding):
         return (yield from _refuse(house, draft, found))
+    if shown is not None:
+        stop = yield from shown.enters(house, draft, found, token)
+        if stop is not None:
+            return (yield from _refuse(house, draft, stop))
     if house.since is None:
         stop = yield from _begin(house, draft, now)
         if stop is not None:
@@ -74,7 +81,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
             yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
-    state.subject = subject
+    state.subject, state.shown = subject, shown
     if house.registry is not None:
         state.owner = owner_of(house.registry, found)
     state.under(house)
@@ -108,6 +115,8 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
     if stop is None:
         found = yield from identify(house, draft, state.token)
         stop = found if isinstance(found, Finding) else None
+    if stop is None and state.shown is not None:
+        stop = yield from state.shown.takes(house, draft, state)
     if stop is None:
         answer = yield Need(house.store, house.store.apply, ((state.life,),), {"now": draft.now, "commit": False})
         if type(answer) is Refused:
@@ -267,6 +276,8 @@ def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Deci
     """
     draft = Draft(house, state, ToolCall("task.end"), dry=False)
     finding = yield from read_clock(house, draft)
+    if finding is None and state.shown is not None and not final:
+        finding = yield from state.shown.takes(house, draft, state)
     findings: list[Finding] = []
     ended = False
     for _ in range(3) if finding is None else ():

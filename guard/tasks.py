@@ -179,14 +179,17 @@ class Task:
     def __enter__(self) -> Self:
         house = self._guard._house
         if self._state is None or self._state.closed:
-            self._entered(drive(open_flow(house, self._token, self._prompt), house.seconds))
+            self._entered(drive(self._opening(house), house.seconds))
         return self._push()
 
     async def __aenter__(self) -> Self:
         house = self._guard._house
         if self._state is None or self._state.closed:
-            self._entered(await adrive(open_flow(house, self._token, self._prompt), house.seconds))
+            self._entered(await adrive(self._opening(house), house.seconds))
         return self._push()
+
+    def _opening(self, house: House) -> Flow[TaskState | Decision]:
+        return open_flow(house, self._token, self._prompt)
 
     def _entered(self, answer: TaskState | Decision) -> None:
         if isinstance(answer, Decision):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -28,7 +29,7 @@ from guard.tokens.details import read_details
 from guard.tokens.jose import MAX_TOKEN, b64url_encode, split, strict_json
 from guard.tokens.keys import KeysRefused, holder_key
 from guard.tokens.narrow import grant_exceeds
-from guard.tokens.proof import POP, digest
+from guard.tokens.proof import DPOP, POP, digest
 from guard.tokens.rules import HOP, MAX_LINKS
 from guard.tokens.text import is_name
 
@@ -98,6 +99,23 @@ class HolderKey:
             "args": digest(args if isinstance(args, bytes) else canonical(dict(args))),
         }
         return self._sign({"alg": self.__alg, "typ": POP, "jwk": self.public}, claims)
+
+    def dpop(self, method: str, url: str, *, presented: str | None = None, nonce: str | None = None) -> str:
+        """A DPoP proof (RFC 9449) for one HTTP request: the `DPoP` header. Good for a minute, once.
+
+        `url`: of the request; query and fragment are left out. `presented`: the token or chain that goes with it; None: a request for a token.
+        `nonce`: the server's, where it has demanded one.
+        """
+        where = urlsplit(url)
+        claims: dict[str, object] = {
+            "jti": secrets.token_urlsafe(16),
+            "htm": method,
+            "htu": urlunsplit((where.scheme, where.netloc, where.path or "/", "", "")),
+            "iat": int(self.clock()),
+        }
+        claims |= {"ath": digest(presented)} if presented is not None else {}
+        claims |= {"nonce": nonce} if nonce is not None else {}
+        return self._sign({"alg": self.__alg, "typ": DPOP, "jwk": self.public}, claims)
 
     def attenuate(
         self,
