@@ -92,7 +92,11 @@ class Verifier(Protocol):
 
 
 class Exchanger(Protocol):
-    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything."""
+    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything.
+
+    It may also have `binds(actor) -> bool`: whether a token for that actor would be bound to a key. A bound parent has bound children only, so where it
+    would not the holder of the parent's key hands on offline; without `binds` it is asked.
+    """
 
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises `guard.errors.GuardError` with `delegation.refused` (the issuer said no) or `delegation.unavailable`."""

@@ -221,7 +221,11 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.GRANT_ARGS: _R(
         "an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")
     ),
-    ReasonCode.DELEGATION_REFUSED: _R("the issuer refused to make the narrower token", "not granted", ("RFC8693-2.2.2", "OWASP-ASI03")),
+    ReasonCode.DELEGATION_REFUSED: _R(
+        "the issuer refused to make the narrower token, or the token lets its holder make none",
+        "not granted",
+        ("RFC8693-2.2.2", "OWASP-ASI03"),
+    ),
     ReasonCode.DELEGATION_UNAVAILABLE: _R(
         "the issuer did not answer with a usable token", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
     ),

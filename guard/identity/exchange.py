@@ -97,6 +97,11 @@ class TokenExchange:
     def __repr__(self) -> str:
         return f"TokenExchange(as {', '.join(self._clients)})"
 
+    def binds(self, actor: str) -> bool:
+        """Whether a token for `actor` would be bound to a key of its client."""
+        client = self._clients.get(actor)
+        return client is not None and client.bound
+
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises GuardError `delegation.refused` or `delegation.unavailable`."""
         client = self._clients.get(request.actor)
