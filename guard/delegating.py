@@ -99,8 +99,8 @@ def _offline(state: TaskState, exchanger: Exchanger | None, actor: str) -> bool:
         return True
     if getattr(state.holder, "hand_on", None) is None:
         return False
-    binds = getattr(exchanger, "binds", None)
-    return exchanger is None or (binds is not None and binds(actor) is not True)
+    holder = getattr(exchanger, "holder", None)
+    return exchanger is None or (holder is not None and holder(actor) is None)
 
 
 def _stopped(draft: Draft, finding: Finding) -> Ruling:
@@ -147,6 +147,8 @@ def _child(
         if type(given) is not str:
             return _said(given)
         made = given
+        holder = getattr(exchanger, "holder", None)
+        key = None if holder is None else holder(actor)
     stop = yield from read_clock(house, draft)  # time has passed while the issuer was asked
     if stop is not None:
         return stop
@@ -154,6 +156,9 @@ def _child(
     if isinstance(child, Finding):
         return child
     more = widened(widest, child, scopes=house.layers[0].scopes)
+    if key is not None and (child.bound != "jkt" or child.credential.thumbprint != key.thumbprint):
+        # Attack: the answer is another's token, or one that whoever sees it may use.
+        return forbid("task", ReasonCode.DELEGATION_UNAVAILABLE, "the token that was made is not bound to the key it was asked for")
     if more is None and child.actor != actor:
         more = "it is for another actor than was asked for"
     return (made, key) if more is None else _wider(more)

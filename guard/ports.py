@@ -94,8 +94,8 @@ class Verifier(Protocol):
 class Exchanger(Protocol):
     """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything.
 
-    It may also have `binds(actor) -> bool`: whether a token for that actor would be bound to a key. A bound parent has bound children only, so where it
-    would not the holder of the parent's key hands on offline; without `binds` it is asked.
+    It may also have `holder(actor) -> Prover | None`: the key that a token for that actor is bound to. A bound parent has bound children only, so where
+    there is none the holder of the parent's key hands on offline. Without `holder` it is asked, and nothing is known of the key.
     """
 
     def exchange(self, request: ExchangeRequest) -> str:

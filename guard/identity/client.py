@@ -4,6 +4,7 @@
 |------------------|-------------------------------------------------------------------|------------------------|
 | `secret`         | HTTP Basic, both parts form-encoded                               | RFC 6749 section 2.3.1 |
 | `key` (a file)   | `client_assertion`, a minute long, `aud` = the issuer, used once  | RFC 7523 section 2.2   |
+| `holder` besides | a DPoP proof: what is issued is bound to that key                 | RFC 9449 section 5     |
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote_plus
 
 from guard.errors import ConfigError
@@ -22,6 +23,9 @@ from guard.identity._files import secret_bytes
 from guard.tokens.jose import b64url_encode, strict_json
 from guard.tokens.keys import KID
 from guard.tokens.text import is_name
+
+if TYPE_CHECKING:
+    from guard.identity.holder import HolderKey
 
 __all__ = ["Client", "basic_header"]
 
@@ -32,8 +36,6 @@ _LIFE = 60
 class Client:
     """One agent of this program, as the issuer knows it."""
 
-    bound = False
-
     def __init__(
         self,
         id: str,
@@ -41,11 +43,13 @@ class Client:
         secret: str | None = None,
         key: str | Path | None = None,
         actor: str | None = None,
+        holder: HolderKey | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`id`: the `client_id`. Exactly one of `secret` and `key`, a file that only its owner may read (a private JWK, or PEM).
 
-        `actor`: the name the issuer puts into `act.sub` for this client; its id unless said. `clock`: epoch seconds, for tests.
+        `actor`: the name the issuer puts into `act.sub` for this client; its id unless said. `holder`: the key its tokens are bound to; an answer that
+        is not bound to it is refused. `clock`: epoch seconds, for tests.
         """
         if not is_name(id) or (actor is not None and not is_name(actor)):
             raise ConfigError("Client: `id` and `actor` are visible names of at most 256 characters")
@@ -54,24 +58,33 @@ class Client:
         if secret is not None and (not 16 <= len(secret) <= 1024):
             raise ConfigError("Client: `secret` is a text of at least 16 characters; shorter ones are guessed")
         self.id = id
+        if holder is not None and getattr(holder, "dpop", None) is None:
+            raise ConfigError("Client: `holder` is a HolderKey")
         self.actor = actor or id
+        self.holder = holder
         self._secret = secret
         self._clock = clock
         self._key = None if key is None else _loaded(Path(key))
 
     def __repr__(self) -> str:
-        return f"Client({self.id!r}, {'secret' if self._key is None else 'key'})"
+        return f"Client({self.id!r}, {'secret' if self._key is None else 'key'}{', bound' if self.bound else ''})"
+
+    @property
+    def bound(self) -> bool:
+        """Whether its tokens are bound to a key."""
+        return self.holder is not None
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client holds a secret and is not pickled")
 
     def shown(self, url: str, issuer: str, nonce: str) -> tuple[dict[str, str], dict[str, str]]:
-        """Form members and headers of a request to `url`."""
+        """Form members and headers of a request to `url`. Made anew for each: an assertion and a proof are good once."""
+        proof = {} if self.holder is None else {"dpop": self.holder.dpop("POST", url, nonce=nonce or None)}
         if self._key is None:
-            return {}, basic_header(self.id, self._secret or "")
+            return {}, basic_header(self.id, self._secret or "") | proof
         now = int(self._clock())
         claims = {"iss": self.id, "sub": self.id, "aud": issuer, "jti": secrets.token_urlsafe(16), "iat": now, "exp": now + _LIFE}
-        return {"client_id": self.id, "client_assertion_type": ASSERTION, "client_assertion": self._key.signed(claims)}, {}
+        return {"client_id": self.id, "client_assertion_type": ASSERTION, "client_assertion": self._key.signed(claims)}, proof
 
 
 def basic_header(id: str, secret: str) -> dict[str, str]:

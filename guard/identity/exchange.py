@@ -5,7 +5,8 @@
 | 200, an access token for this grant (RFC 8693 2.2.1)           | the token; the guard verifies and compares it                  |
 | 200 and anything else                                          | `delegation.unavailable`                                       |
 | 400, 401, 403 with an `error` (RFC 6749 5.2)                   | `delegation.refused`, naming the error word                    |
-| `use_dpop_nonce` (RFC 9449 8)                                  | once more, the same, with the nonce                            |
+| `use_dpop_nonce` (RFC 9449 8), of a client with a key          | once more, the same, with the nonce                            |
+| 200, and `token_type` is not `DPoP` for such a client          | `delegation.unavailable`; so is a token bound to another key (`guard/delegating.py`) |
 | 5xx, a time-out, no connection                                 | once more, the same; then `delegation.unavailable`             |
 
 A retry is the same question again: never fewer details, another scope or another audience. Answers are kept until they are about to end, by everything that was
@@ -29,6 +30,7 @@ from guard.identity.client import Client
 from guard.identity.discovery import MetadataRefused, server_metadata
 from guard.identity.http import Answer, HttpFailed, post_form
 from guard.model import ExchangeRequest
+from guard.ports import Prover
 from guard.reasons import ReasonCode
 
 __all__ = ["Endpoint", "TokenExchange", "by_actor"]
@@ -37,6 +39,8 @@ GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT_TOKEN: Final = "urn:ietf:params:oauth:token-type:jwt"
 _KEPT = 256
+_NONCE = 512
+"""Characters of a nonce, at most."""
 _NEARLY_OVER = 30
 """Seconds before its end at which a kept token is asked for anew."""
 _WORDS = frozenset(
@@ -93,14 +97,15 @@ class TokenExchange:
         self._clock = clock
         self._kept: OrderedDict[bytes, _Asked] = OrderedDict()
         self._lock = threading.Lock()
+        self._nonce = ""
 
     def __repr__(self) -> str:
         return f"TokenExchange(as {', '.join(self._clients)})"
 
-    def binds(self, actor: str) -> bool:
-        """Whether a token for `actor` would be bound to a key of its client."""
+    def holder(self, actor: str) -> Prover | None:
+        """The key that a token for `actor` is bound to; None: to none."""
         client = self._clients.get(actor)
-        return client is not None and client.bound
+        return None if client is None else client.holder
 
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises GuardError `delegation.refused` or `delegation.unavailable`."""
@@ -156,7 +161,7 @@ class TokenExchange:
             form["authorization_details"] = json.dumps(list(request.details), separators=(",", ":"))
         # RFC 8707: one resource, and the same for every hop; a name that is no URI goes where RFC 8693 has names.
         form["resource" if is_uri(self._audience) else "audience"] = self._audience
-        nonce, again = "", True
+        nonce, renewed, again = self._nonce if client.bound else "", False, True
         while True:
             try:
                 url = self._endpoint.find()
@@ -170,8 +175,12 @@ class TokenExchange:
             body = answer.json()
             word = body.get("error") if body is not None else None
             fresh = answer.headers.get("dpop-nonce", "")
-            if word == "use_dpop_nonce" and fresh and not nonce:
-                nonce = fresh
+            fresh = fresh if len(fresh) <= _NONCE else ""
+            if client.bound and fresh:
+                self._nonce = fresh  # for the next question: else each would be asked twice
+            # Once, and never more: a server could go on like that for ever.
+            if word == "use_dpop_nonce" and client.bound and fresh and not renewed:
+                nonce, renewed = fresh, True
             elif answer.status >= 500 and again:
                 again = False
             elif answer.status == 200 and body is not None:

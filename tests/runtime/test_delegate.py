@@ -326,8 +326,8 @@ def test_an_issuer_that_binds_is_asked() -> None:
     class Binding(LocalIssuer):
         asked = 0
 
-        def binds(self, actor: str) -> bool:
-            return True
+        def holder(self, actor: str) -> Any:
+            return HolderKey.generate()
 
         def exchange(self, request: ExchangeRequest) -> str:
             Binding.asked += 1
