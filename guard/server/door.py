@@ -74,7 +74,7 @@ class Door:
         """
         if not isinstance(guard, Guard):
             raise ConfigError("Door: `guard` is the Guard whose tasks it opens")
-        if not is_endpoint(url, loopback=True) or "?" in url:
+        if not is_endpoint(url, loopback=True) or "?" in url or '"' in url:
             raise ConfigError(
                 "Door: `url` is this server's address as its clients know it, https://... (http:// only on loopback), without query"
             )
@@ -82,6 +82,7 @@ class Door:
         self._url = url.rstrip("/")
         self._named = Named(_metadata_url(self._url), bearer)
         self._document = _document(self._url, servers, bearer)
+        self._here = urlsplit(self._named.metadata).path.encode("ascii")
         self._free = frozenset(path.encode("ascii") for path in free)
         self._certificate = certificate
         self._wants_nonces = nonces
@@ -99,13 +100,15 @@ class Door:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_of(scope)
-        if scope["method"] in ("GET", "HEAD") and path.decode("ascii", "replace") == urlsplit(self._named.metadata).path:
+        if scope["method"] in ("GET", "HEAD") and path == self._here:
             return await _answer(send, 200, self._document, [])
         if path in self._free:
             return await self._app(scope, receive, send)
         answer = _Sent(send)
         try:
-            await self._let(scope, receive, answer, path)
+            if not path.isascii():
+                raise HttpRefused(400, "invalid_request", "the path is not percent-encoded")
+            await self._let({**scope, "headers": list(scope["headers"])}, receive, answer, path)
         except HttpRefused as refused:
             if answer.started:
                 raise
@@ -122,7 +125,7 @@ class Door:
         )  # fmt: skip
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
-        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]}
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
         task = _RequestTask(self._guard, asked.token, shown)
         try:
             await task.__aenter__()

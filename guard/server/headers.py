@@ -89,7 +89,7 @@ def path_of(scope: Mapping[str, Any]) -> bytes:
     raw = scope.get("raw_path")
     if isinstance(raw, bytes):
         return raw.partition(b"?")[0]
-    return quote(str(scope.get("path", "")), safe="/:@!$&'()*+,;=-._~%").encode("ascii")
+    return quote(str(scope.get("path", "")), safe="/:@!$&'()*+,;=-._~").encode("ascii")
 
 
 class Named(NamedTuple):

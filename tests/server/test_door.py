@@ -537,6 +537,62 @@ def test_a_path_is_taken_as_it_was_asked_for() -> None:
         assert world.send(world.headers(token, proven), path=asked).status_code == status
 
 
+@pytest.mark.parametrize(("raw", "status"), [
+    (b"/look", 200), (b"/look?a=b", 200), (None, 200), (b"/l\xc3\xb6ok", 400), (b"/l%C3%B6ok", 401), (b"", 401), (b"//look", 401), (b"/./look", 401),
+])  # fmt: skip
+def test_what_a_server_says_of_the_path(raw: bytes | None, status: int) -> None:
+    """Straight into the application, as any ASGI server may put it: headers in an iterator, no `raw_path`."""
+    world = World()
+    answers: list[Any] = []
+    pairs = iter([(name.encode(), value.encode()) for name, value in world.headers(world.mint())])
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/look", "query_string": b"", "headers": pairs} | (
+        {} if raw is None else {"raw_path": raw}
+    )
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert list(scope["headers"]) == []
+        world.look("A-17")
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    asyncio.run(Door(app, world.guard, url=URL, nonces=False)(scope, receive, send))
+    assert answers[0]["status"] == status
+    assert len(world.ran) == (status == 200)
+
+
+def test_a_path_that_was_decoded_is_not_taken_for_another() -> None:
+    from guard.server.headers import path_of
+
+    assert path_of({"path": "/a%2Fb ü"}) == b"/a%252Fb%20%C3%BC"
+    assert path_of({"path": "/a", "raw_path": b"/a%2Fb"}) == b"/a%2Fb"
+
+
+def test_a_chain_comes_in_with_the_proof_of_its_last_holder() -> None:
+    world = World()
+    other = HolderKey.generate(clock=world.key.clock)
+    chain = world.key.attenuate(world.mint(depth=1), actor="helper", key=other, tools=["look"])
+    for key, text, status in ((world.key, chain, 401), (other, chain.partition("~")[0], 401), (other, chain, 200)):
+        headers = [("authorization", f"DPoP {chain}"), ("dpop", key.dpop("POST", URL + "/look", presented=text))]
+        assert world.send(headers).status_code == status
+    assert world.sink.decisions[-1].actors == ("desk", "helper")
+
+
+def test_effects_that_demand_a_key_or_a_workload() -> None:
+    world = World(policy=POLICY + "proof: {read: key}\n")
+    assert world.send(world.headers(world.mint())).status_code == 200
+    plain = world.send({"authorization": f"Bearer {world.mint(key=None)}"})
+    assert (plain.status_code, plain.json()["error"]) == (401, "invalid_token")
+    world = World(policy=POLICY + "proof: {read: workload}\n")
+    found = world.send(world.headers(world.mint()))
+    assert (found.status_code, found.json()["code"]) == (403, "token.workload")
+
+
 def test_a_socket_is_closed() -> None:
     world = World()
     with TestClient(world.app) as client, pytest.raises(WebSocketDisconnect), client.websocket_connect("/socket"):
@@ -544,7 +600,7 @@ def test_a_socket_is_closed() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    {"url": "http://desk.acme.example"}, {"url": "desk"}, {"url": "https://desk/?a=b"}, {"servers": "https://iam.example"}, {"servers": ["iam"]},
+    {"url": "http://desk.acme.example"}, {"url": "desk"}, {"url": "https://desk/?a=b"}, {"url": 'https://desk/"'}, {"servers": "https://iam.example"}, {"servers": ["iam"]},
 ])  # fmt: skip
 def test_misuse_is_said_at_the_start(wrong: dict[str, Any]) -> None:
     guard = World().guard
