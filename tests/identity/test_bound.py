@@ -14,7 +14,7 @@ import pytest
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.identity import HolderKey, Registry, TrustBundles, WorkloadIssuer, Workloads
 from guard.identity._files import WatchedFile
-from guard.identity.registered import RegistryUnreadable, read_registry
+from guard.identity.registered import SCHEMA, RegistryUnreadable, read_registry
 from guard.model import Credential, Delegation
 from guard.record import AuditFile, ListSink
 from guard.telemetry import OWNER
@@ -189,6 +189,16 @@ def test_two_issuers_may_have_one_of_the_same_name(tmp_path: Path) -> None:
 def test_a_program_is_one_identity(wrong: list[dict[str, Any]]) -> None:
     with pytest.raises(RegistryUnreadable):
         read_registry(json.dumps({"registry": 1, "identities": wrong}).encode(), "r.json")
+
+
+def test_iam_may_say_which_programs_it_is() -> None:
+    agent = {
+        "schemas": ["urn:ietf:params:scim:schemas:core:2.0:Agent"], "name": "runner", "active": True,
+        SCHEMA: {"spiffe": [PAYER], "workloads": [{"issuer": CI, "subject": "job:acme/desk:main"}]},
+    }  # fmt: skip
+    page = {"schemas": ["urn:ietf:params:scim:api:messages:2.0:ListResponse"], "totalResults": 1, "Resources": [agent]}
+    (found,) = read_registry(json.dumps(page).encode(), "scim.json")
+    assert (found.id, found.spiffe, found.workloads) == ("runner", (PAYER,), ((CI, "job:acme/desk:main"),))
 
 
 DEMANDS = RULE + "proof: {pay: workload, approve: workload}\n"
