@@ -28,7 +28,7 @@ from guard.constraints import canonical
 from guard.errors import ConfigError, GuardError
 from guard.identity.client import Client
 from guard.identity.discovery import MetadataRefused, server_metadata
-from guard.identity.http import Answer, HttpFailed, post_form
+from guard.identity.http import Answer, Certificate, HttpFailed, post_form
 from guard.model import ExchangeRequest
 from guard.ports import Prover
 from guard.reasons import ReasonCode
@@ -58,21 +58,24 @@ class Endpoint:
     def __init__(self, issuer: str, *, seconds: float = 4.0) -> None:
         self.issuer = issuer
         self._seconds = seconds
-        self._url = ""
+        self._url = self._mtls = ""
         self._until = 0.0
+        self.nonce = ""
+        """The server's latest (RFC 9449 section 8), for the next proof."""
 
-    def find(self) -> str:
-        """Its address. Raises GuardError."""
+    def find(self, *, mtls: bool = False) -> str:
+        """Its address; with `mtls` that for clients with a certificate, where it is another. Raises GuardError."""
         if not self._url or time.monotonic() > self._until:
-            found = server_metadata(self.issuer, seconds=self._seconds).token_endpoint
-            if found is None:
+            found = server_metadata(self.issuer, seconds=self._seconds)
+            if found.token_endpoint is None:
                 raise GuardError("the issuer's metadata names no token endpoint", code=ReasonCode.DELEGATION_UNAVAILABLE)
-            self._url, self._until = found, time.monotonic() + 3600
-        return self._url
+            self._url, self._until = found.token_endpoint, time.monotonic() + 3600
+            self._mtls = found.mtls_token_endpoint or found.token_endpoint
+        return self._mtls if mtls else self._url
 
-    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str], certificate: Certificate | None = None) -> Answer:
         """Whatever it answers. Raises HttpFailed."""
-        return post_form(url, form, headers=headers, seconds=self._seconds)
+        return post_form(url, form, headers=headers, seconds=self._seconds, certificate=certificate)
 
 
 class _Asked:
@@ -97,7 +100,6 @@ class TokenExchange:
         self._clock = clock
         self._kept: OrderedDict[bytes, _Asked] = OrderedDict()
         self._lock = threading.Lock()
-        self._nonce = ""
 
     def __repr__(self) -> str:
         return f"TokenExchange(as {', '.join(self._clients)})"
@@ -161,35 +163,45 @@ class TokenExchange:
             form["authorization_details"] = json.dumps(list(request.details), separators=(",", ":"))
         # RFC 8707: one resource, and the same for every hop; a name that is no URI goes where RFC 8693 has names.
         form["resource" if is_uri(self._audience) else "audience"] = self._audience
-        nonce, renewed, again = self._nonce if client.bound else "", False, True
-        while True:
-            try:
-                url = self._endpoint.find()
-                more, headers = client.shown(url, self._endpoint.issuer, nonce)
-                answer = self._endpoint.post(url, form | more, headers)
-            except (HttpFailed, MetadataRefused) as error:
-                if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
-                    again = False
-                    continue
-                raise GuardError(str(error), code=ReasonCode.DELEGATION_UNAVAILABLE) from None
-            body = answer.json()
-            word = body.get("error") if body is not None else None
-            fresh = answer.headers.get("dpop-nonce", "")
-            fresh = fresh if len(fresh) <= _NONCE else ""
-            if client.bound and fresh:
-                self._nonce = fresh  # for the next question: else each would be asked twice
-            # Once, and never more: a server could go on like that for ever.
-            if word == "use_dpop_nonce" and client.bound and fresh and not renewed:
-                nonce, renewed = fresh, True
-            elif answer.status >= 500 and again:
+        return _token(ask(self._endpoint, client, form), client)
+
+
+def ask(
+    endpoint: Endpoint,
+    client: Client,
+    form: Mapping[str, str],
+    refused: ReasonCode = ReasonCode.DELEGATION_REFUSED,
+    unavailable: ReasonCode = ReasonCode.DELEGATION_UNAVAILABLE,
+) -> Mapping[str, object]:
+    """The body of a 200 to `form`, asked as `client`; the table above. Raises GuardError with one of the two codes."""
+    nonce, renewed, again = endpoint.nonce if client.bound else "", False, True
+    while True:
+        try:
+            url = endpoint.find(mtls=client.certificate is not None)
+            more, headers = client.shown(url, endpoint.issuer, nonce)
+            answer = endpoint.post(url, {**form, **more}, headers, client.certificate)
+        except (HttpFailed, MetadataRefused) as error:
+            if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
                 again = False
-            elif answer.status == 200 and body is not None:
-                return _token(body, client)
-            elif answer.status in (400, 401, 403) and isinstance(word, str):
-                told = word if word in _WORDS else "an error"
-                raise GuardError(f"it answered {answer.status} {told}", code=ReasonCode.DELEGATION_REFUSED)
-            else:
-                raise GuardError(f"it answered {answer.status}", code=ReasonCode.DELEGATION_UNAVAILABLE)
+                continue
+            raise GuardError(str(error), code=unavailable) from None
+        body = answer.json()
+        word = body.get("error") if body is not None else None
+        fresh = answer.headers.get("dpop-nonce", "") if client.bound else ""
+        if 0 < len(fresh) <= _NONCE:
+            endpoint.nonce = fresh  # for the next question: else each would be asked twice
+        # Once, and never more: a server could go on like that for ever.
+        if word == "use_dpop_nonce" and 0 < len(fresh) <= _NONCE and not renewed:
+            nonce, renewed = fresh, True
+        elif answer.status >= 500 and again:
+            again = False
+        elif answer.status == 200 and body is not None:
+            return body
+        elif answer.status in (400, 401, 403) and isinstance(word, str):
+            told = word if word in _WORDS else "an error"
+            raise GuardError(f"it answered {answer.status} {told}", code=refused)
+        else:
+            raise GuardError(f"it answered {answer.status}", code=unavailable)
 
 
 def _token(body: Mapping[str, object], client: Client) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import threading
 import time
 from base64 import urlsafe_b64decode
@@ -28,6 +29,7 @@ from guard.identity.exchange import Endpoint, TokenExchange
 from guard.model import Delegation, ExchangeRequest
 from guard.record import AuditFile
 from guard.tokens import verify
+from tests.identity.test_http import certificate
 from tests.servers.authorization import TOOLS, AuthorizationServer
 
 POLICY = Policy.from_text("""
@@ -159,6 +161,10 @@ class Server:
 
     def __init__(self, answer: Callable[[dict[str, str]], tuple[int, object]]) -> None:
         self.asked: list[dict[str, str]] = []
+        self.answer = answer
+        self.metadata: dict[str, object] = {}
+        self.paths: list[str] = []
+        self.certificates: list[str] = []
         self.proofs: list[str | None] = []
         self.nonces: list[str] = []
         """Sent with the answers, one after the other; the last one stays."""
@@ -166,14 +172,17 @@ class Server:
 
         class Talk(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.say(200, {"issuer": outer.url, "token_endpoint": f"{outer.url}/token"})
+                self.say(200, {"issuer": outer.url, "token_endpoint": f"{outer.url}/token", **outer.metadata})
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["content-length"])).decode()
                 form = {name: values[0] for name, values in parse_qs(raw).items()}
                 outer.asked.append(form)
                 outer.proofs.append(self.headers["dpop"])
-                self.say(*answer(form))
+                outer.paths.append(self.path)
+                found = getattr(self.connection, "getpeercert", dict)() or {}
+                outer.certificates += [value for part in found.get("subject", ()) for _, value in part]
+                self.say(*outer.answer(form))
 
             def say(self, status: int, body: object) -> None:
                 raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -486,6 +495,108 @@ def test_an_answer_that_is_bound_to_another_key(key: HolderKey | None, tmp_path:
     with guard.task(iam.mint(origin="alice", actor="lead", intent="tidy", params={"root": "/srv"})) as task:
         with pytest.raises(Denied, match=r"not bound to the key it was asked for \[delegation\.unavailable\]"):
             task.delegate("worker")
+
+
+# -- client certificates (RFC 8705) --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Path]]:
+    """A token endpoint that asks for a certificate, beside metadata that does not. `shown`: the names in those it was shown."""
+    cert, key = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    client, _ = certificate(tmp_path, "agent")
+    server = Server(lambda form: (200, GOOD))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    context.load_verify_locations(client)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = f"https://localhost:{server.http.server_port}"
+    yield server, tmp_path
+    server.close()
+
+
+def showing(server: Server, *files: Path, **more: Any) -> TokenExchange:
+    return TokenExchange(Endpoint(server.url, seconds=5.0), {"worker": Client("worker", certificate=files, **more)}, "urn:example:tools")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_certificate_is_shown_at_the_token_endpoint(over_tls: tuple[Server, Path], bound: bool) -> None:
+    server, folder = over_tls
+    server.answer = lambda form: (200, BOUND if bound else GOOD)
+    more = {"holder": KEY} if bound else {}
+    (folder / "agent.key").chmod(0o600)
+    assert showing(server, folder / "agent.crt", folder / "agent.key", **more).exchange(request()) == "a.b.c"
+    assert server.certificates == ["agent"]
+    assert server.asked[0]["client_id"] == "worker" and not server.asked[0].keys() & {"client_assertion", "client_secret"}
+    assert (server.proofs[0] is not None) is bound
+
+
+def test_the_address_for_those_with_a_certificate(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    (folder / "agent.key").chmod(0o600)
+    server.metadata["mtls_endpoint_aliases"] = {"token_endpoint": f"{server.url}/mtls/token"}
+    assert showing(server, folder / "agent.crt", folder / "agent.key").exchange(request()) == "a.b.c"
+    assert server.paths == ["/mtls/token"]
+    for odd in ({"token_endpoint": "http://evil.example/token"}, {"token_endpoint": 7}, "x", []):
+        server.metadata["mtls_endpoint_aliases"] = odd
+        with pytest.raises(GuardError) as refused:
+            showing(server, folder / "agent.crt", folder / "agent.key").exchange(request())
+        assert refused.value.code == "delegation.unavailable"
+
+
+def test_a_certificate_that_nobody_trusts(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    other = certificate(folder, "other")
+    other[1].chmod(0o600)
+    with pytest.raises(GuardError) as refused:
+        showing(server, *other).exchange(request())
+    assert (refused.value.code, server.asked) == ("delegation.unavailable", [])
+
+
+def test_a_certificate_that_is_renewed_is_shown(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    files = folder / "mine.crt", folder / "mine.key"
+    other = certificate(folder, "other")
+    for source in (other, (folder / "agent.crt", folder / "agent.key")):
+        for made, kept in zip(source, files, strict=True):
+            beside = kept.with_suffix(".new")
+            beside.write_bytes(made.read_bytes())
+            beside.chmod(0o600)
+            beside.replace(kept)
+        if source is other:
+            exchange = showing(server, *files)
+            with pytest.raises(GuardError):
+                exchange.exchange(request())
+    assert exchange.exchange(request()) == "a.b.c"
+
+
+def test_files_that_are_no_certificate(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "agent")
+    other = certificate(tmp_path, "other")[1]
+    (tmp_path / "none").write_text("secret")
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Client("worker", certificate=(cert, key))
+    for each in (key, other, tmp_path / "none"):
+        each.chmod(0o600)
+    wrong: list[Any] = [
+        (cert, other),
+        (cert, tmp_path / "none"),
+        (tmp_path / "none", key),
+        (tmp_path / "gone", key),
+        cert,
+        (cert,),
+        (cert, 7),
+    ]
+    for given in wrong:
+        with pytest.raises(ConfigError) as refused:
+            Client("worker", certificate=given)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError, match="exactly one"):
+        Client("worker", certificate=(cert, key), secret="x" * 20)
+    assert repr(Client("worker", certificate=(cert, key))) == "Client('worker', certificate)"
 
 
 # -- who this is ---------------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.errors import ConfigError, StateUnavailable
 from guard.identity import HolderKey
+from guard.identity.discovery import protected_resource
 from guard.ops import Op, Pin
 from guard.record import ListSink
 from guard.server import Door, client_cert
@@ -150,6 +151,10 @@ def test_the_metadata_is_here_and_needs_no_token() -> None:
         "dpop_bound_access_tokens_required": False, "authorization_servers": ["https://iam.acme.example"],
     }  # fmt: skip
     assert world.send(path="/.well-known/oauth-protected-resource", method="GET").status_code == 401
+    found = protected_resource(
+        URL, get=lambda url, seconds: world.send(path=url.removeprefix("https://desk.acme.example"), method="GET").json()
+    )
+    assert (found.resource, found.authorization_servers) == (URL, ("https://iam.acme.example",)), "as our own client reads it"
 
 
 @pytest.mark.parametrize("name", [
