@@ -100,7 +100,10 @@ def _offline(state: TaskState, exchanger: Exchanger | None, actor: str) -> bool:
     if getattr(state.holder, "hand_on", None) is None:
         return False
     holder = getattr(exchanger, "holder", None)
-    return exchanger is None or (holder is not None and holder(actor) is None)
+    try:
+        return exchanger is None or (holder is not None and holder(actor) is None)
+    except Exception:  # somebody's own exchanger; asked again where a failure is a denial
+        return False
 
 
 def _stopped(draft: Draft, finding: Finding) -> Ruling:

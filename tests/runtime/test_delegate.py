@@ -339,6 +339,16 @@ def test_an_issuer_that_binds_is_asked() -> None:
     assert Binding.asked == 1
 
 
+def test_an_exchanger_of_somebodys_own_that_fails_to_say_its_key() -> None:
+    class Odd(LocalIssuer):
+        def holder(self, actor: str) -> Any:
+            raise ZeroDivisionError
+
+    world = World(Odd("post"))
+    with world.task(depth=1) as task, pytest.raises(Denied, match=r"guard\.error"):
+        task.delegate("mailer")
+
+
 def test_a_holder_that_lies_gets_no_child() -> None:
     """What a holder signs is verified like anybody's."""
     world = Silent()
