@@ -8,10 +8,12 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -22,7 +24,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.errors import ConfigError, StateUnavailable
-from guard.identity import HolderKey
+from guard.identity import HolderKey, TrustBundles, Workloads
 from guard.identity.discovery import protected_resource
 from guard.ops import Op, Pin
 from guard.record import ListSink
@@ -31,8 +33,11 @@ from guard.server.nonces import Nonces
 from guard.state import MemoryState, SqliteState
 from guard.testing import FakeApprovals, FrozenClock
 from guard.tokens.jose import b64url_decode, b64url_encode
+from tests.tokens.forge import jwk
+from tests.tokens.forge import token as signed
 
 URL = "https://desk.acme.example/api"
+SPIRE = ec.generate_private_key(ec.SECP256R1())
 POLICY = """
 guardtrail: 1
 name: desk
@@ -51,7 +56,7 @@ rules:
 class World:
     """One resource server on an ASGI transport, its issuer, a client with a key."""
 
-    def __init__(self, store: Any = "memory:", policy: str = POLICY, **door: Any) -> None:
+    def __init__(self, store: Any = "memory:", policy: str = POLICY, proofs: Any = None, **door: Any) -> None:
         self.clock = FrozenClock()
         seconds = lambda: self.clock.now().timestamp()  # noqa: E731
         self.iam, self.key = LocalIssuer("acme-dev", clock=seconds), HolderKey.generate(clock=seconds)
@@ -59,7 +64,7 @@ class World:
         self.approvals = FakeApprovals(self.clock)
         self.guard = Guard(
             Policy.from_text(policy), trust=self.iam, sinks=[self.sink], clock=self.clock, state=store, approvals=self.approvals,
-            deadline=timedelta(seconds=20),
+            deadline=timedelta(seconds=20), proofs=proofs,
         )  # fmt: skip
         self.look = self.guard.tool(self._look, name="look")
         self.handler: Callable[[Request], Awaitable[Response]] = self.looks
@@ -596,6 +601,30 @@ def test_effects_that_demand_a_key_or_a_workload() -> None:
     world = World(policy=POLICY + "proof: {read: workload}\n")
     found = world.send(world.headers(world.mint()))
     assert (found.status_code, found.json()["code"]) == (403, "token.workload")
+
+
+def test_evidence_of_a_workload_that_stands_outside_the_door(tmp_path: Path) -> None:
+    bundle = tmp_path / "acme.json"
+    bundle.write_text(json.dumps({"keys": [{**jwk(SPIRE, "k1"), "use": "jwt-svid"}]}))
+    names: dict[str | tuple[str, str], str] = {"spiffe://acme.example/desk": "desk"}
+    now = int(FrozenClock().now().timestamp())
+    workloads = Workloads(TrustBundles({"acme.example": bundle}, audience="guard"), names=names, clock=lambda: now)
+    world = World(policy=POLICY + "proof: {read: workload}\n", proofs=workloads)
+    inner = world.app
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        shown = dict(scope["headers"]).get(b"workload-identity-token", b"").decode()
+        with workloads.showing(shown):
+            await inner(scope, receive, send)
+
+    world.app = app  # type: ignore[assignment]
+
+    def svid(name: str) -> tuple[str, str]:
+        claims = {"sub": f"spiffe://acme.example/{name}", "aud": "guard", "exp": now + 60}
+        return "workload-identity-token", signed(claims, key=SPIRE, header={"alg": "ES256", "typ": "JWT", "kid": "k1"})
+
+    several = [[*world.headers(world.mint()), svid(name)] for name in ("desk", "other", "desk")]
+    assert [one.status_code for one in world.at_once(several)] == [200, 403, 200], "each request has its own"
 
 
 def test_a_socket_is_closed() -> None:

@@ -60,8 +60,8 @@ class Client:
         return {"authorization": f"DPoP {token}", "dpop": self.key.dpop("POST", f"{URL}/look/{order}", presented=token, nonce=self.nonce)}
 
     def meet(self, server: Server) -> None:
-        """The first answer tells a nonce."""
-        token = self.token()
+        """Without a nonce nothing runs, and the answer tells one."""
+        token, self.nonce = self.token(), None
         self.nonce = server.post("first", self.headers(token, "first")).headers["dpop-nonce"]
 
 
