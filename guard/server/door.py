@@ -33,7 +33,7 @@ from guard.model import Decision
 from guard.ops import Applied, Know, Lookup, parse_map
 from guard.reasons import ReasonCode
 from guard.runtime import Guard
-from guard.server.headers import ALGS, Asked, Certificate, HttpRefused, Named, asked_of, challenges, path_of, refusal_of, tls_certificate
+from guard.server.headers import ALGS, Certificate, HttpRefused, Named, Sender, challenges, path_of, refusal_of, sender_of, tls_certificate
 from guard.server.nonces import Nonces
 from guard.shown import Shown
 from guard.taskflow import open_flow
@@ -116,30 +116,30 @@ class Door:
         return None
 
     async def _let(self, scope: Scope, receive: Receive, send: _Sent, path: bytes) -> None:
-        asked = asked_of(scope["headers"], scope.get("query_string", b""))
-        if asked.scheme == "bearer" and not self._named.bearer:
+        sender = sender_of(scope["headers"], scope.get("query_string", b""))
+        if sender.scheme == "bearer" and not self._named.bearer:
             raise HttpRefused(401, "invalid_token", "only tokens that are bound to a key are taken", scheme="DPoP")
-        nonces = await self._own_nonces() if asked.scheme == "dpop" and self._wants_nonces else None
+        nonces = await self._own_nonces() if sender.scheme == "dpop" and self._wants_nonces else None
         shown = Shown(
-            asked.scheme, asked.proofs, method=scope["method"], url=self._url + path.decode("ascii"), certificate=self._certificate(scope), nonces=nonces
+            sender.scheme, sender.proofs, method=scope["method"], url=self._url + path.decode("ascii"), certificate=self._certificate(scope), nonces=nonces
         )  # fmt: skip
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
-        task = _RequestTask(self._guard, asked.token, shown)
+        task = _RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
         except NonceWanted:
             raise refusal_of(ReasonCode.TOKEN_PROOF, entering=True, nonce=True, scheme="DPoP") from None
         except Denied as denied:
-            raise _entering(denied, asked) from None
+            raise _entering(denied, sender) from None
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
             await task.__aexit__(None, None, None)
             if send.started:
                 raise
-            raise _inside(denied, asked) from None
+            raise _inside(denied, sender) from None
         except BaseException as error:
             await task.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -195,14 +195,14 @@ class _Sent:
         await self._send(message)
 
 
-def _entering(denied: Denied, asked: Asked) -> HttpRefused:
+def _entering(denied: Denied, sender: Sender) -> HttpRefused:
     """Nobody is authenticated: what is wrong is said in the code's public words."""
-    return refusal_of(denied.decision.code, entering=True, scheme="DPoP" if asked.scheme == "dpop" else "")
+    return refusal_of(denied.decision.code, entering=True, scheme="DPoP" if sender.scheme == "dpop" else "")
 
 
-def _inside(denied: Denied, asked: Asked) -> HttpRefused:
+def _inside(denied: Denied, sender: Sender) -> HttpRefused:
     """A guarded call was denied: whoever sent the request is authenticated, and is told what a model would be."""
-    refused = refusal_of(denied.decision.code, entering=False, text=denied.for_model(), scheme="DPoP" if asked.scheme == "dpop" else "")
+    refused = refusal_of(denied.decision.code, entering=False, text=denied.for_model(), scheme="DPoP" if sender.scheme == "dpop" else "")
     if isinstance(denied, ApprovalRequired):
         refused.error = "approval_required"
     return refused

@@ -19,7 +19,7 @@ from guard.reasons import REASONS, ReasonCode
 from guard.tokens.keys import ALGORITHMS
 from guard.tokens.rules import MAX_CHAIN
 
-__all__ = ["ALGS", "Asked", "HttpRefused", "Named", "asked_of", "challenges", "client_cert", "path_of", "refusal_of", "tls_certificate"]
+__all__ = ["ALGS", "HttpRefused", "Named", "Sender", "challenges", "client_cert", "path_of", "refusal_of", "sender_of", "tls_certificate"]
 
 ALGS: Final = " ".join(ALGORITHMS)
 _MOST = 64 * 1024
@@ -40,7 +40,7 @@ class HttpRefused(Exception):
         self.status, self.error, self.text, self.code, self.scheme, self.nonce = status, error, text, code, scheme, nonce
 
 
-class Asked(NamedTuple):
+class Sender(NamedTuple):
     """Who a request says that it comes from. `proofs`: of its `DPoP` headers, one at most."""
 
     scheme: Literal["dpop", "bearer"]
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
     proofs: tuple[str, ...]
 
 
-def asked_of(headers: Headers, query: bytes) -> Asked:
+def sender_of(headers: Headers, query: bytes) -> Sender:
     """Raises HttpRefused."""
     held: dict[bytes, list[bytes]] = {b"authorization": [], b"dpop": [], b"content-encoding": []}
     size = number = 0
@@ -72,7 +72,7 @@ def asked_of(headers: Headers, query: bytes) -> Asked:
     return _credentials(held[b"authorization"][0], held[b"dpop"])
 
 
-def _credentials(header: bytes, dpop: Sequence[bytes]) -> Asked:
+def _credentials(header: bytes, dpop: Sequence[bytes]) -> Sender:
     if len(header) > MAX_CHAIN + 32:
         raise HttpRefused(431, "invalid_request", "the token is too large")
     match = _CREDENTIALS.fullmatch(header)
@@ -81,7 +81,7 @@ def _credentials(header: bytes, dpop: Sequence[bytes]) -> Asked:
         raise HttpRefused(401, "invalid_token", REASONS[ReasonCode.TOKEN_MALFORMED].public)
     if any(not _PROOF.fullmatch(proof) for proof in dpop):
         raise HttpRefused(401, "invalid_dpop_proof", "the proof is not well formed", scheme="DPoP")
-    return Asked("dpop" if scheme == b"dpop" else "bearer", match["token"].decode("ascii"), tuple(proof.decode("ascii") for proof in dpop))
+    return Sender("dpop" if scheme == b"dpop" else "bearer", match["token"].decode("ascii"), tuple(proof.decode("ascii") for proof in dpop))
 
 
 def path_of(scope: Mapping[str, Any]) -> bytes:
