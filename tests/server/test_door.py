@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -697,3 +699,65 @@ def test_no_secret_in_what_is_answered_or_recorded() -> None:
     answers = [world.send(headers), world.send(headers), world.send([("authorization", f"Bearer {token}")])]
     out = json.dumps([record.to_dict() for record in world.sink.decisions]) + "".join(f"{one.text}{one.headers}" for one in answers)
     assert token not in out and headers[1][1] not in out and token.rpartition(".")[2] not in out
+
+
+# -- laws --------------------------------------------------------------------------------------------------------------------------
+
+
+def straight(world: World, headers: Sequence[tuple[bytes, bytes]], **more: Any) -> int:
+    """One request, straight into the door: the status."""
+    answers: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        world.look("A-17")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    scope = {"type": "http", "method": "POST", "path": "/look", "raw_path": b"/look", "query_string": b"", "headers": headers} | more
+    asyncio.run(Door(app, world.guard, url=URL, nonces=False)(scope, receive, send))
+    assert [message["type"] for message in answers] == ["http.response.start", "http.response.body"]
+    assert all(b"\n" not in value and b"\r" not in value for _, value in answers[0]["headers"])
+    return int(answers[0]["status"])
+
+
+LAW = World()
+TOKEN = LAW.mint()
+SPARE = [LAW.mint(key=None), LAW.mint(), LAW.mint(ttl="1s"), "a.b.c", "~", ""]
+JUNK = st.binary(max_size=60)
+PIECES = st.one_of(
+    JUNK,
+    st.sampled_from([TOKEN, *SPARE]).map(str.encode),
+    st.tuples(st.sampled_from([b"DPoP ", b"Bearer ", b"dpop  ", b"Basic ", b"DPoP\t", b""]), st.sampled_from([TOKEN, *SPARE]).map(str.encode)).map(b"".join),
+)  # fmt: skip
+NAMES = st.sampled_from([b"authorization", b"dpop", b"Authorization", b"DPOP", b"content-encoding", b"client-cert", b"x"])
+
+
+@given(st.lists(st.tuples(NAMES, PIECES), max_size=5), st.binary(max_size=40), st.one_of(st.just(b"/look"), JUNK.map(b"/".__add__)))
+def test_whatever_is_sent_nothing_runs_without_a_proof(headers: list[tuple[bytes, bytes]], query: bytes, path: bytes) -> None:
+    """None of these has a proof of this request; a token that is bound to nothing needs none, where nothing else is wrong."""
+    LAW.ran.clear()
+    plain = [pair for pair in headers if pair[0].lower() in (b"authorization", b"dpop", b"content-encoding")]
+    status = straight(LAW, headers, query_string=query, raw_path=path)
+    ran = status == 200
+    assert status in (200, 400, 401, 403, 415, 431) and len(LAW.ran) == ran
+    if ran:
+        credentials = [value for name, value in plain if name.lower() == b"authorization"]
+        assert len(credentials) == 1 and credentials[0].split()[-1] in (SPARE[0].encode(), SPARE[2].encode())
+        assert not any(name.lower() == b"dpop" for name, _ in plain)
+
+
+@given(st.data())
+def test_a_proof_that_was_changed_anywhere_is_none(data: st.DataObject) -> None:
+    proof = LAW.proof(TOKEN)
+    at = data.draw(st.integers(0, len(proof) - 1))
+    other = data.draw(st.sampled_from("AQgwZ09-_.=~ "))
+    changed = proof[:at] + other + proof[at + 1 :]
+    LAW.ran.clear()
+    status = straight(LAW, [(b"authorization", f"DPoP {TOKEN}".encode()), (b"dpop", changed.encode())])
+    assert (status == 200) is (changed == proof) and len(LAW.ran) == (changed == proof)
