@@ -1,10 +1,19 @@
-"""Handing on: a narrower task of the same `txn` for another actor, by an exchange at the issuer (RFC 8693).
+"""Handing on: a narrower task of the same `txn` for another actor, by an exchange at the issuer (RFC 8693) or by a hop of the holder's own.
+
+| what the task has                                             | then                                                              |
+|---------------------------------------------------------------|-------------------------------------------------------------------|
+| a token, an issuer that can be asked                          | an exchange                                                       |
+| a token, its key, and an issuer that cannot be asked, or would bind the child to no key | a hop, where the root grants depth; else `delegation.refused` |
+| a chain and the key of its leaf                               | a hop: no issuer knows what holders have narrowed (it would exchange the root, which is wider) |
+| a chain without its key                                       | `delegation.refused`                                              |
+
+A hop is for a key that is made here and goes with the child's task. It cannot carry scopes.
 
 | step                                                           | what can go wrong                | what then                 |
 |----------------------------------------------------------------|----------------------------------|---------------------------|
 | clock, identity, revocation, life of the task                  | as with a call                   | the same codes            |
 | what is asked for is inside what there is                      | it is not                        | `delegation.widened`      |
-| the issuer is asked                                            | it says no; it does not answer   | `delegation.refused`; `delegation.unavailable` |
+| the issuer is asked, or the hop is signed                      | it says no, or no depth is granted; it does not answer | `delegation.refused`; `delegation.unavailable` |
 | its answer is verified like any token, and not revoked         | it does not verify               | `token.*`                 |
 | it is compared with what was asked, not with what is said of it | it is wider, of another task, of another actor | `delegation.widened` |
 | recorded                                                       | a required sink fails            | `record.unavailable`; the token is dropped |
@@ -28,12 +37,12 @@ from guard.flow import finish_flow
 from guard.house import House, TaskState
 from guard.model import Bound, Decision, Delegation, ExchangeRequest, Finding, Judge, Outcome, ToolCall
 from guard.ops import Add, Applied, Refused
-from guard.ports import Exchanger
+from guard.ports import Exchanger, Prover
 from guard.reasons import REASONS, ReasonCode
 from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.tokens.asking import Asked, Tools, Wider, asked_of
-from guard.tokens.claims import SKEW
-from guard.tokens.details import read_details
+from guard.tokens.claims import MAX_ACTORS, SKEW
+from guard.tokens.details import details_of, read_details
 from guard.tokens.narrow import widened
 from guard.tokens.text import is_name
 from guard.writing import conclude
@@ -46,22 +55,28 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 _SPEAKS: tuple[Judge, ...] = ("task",)
 
 
-def delegate_flow(house: House, state: TaskState, actor: str, tools: Tools | None, seconds: int | None) -> Flow[str | Decision]:
-    """The child's token, or the recorded refusal. Raises ConfigError where the issuer was given no way to be asked."""
+Made = tuple[str, Prover | None]
+"""The child's token or chain, and the key it is bound to where that was made here."""
+
+
+def delegate_flow(house: House, state: TaskState, actor: str, tools: Tools | None, seconds: int | None) -> Flow[Made | Decision]:
+    """The child's token and key, or the recorded refusal. Raises ConfigError where nobody can hand on."""
     exchanger = house.exchanger(state.delegation.issuer)
-    if exchanger is None:
+    if _offline(state, exchanger, actor):
+        exchanger = None
+    elif exchanger is None:
         raise ConfigError(
             f"the issuer {state.delegation.issuer} cannot be asked for a narrower token: give it a client, "
-            "`Issuer(..., client=Client(...))`"
+            "`Issuer(..., client=Client(...))`; or open the task with its key, `guard.task(token, key=...)`"
         )
     shown: dict[str, object] = {"actor": actor, "tools": sorted(tools) if tools is not None else [], "seconds": seconds or 0}
     draft = Draft(house, state, ToolCall(DELEGATE, shown), dry=False)
     draft.bound = Bound(DELEGATE, shown, shown, canonical(shown))
-    token = ""
+    made: Made = "", None
     try:
         answer = yield from _child(house, draft, state, exchanger, actor, tools, seconds)
-        if isinstance(answer, str):
-            token = answer
+        if isinstance(answer, tuple):
+            made = answer
             draft.findings = [Finding("task", "permit", ReasonCode.PERMIT, text="handed on, and not wider")]
             ruling = decide(draft.findings, _SPEAKS)
         else:
@@ -75,7 +90,20 @@ def delegate_flow(house: House, state: TaskState, actor: str, tools: Tools | Non
     if ticket.decision.blocks:
         return ticket.decision
     yield from finish_flow(house, ticket, Outcome("ok"))
-    return token
+    return made
+
+
+def _offline(state: TaskState, exchanger: Exchanger | None, actor: str) -> bool:
+    """Is it the holder's to hand on?"""
+    if "~" in state.token:
+        return True
+    if getattr(state.holder, "hand_on", None) is None:
+        return False
+    holder = getattr(exchanger, "holder", None)
+    try:
+        return exchanger is None or (holder is not None and holder(actor) is None)
+    except Exception:  # somebody's own exchanger; asked again where a failure is a denial
+        return False
 
 
 def _stopped(draft: Draft, finding: Finding) -> Ruling:
@@ -84,8 +112,8 @@ def _stopped(draft: Draft, finding: Finding) -> Ruling:
 
 
 def _child(
-    house: House, draft: Draft, state: TaskState, exchanger: Exchanger, actor: str, tools: Tools | None, seconds: int | None
-) -> Flow[str | Finding]:
+    house: House, draft: Draft, state: TaskState, exchanger: Exchanger | None, actor: str, tools: Tools | None, seconds: int | None
+) -> Flow[Made | Finding]:
     if state.closed:
         return forbid("task", ReasonCode.TASK_ENDED)
     state.under(house)
@@ -95,6 +123,10 @@ def _child(
     parent = yield from identify(house, draft, state.token)
     if isinstance(parent, Finding):
         return parent
+    if state.shown is not None:
+        stop = yield from state.shown.takes(house, draft, state)
+        if stop is not None:
+            return stop
     dead = yield from _numbered(house, draft, state)
     if dead is not None:
         return dead
@@ -106,9 +138,20 @@ def _child(
         return _wider(str(error))
     except ConstraintError as error:
         return forbid("grants", ReasonCode.TOKEN_DETAILS, f"a constraint of `tools` is not one: {error}")
-    made = yield Need(exchanger, exchanger.exchange, (ExchangeRequest(state.token, parent, actor, asked.scopes, asked.details, seconds),))
-    if type(made) is not str:
-        return _said(made)
+    key: Prover | None = None
+    if exchanger is None:
+        hop = _hop(state, parent, actor, asked, seconds)
+        if isinstance(hop, Finding):
+            return hop
+        made, key = hop
+    else:
+        request = ExchangeRequest(state.token, parent, actor, asked.scopes, asked.details, seconds)
+        given = yield Need(exchanger, exchanger.exchange, (request,))
+        if type(given) is not str:
+            return _said(given)
+        made = given
+        holder = getattr(exchanger, "holder", None)
+        key = None if holder is None else holder(actor)
     stop = yield from read_clock(house, draft)  # time has passed while the issuer was asked
     if stop is not None:
         return stop
@@ -116,9 +159,36 @@ def _child(
     if isinstance(child, Finding):
         return child
     more = widened(widest, child, scopes=house.layers[0].scopes)
+    if key is not None and (child.bound != "jkt" or child.credential.thumbprint != key.thumbprint):
+        # Attack: the answer is another's token, or one that whoever sees it may use.
+        return forbid("task", ReasonCode.DELEGATION_UNAVAILABLE, "the token that was made is not bound to the key it was asked for")
     if more is None and child.actor != actor:
         more = "it is for another actor than was asked for"
-    return made if more is None else _wider(more)
+    return (made, key) if more is None else _wider(more)
+
+
+def _hop(state: TaskState, parent: Delegation, actor: str, asked: Asked, seconds: int | None) -> Made | Finding:
+    """Signed by the holder; verified after that like anybody's."""
+    hand_on = getattr(state.holder, "hand_on", None)
+    if hand_on is None:
+        return _refused(
+            "a chain is handed on by the holder of its last key, and this task does not have it", "`guard.task(token, key=...)`"
+        )
+    persons = (parent.origin, parent.person) if parent.origin_kind == "person" else ()
+    if actor in (*parent.actors, *persons) or len(parent.actors) >= MAX_ACTORS:
+        return _refused("the actor is in the chain already, or the chain has as many as it may", "another actor")
+    details = asked.details if asked.details is not None else tuple(details_of(parent))
+    if not details:
+        return _refused("scopes cannot be handed on offline, and the token grants nothing else", "`tools` of the token itself")
+    try:
+        chain, key = hand_on(state.token, actor, details, seconds)
+    except ConfigError as error:
+        return _refused(str(error).removeprefix("attenuate: "), "a root token that allows hops (`mdp`), or an issuer that can be asked")
+    return chain, key
+
+
+def _refused(text: str, fix: str) -> Finding:
+    return forbid("task", ReasonCode.DELEGATION_REFUSED, text, fix)
 
 
 def _numbered(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:

@@ -58,7 +58,7 @@ class DecisionRecord:
     no rule looks over the tenant. `state`: names the state that counts so: another one (a new `memory:`) counts anew. `judged`: step and
     settles of the task at which its past was read.
     `tools`: digest of the tools section. `generation`: the policies that judged it. `proven`: the registry name of the actor, where it has
-    proven to be one.
+    proven to be one. `owner`: who answers for the actor, by the registry.
     """
 
     id: str
@@ -84,6 +84,7 @@ class DecisionRecord:
     generation: str = ""
     proven: str = ""
     state: str = ""
+    owner: str = ""
     kind: str = field(default="decision", init=False)
 
     @property
@@ -188,6 +189,7 @@ class DecisionRecord:
                 proven=self.proven,
                 subject=self.subject,
                 state=self.state,
+                owner=self.owner,
             ),
         }
 

@@ -42,8 +42,9 @@ from guard.workflow.rules import uses_sources
 if TYPE_CHECKING:
     from guard.events import Standing
     from guard.policy import Policy
+    from guard.shown import Shown
 
-__all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket", "named"]
+__all__ = ["House", "Ids", "SystemClock", "TaskState", "Ticket", "named", "owner_of"]
 
 _steady: Callable[[], float]
 try:  # A laptop that slept is not a clock that was moved: count the time asleep, where the platform can.
@@ -172,6 +173,10 @@ class TaskState:
     """Tool -> what all records of its calls say, and the plan it was put together with."""
     holder: Prover | None = None
     """Makes the proofs of a bound token in process; None: they come with the calls."""
+    shown: Shown | None = None
+    """What came with the HTTP request that opened it: its proof, or its certificate."""
+    owner: str = ""
+    """Who answers for who acts, as the registry says; "": nobody, or there is no registry. For records."""
     unlearnt: bool = False
     """The store did not take what a result held."""
 
@@ -226,7 +231,9 @@ class TaskState:
         plans = self.under(house)
         plan = plans.get(tool)
         if plan is None:
-            known = _known(house.registry, self.delegation) if house.registry is not None else ()
+            known: tuple[Finding, ...] = ()
+            if house.registry is not None:
+                known, self.owner = _known(house.registry, self.delegation), owner_of(house.registry, self.delegation)
             plan = make_plan(house.layers, self.delegation, tool, self.context, plans.since, known)
             if plan.agreed is not None and decide(plan.agreed.granted, plan.all_required) is not ALLOW:
                 plan = replace(plan, agreed=None)
@@ -374,6 +381,15 @@ def _known(registry: Registrations, delegation: Delegation) -> tuple[Finding, ..
         return tuple(registry.findings(delegation))
     except Exception:
         return (Finding("token", "forbid", ReasonCode.IDENTITY_UNAVAILABLE),)
+
+
+def owner_of(registry: Registrations, delegation: Delegation) -> str:
+    """Who answers for who acts under `delegation`; "": nobody, or the registry does not say."""
+    try:
+        found = registry.owner(delegation)
+    except Exception:
+        return ""
+    return found if type(found) is str else ""
 
 
 def named(layers: Sequence[Policy]) -> str:

@@ -20,7 +20,7 @@ from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
 from guard.reserving import Question, alive, granted, look, objections, questions, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
-from guard.steps import Draft, both, clock_said, failed, forbid, revocation_said, token_said, with_keys
+from guard.steps import Draft, actor_of, both, clock_said, failed, forbid, revocation_said, token_said, with_keys
 from guard.workflow.atoms import Live
 from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
@@ -41,12 +41,17 @@ def _whose(task: TaskState | None) -> Finding | None:
     return forbid("task", ReasonCode.TASK_ENDED) if task.closed else None
 
 
-def _renewed(task: TaskState, found: Delegation) -> Finding | None:
-    """Keys were rotated or a cache forgot: the same token, verified anew."""
+def _renewed(house: House, draft: Draft, task: TaskState, found: Delegation) -> Flow[Finding | None]:
+    """Keys were rotated, the registry changed, or a cache forgot: the same token, verified anew."""
     if found is task.delegation:
         return None
     if found.task != task.delegation.task or found.origin != task.delegation.origin:
         return forbid("task", ReasonCode.TASK_MISMATCH)
+    if house.registry is not None:
+        # Attack: a key or a workload is taken from an identity, and its open tasks go on counting as that one for a separation of duty.
+        proven = yield from actor_of(house, draft, found)
+        if proven != task.context.actor_proven:
+            task.context = replace(task.context, actor_proven=proven)
     task.renew(found)
     return None
 
@@ -108,7 +113,7 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
     else:
         revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
     if revoked is not None or found is not task.delegation:
-        stop = revocation_said(revoked) or _renewed(task, found)
+        stop = revocation_said(revoked) or (yield from _renewed(house, draft, task, found))
         if stop is not None:
             return _stopped(draft, stop)
     plans = task.plans
@@ -119,16 +124,20 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         draft.findings += plan.always
         _besides(draft, task, plan, now, stop)
         return decide(_in_order(draft), plan.all_required)
+    once = False
     if plan.proof or call.proof:
-        from guard.proving import proven
+        from guard.proving import by_workload, proven
 
         stop = proven(draft, task, plan, bound, now)
+        if stop is None and "workload" in plan.proof:
+            stop = yield from by_workload(house, draft, task, now)
         if stop is not None:
             return _stopped(draft, stop)
+        once = bool(call.proof) or draft.request is not None
     if call.id:
         draft.call_key = _call_key(task, call, bound)
         # What came with a proof is not handed out again: whoever saw call and proof pass could ask for it.
-        draft.replay = None if draft.dry or call.proof else house.outcomes.get(draft.call_key)
+        draft.replay = None if draft.dry or once else house.outcomes.get(draft.call_key)
         if draft.replay is not None:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
@@ -231,10 +240,10 @@ def _weigh(
     weighed = weigh(
         plan, live, context, draft.id, at, answers[:own], draft.signals, draft.cleared, seen=not draft.adds, sourced=sourced, votes=votes
     )  # fmt: skip
-    if draft.mark is not None:
-        from guard.proving import with_mark
+    if draft.mark is not None or draft.request is not None:
+        from guard.proving import with_marks
 
-        weighed = with_mark(weighed, draft.mark, draft.id)
+        weighed = with_marks(weighed, draft)
     draft.weighed = weighed
     return None
 

@@ -98,11 +98,13 @@ class Take(NamedTuple):
 
 
 class Pin(NamedTuple):
-    """First sight sets `key` to `value`; refuse if another value stands there. Answer: True on first sight, else False."""
+    """First sight sets `key` to `value`, for `ttl` seconds (None: for ever); refuse if another value stands there. Answer: True on first
+    sight, else False, and its end stays as it was."""
 
     key: str
     value: str
     by: str = ""
+    ttl: int | None = None
 
 
 class Put(NamedTuple):

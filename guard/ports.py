@@ -92,7 +92,11 @@ class Verifier(Protocol):
 
 
 class Exchanger(Protocol):
-    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything."""
+    """An issuer's token endpoint. What it answers is verified and compared by the guard: nothing it says can widen anything.
+
+    It may also have `holder(actor) -> Prover | None`: the key that a token for that actor is bound to. A bound parent has bound children only, so where
+    there is none the holder of the parent's key hands on offline. Without `holder` it is asked, and nothing is known of the key.
+    """
 
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises `guard.errors.GuardError` with `delegation.refused` (the issuer said no) or `delegation.unavailable`."""
@@ -139,7 +143,11 @@ class Signals(Protocol):
 
 
 class Proofs(Protocol):
-    """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody."""
+    """Which actor has proven to be one. None: nobody has, and nobody unproven is different from anybody.
+
+    One that knows workloads also has `behind(delegation, *, now) -> guard.tokens.evidence.Workload`, which raises `TokenRefused`: without it, what
+    a policy demands by `proof: workload` is denied.
+    """
 
     def actor(self, delegation: Delegation) -> str | None: ...
 
@@ -165,7 +173,13 @@ class Registrations(Protocol):
         """Of judge `token`. Never raises, never blocks."""
         ...
 
-    def proofs(self) -> Proofs: ...
+    def proofs(self, beside: Proofs | None = None) -> Proofs:
+        """Which actors have proven to be one, by what is registered of their keys and workloads. `beside`: the guard's own, asked besides."""
+        ...
+
+    def owner(self, delegation: Delegation) -> str | None:
+        """Who answers for who acts, for records; None: nobody, or it is not known. Never raises, never blocks."""
+        ...
 
 
 class Paths(Protocol):

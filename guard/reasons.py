@@ -53,6 +53,7 @@ class ReasonCode(StrEnum):
     TOKEN_LIFETIME = "token.lifetime"
     TOKEN_ACTORS = "token.actors"
     TOKEN_PROOF = "token.proof"
+    TOKEN_WORKLOAD = "token.workload"
     TOKEN_CHAIN = "token.chain"
     TOKEN_DETAILS = "token.details"
     TOKEN_NO_TASK = "token.no_task"
@@ -166,6 +167,11 @@ REASONS: dict[ReasonCode, Reason] = {
         _TOKEN_REFUSED,
         ("RFC7800-3.1", "RFC9449-7"),
     ),
+    ReasonCode.TOKEN_WORKLOAD: _R(
+        "the policy demands a proven workload, and no good evidence shows that the program is the actor its token names",
+        _TOKEN_REFUSED,
+        ("NIST-CSF-PR.AA-01", "OWASP-ASI03"),
+    ),
     ReasonCode.TOKEN_CHAIN: _R(
         "the hops of the chain do not fit together (parent, depth, key), or the root allows none",
         _TOKEN_REFUSED,
@@ -215,7 +221,11 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.GRANT_ARGS: _R(
         "an argument is outside what a hop of the delegation was granted", "not granted", ("RFC9396-2", "OWASP-ASI03")
     ),
-    ReasonCode.DELEGATION_REFUSED: _R("the issuer refused to make the narrower token", "not granted", ("RFC8693-2.2.2", "OWASP-ASI03")),
+    ReasonCode.DELEGATION_REFUSED: _R(
+        "the issuer refused to make the narrower token, or the token lets its holder make none",
+        "not granted",
+        ("RFC8693-2.2.2", "OWASP-ASI03"),
+    ),
     ReasonCode.DELEGATION_UNAVAILABLE: _R(
         "the issuer did not answer with a usable token", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
     ),

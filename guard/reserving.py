@@ -13,7 +13,7 @@ from typing import Any
 from guard.drive import Failure, Flow, Need
 from guard.house import House, TaskState
 from guard.model import Finding
-from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Refused, Sum, Tally
+from guard.ops import AMOUNT_MAX, Absent, Add, Applied, Lookup, Mark, Op, Pin, Refused, Sum, Tally
 from guard.reasons import ReasonCode
 from guard.steps import Draft, Taken, failed, life_said, refunds
 from guard.workflow.limits import Claim
@@ -176,15 +176,15 @@ def look(op: Op) -> Op:
     """What answers, without refusing, whether the operation of a question would refuse."""
     if type(op) is Add or type(op) is Sum:
         return Sum(op.key, op.window)
-    return Lookup(op.key) if type(op) is Absent else op
+    return Lookup(op.key) if type(op) is Absent or type(op) is Pin else op
 
 
 def objections(asked: Sequence[Question], answers: Sequence[object], now: int) -> list[Finding]:
     """The findings of `trial`, from the answers of `look`: so what is tenant-wide is judged at one moment between two commits."""
     found: list[Finding] = []
     for (op, said), answer in zip(asked, answers, strict=True):
-        if type(op) is Absent:
-            refused = answer is not None
+        if type(op) is Absent or type(op) is Pin:
+            refused = answer is not None and not (type(op) is Pin and answer == op.value)
             value, by = answer, ""
         else:
             value, by = summed(answer)

@@ -68,8 +68,8 @@ class Guard:
         I/O included; later is a deny. `revocations`: what was taken back, asked on every call; a list of such lists; None: the index in `state`
         where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
         said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
-        None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`); without `proofs` of
-        its own the guard takes the registry's.
+        None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`): the names
+        under which they count come of it, by the keys and workloads that are registered to them.
         """
         from guard.loading import load_layers
 
@@ -100,7 +100,7 @@ class Guard:
             seconds,
             approvals=approvals,
             signals=signals,
-            proofs=proofs if proofs is not None or registry is None else registry.proofs(),
+            proofs=proofs if registry is None else registry.proofs(proofs),
             registry=registry,
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from guard.workflow.ledger import Masks
 
 __all__ = [
-    "NO_SIGNALS", "Draft", "Taken", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
+    "NO_SIGNALS", "Draft", "Taken", "actor_of", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
     "revocation_said", "token_said", "with_keys",
 ]  # fmt: skip
 
@@ -92,6 +92,8 @@ class Draft:
     live: Live | None = None
     mark: str | None = None
     """Of the proof that came with the call: taken with the reservation."""
+    request: Pin | None = None
+    """The mark of the proof that came with the HTTP request, pinned to it with the reservation."""
     masks: Masks | None = None
     looked: Sequence[object] = ()
     """Answers of what would refuse, read together with `answers`."""
@@ -267,6 +269,16 @@ def read_clock(house: House, draft: Draft) -> Flow[Finding | None]:
     if type(answer) is Need:
         answer = yield answer
     return clock_said(house, draft, answer)
+
+
+def actor_of(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
+    """Which actor has proven to be one; nobody where the port fails or is late, and nobody unproven differs from anybody."""
+    if house.proofs is None:
+        return None
+    proven = draft.ask(house.proofs, house.proofs.actor, (d,))
+    if type(proven) is Need:
+        proven = yield proven
+    return proven if type(proven) is str and proven else None
 
 
 def identify(house: House, draft: Draft, token: str) -> Flow[Delegation | Finding]:

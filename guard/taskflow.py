@@ -17,23 +17,26 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from os import urandom
 from time import time_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
-from guard.house import House, TaskState
+from guard.house import House, TaskState, owner_of
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
 from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, map_text, parse_map
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
+from guard.steps import Draft, actor_of, failed, forbid, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
 from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context
 from guard.workflow.verb import Hold
 from guard.writing import decision_of, note_flow, write
+
+if TYPE_CHECKING:
+    from guard.shown import Shown
 
 __all__ = ["begin_flow", "end_flow", "open_flow", "says_flow"]
 
@@ -41,8 +44,8 @@ _SPEAKS: Final[tuple[Judge, ...]] = ("task",)
 """Who must permit the end of a task."""
 
 
-def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | Decision]:
-    """Verify, pin, and open; or the recorded refusal."""
+def open_flow(house: House, token: str, prompt: str | None, shown: Shown | None = None) -> Flow[TaskState | Decision]:
+    """Verify, pin, and open; or the recorded refusal. `shown`: what came with the HTTP request that presents the token."""
     draft = Draft(house, None, ToolCall("task.open"), dry=False)
     stop = yield from read_clock(house, draft)
     if stop is not None or draft.now is None:
@@ -51,6 +54,10 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     found = yield from identify(house, draft, token)
     if isinstance(found, Finding):
         return (yield from _refuse(house, draft, found))
+    if shown is not None:
+        stop = yield from shown.enters(house, draft, found, token)
+        if stop is not None:
+            return (yield from _refuse(house, draft, stop))
     if house.since is None:
         stop = yield from _begin(house, draft, now)
         if stop is not None:
@@ -60,7 +67,7 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
         return (yield from _refuse(house, draft, opened))
     first, since, incomplete, before, keys = opened
     key = task_key(found)
-    proven = yield from _actor(house, draft, found)
+    proven = yield from actor_of(house, draft, found)
     context = Context(
         key, found.tenant, found.origin, found.actor, keys[0], keys[1], person_of(found),
         proven, found.depth, since,
@@ -74,7 +81,9 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
             yield from _refuse(house, draft, forbid("record", ReasonCode.RECORD_UNAVAILABLE, "the keys for pseudonyms are not available"))
         )
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
-    state.subject = subject
+    state.subject, state.shown = subject, shown
+    if house.registry is not None:
+        state.owner = owner_of(house.registry, found)
     state.under(house)
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
@@ -106,6 +115,8 @@ def says_flow(house: House, state: TaskState, text: object, quoted: object) -> F
     if stop is None:
         found = yield from identify(house, draft, state.token)
         stop = found if isinstance(found, Finding) else None
+    if stop is None and state.shown is not None:
+        stop = yield from state.shown.takes(house, draft, state)
     if stop is None:
         answer = yield Need(house.store, house.store.apply, ((state.life,),), {"now": draft.now, "commit": False})
         if type(answer) is Refused:
@@ -129,16 +140,6 @@ def _holder(d: Delegation) -> str:
 def person_of(d: Delegation) -> str | None:
     """The proven person behind the work: the token says so, or its subject is one."""
     return d.person or (d.origin if d.origin_kind == "person" else None)
-
-
-def _actor(house: House, draft: Draft, d: Delegation) -> Flow[str | None]:
-    """Which actor has proven to be one; nobody where the port fails or is late, and nobody unproven differs from anybody."""
-    if house.proofs is None:
-        return None
-    proven = draft.ask(house.proofs, house.proofs.actor, (d,))
-    if type(proven) is Need:
-        proven = yield proven
-    return proven if type(proven) is str and proven else None
 
 
 def begin_flow(house: House, *, late: bool = False, newest: bool = True) -> Flow[Finding | None]:
@@ -275,6 +276,8 @@ def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Deci
     """
     draft = Draft(house, state, ToolCall("task.end"), dry=False)
     finding = yield from read_clock(house, draft)
+    if finding is None and state.shown is not None and not final:
+        finding = yield from state.shown.takes(house, draft, state)
     findings: list[Finding] = []
     ended = False
     for _ in range(3) if finding is None else ():

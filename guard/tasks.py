@@ -97,11 +97,15 @@ class Task:
     def delegate(
         self, actor: str, *, tools: Sequence[str] | Mapping[str, Mapping[str, object]] | None = None, ttl: str | timedelta | None = None
     ) -> Task:
-        """A narrower task of the same `txn` for `actor` (RFC 8693 exchange at the issuer): enter it with `with`, or hand its `token` on.
+        """A narrower task of the same `txn` for `actor`: enter it with `with`, or hand its `token` on.
+
+        By an exchange at the issuer (RFC 8693). Where it cannot be asked, or the token is a chain, and this task has its key, by a hop: then the new
+        task has a key of its own.
 
         `tools` by name keeps the parent's constraints; a mapping adds constraints; None keeps all. `ttl`: `30s`, `10m`, a timedelta. Never
         wider: an answer that is not a subset of what was asked is Denied `delegation.widened`; an issuer that says no, or nothing, is Denied
-        `delegation.refused`, `delegation.unavailable`. Limits are shared with the parent. Raises ConfigError where the issuer was given no client.
+        `delegation.refused`, `delegation.unavailable`. Limits are shared with the parent. Raises ConfigError where the issuer was given no client and
+        this task no key.
         """
         return self._handed(drive(self._delegate(actor, tools, ttl), PATIENCE))
 
@@ -111,15 +115,15 @@ class Task:
         """`delegate`, awaited."""
         return self._handed(await adrive(self._delegate(actor, tools, ttl), PATIENCE))
 
-    def _delegate(self, actor: object, tools: object, ttl: object) -> Flow[str | Decision]:
+    def _delegate(self, actor: object, tools: object, ttl: object) -> Flow[tuple[str, Prover | None] | Decision]:
         from guard.delegating import delegate_flow, requested
 
         return delegate_flow(self._guard._house, self.state, *requested(actor, tools, ttl))
 
-    def _handed(self, answer: str | Decision) -> Task:
+    def _handed(self, answer: tuple[str, Prover | None] | Decision) -> Task:
         if isinstance(answer, Decision):
             raise denied(answer)
-        return Task(self._guard, answer, None)
+        return Task(self._guard, answer[0], None, answer[1])
 
     def user_says(self, text: str, *, quoted: str = "") -> None:
         """More of the user's own words, after the prompt. `quoted`: the part of them that is somebody else's (a pasted mail): it is text.
@@ -179,14 +183,17 @@ class Task:
     def __enter__(self) -> Self:
         house = self._guard._house
         if self._state is None or self._state.closed:
-            self._entered(drive(open_flow(house, self._token, self._prompt), house.seconds))
+            self._entered(drive(self._opening(house), house.seconds))
         return self._push()
 
     async def __aenter__(self) -> Self:
         house = self._guard._house
         if self._state is None or self._state.closed:
-            self._entered(await adrive(open_flow(house, self._token, self._prompt), house.seconds))
+            self._entered(await adrive(self._opening(house), house.seconds))
         return self._push()
+
+    def _opening(self, house: House) -> Flow[TaskState | Decision]:
+        return open_flow(house, self._token, self._prompt)
 
     def _entered(self, answer: TaskState | Decision) -> None:
         if isinstance(answer, Decision):

@@ -205,6 +205,7 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         "" if plan is None or plan.plain else house.generation,
         "" if task is None else task.context.actor_proven or "",
         plan.wide if plan is not None and draft.order else "",
+        task.owner if task is not None else "",
     )
     return made
 

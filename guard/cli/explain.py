@@ -110,6 +110,8 @@ def _show(row: Row, chain: Sequence[Row]) -> None:
     issuer = " (local issuer)" if row.get("issuer") == "local" else ""
     credential = f"{row.get('credential') or 'none'}{issuer}"
     say(f"  who      {who}   credential {credential}   workload {row.get('workload') or 'unknown'}")
+    if row.get("owner") or row.get("proven"):
+        say(f"  owner    {row.get('owner') or 'unknown'}" + (f"   actor proven as {row['proven']}" if row.get("proven") else ""))
     steps = {str(each.get("id")): each for each in chain}
     lines = [_finding(f, steps) for f in row.get("findings") or () if isinstance(f, dict)]
     for line in columns(lines, gap=3):

@@ -43,7 +43,7 @@ def list_(file: _FileArgument, issuer: _Issuer = None, as_json: Json = False) ->
 
     \b
     --json: {"ok": true, "identities": [{"kind", "id", "owner", "environment", "issuer", "origin", "third_party",
-             "keys", "spiffe", "of", "status", "age_days", "overdue", "findings": [code]}]}
+             "keys", "spiffe", "of", "status", "workloads", "age_days", "overdue", "findings": [code]}]}
     Exit 0: listed; 3: the file cannot be read, or is wrong (each error with its place).
     """
     identities = _read(file, issuer, as_json)
@@ -159,4 +159,11 @@ def _day(at: int) -> str:
 def _dict(one: Identity, now: float) -> dict[str, Any]:
     names = ("kind", "id", "owner", "environment", "issuer", "origin", "third_party", "keys", "spiffe", "of", "status")
     age = None if one.rotated is None else _days(one.rotated, now)
-    return {**{name: getattr(one, name) for name in names}, "age_days": age, "overdue": one.overdue(now), "findings": _codes(one, now)}
+    programs = [{"issuer": issuer, "subject": subject} for issuer, subject in one.workloads]
+    return {
+        **{name: getattr(one, name) for name in names},
+        "workloads": programs,
+        "age_days": age,
+        "overdue": one.overdue(now),
+        "findings": _codes(one, now),
+    }

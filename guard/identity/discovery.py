@@ -35,6 +35,8 @@ class ServerMetadata:
     issuer: str
     jwks_uri: str | None = None
     token_endpoint: str | None = None
+    mtls_token_endpoint: str | None = None
+    """Of `mtls_endpoint_aliases` (RFC 8705 5): for clients that show a certificate."""
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
     auth_methods: tuple[str, ...] = _METHODS
@@ -115,8 +117,13 @@ def _server(found: Mapping[str, object], issuer: str) -> ServerMetadata:
         if url is not None and not (isinstance(url, str) and is_endpoint(url, loopback=plain(issuer))):
             raise MetadataRefused(f"`{name}` is not an https URL")
         endpoints[name] = url
+    aliases = found.get("mtls_endpoint_aliases", {})
+    alias = aliases.get("token_endpoint") if isinstance(aliases, Mapping) else 0
+    if alias is not None and not (isinstance(alias, str) and is_endpoint(alias, loopback=plain(issuer))):
+        raise MetadataRefused("`mtls_endpoint_aliases` are not https URLs")
     return ServerMetadata(
         issuer,
+        mtls_token_endpoint=alias,
         **endpoints,
         auth_methods=_words(found, "token_endpoint_auth_methods_supported", _METHODS),
         grants=_words(found, "grant_types_supported", _GRANTS),

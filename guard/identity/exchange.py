@@ -5,7 +5,8 @@
 | 200, an access token for this grant (RFC 8693 2.2.1)           | the token; the guard verifies and compares it                  |
 | 200 and anything else                                          | `delegation.unavailable`                                       |
 | 400, 401, 403 with an `error` (RFC 6749 5.2)                   | `delegation.refused`, naming the error word                    |
-| `use_dpop_nonce` (RFC 9449 8)                                  | once more, the same, with the nonce                            |
+| `use_dpop_nonce` (RFC 9449 8), of a client with a key          | once more, the same, with the nonce                            |
+| 200, and `token_type` is not `DPoP` for such a client          | `delegation.unavailable`; so is a token bound to another key (`guard/delegating.py`) |
 | 5xx, a time-out, no connection                                 | once more, the same; then `delegation.unavailable`             |
 
 A retry is the same question again: never fewer details, another scope or another audience. Answers are kept until they are about to end, by everything that was
@@ -27,8 +28,9 @@ from guard.constraints import canonical
 from guard.errors import ConfigError, GuardError
 from guard.identity.client import Client
 from guard.identity.discovery import MetadataRefused, server_metadata
-from guard.identity.http import Answer, HttpFailed, post_form
+from guard.identity.http import Answer, Certificate, HttpFailed, post_form
 from guard.model import ExchangeRequest
+from guard.ports import Prover
 from guard.reasons import ReasonCode
 
 __all__ = ["Endpoint", "TokenExchange", "by_actor"]
@@ -37,6 +39,8 @@ GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT_TOKEN: Final = "urn:ietf:params:oauth:token-type:jwt"
 _KEPT = 256
+_NONCE = 512
+"""Characters of a nonce, at most."""
 _NEARLY_OVER = 30
 """Seconds before its end at which a kept token is asked for anew."""
 _WORDS = frozenset(
@@ -54,21 +58,24 @@ class Endpoint:
     def __init__(self, issuer: str, *, seconds: float = 4.0) -> None:
         self.issuer = issuer
         self._seconds = seconds
-        self._url = ""
+        self._url = self._mtls = ""
         self._until = 0.0
+        self.nonce = ""
+        """The server's latest (RFC 9449 section 8), for the next proof."""
 
-    def find(self) -> str:
-        """Its address. Raises GuardError."""
+    def find(self, *, mtls: bool = False) -> str:
+        """Its address; with `mtls` that for clients with a certificate, where it is another. Raises GuardError."""
         if not self._url or time.monotonic() > self._until:
-            found = server_metadata(self.issuer, seconds=self._seconds).token_endpoint
-            if found is None:
+            found = server_metadata(self.issuer, seconds=self._seconds)
+            if found.token_endpoint is None:
                 raise GuardError("the issuer's metadata names no token endpoint", code=ReasonCode.DELEGATION_UNAVAILABLE)
-            self._url, self._until = found, time.monotonic() + 3600
-        return self._url
+            self._url, self._until = found.token_endpoint, time.monotonic() + 3600
+            self._mtls = found.mtls_token_endpoint or found.token_endpoint
+        return self._mtls if mtls else self._url
 
-    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str], certificate: Certificate | None = None) -> Answer:
         """Whatever it answers. Raises HttpFailed."""
-        return post_form(url, form, headers=headers, seconds=self._seconds)
+        return post_form(url, form, headers=headers, seconds=self._seconds, certificate=certificate)
 
 
 class _Asked:
@@ -96,6 +103,11 @@ class TokenExchange:
 
     def __repr__(self) -> str:
         return f"TokenExchange(as {', '.join(self._clients)})"
+
+    def holder(self, actor: str) -> Prover | None:
+        """The key that a token for `actor` is bound to; None: to none."""
+        client = self._clients.get(actor)
+        return None if client is None else client.holder
 
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises GuardError `delegation.refused` or `delegation.unavailable`."""
@@ -151,31 +163,45 @@ class TokenExchange:
             form["authorization_details"] = json.dumps(list(request.details), separators=(",", ":"))
         # RFC 8707: one resource, and the same for every hop; a name that is no URI goes where RFC 8693 has names.
         form["resource" if is_uri(self._audience) else "audience"] = self._audience
-        nonce, again = "", True
-        while True:
-            try:
-                url = self._endpoint.find()
-                more, headers = client.shown(url, self._endpoint.issuer, nonce)
-                answer = self._endpoint.post(url, form | more, headers)
-            except (HttpFailed, MetadataRefused) as error:
-                if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
-                    again = False
-                    continue
-                raise GuardError(str(error), code=ReasonCode.DELEGATION_UNAVAILABLE) from None
-            body = answer.json()
-            word = body.get("error") if body is not None else None
-            fresh = answer.headers.get("dpop-nonce", "")
-            if word == "use_dpop_nonce" and fresh and not nonce:
-                nonce = fresh
-            elif answer.status >= 500 and again:
+        return _token(ask(self._endpoint, client, form), client)
+
+
+def ask(
+    endpoint: Endpoint,
+    client: Client,
+    form: Mapping[str, str],
+    refused: ReasonCode = ReasonCode.DELEGATION_REFUSED,
+    unavailable: ReasonCode = ReasonCode.DELEGATION_UNAVAILABLE,
+) -> Mapping[str, object]:
+    """The body of a 200 to `form`, asked as `client`; the table above. Raises GuardError with one of the two codes."""
+    nonce, renewed, again = endpoint.nonce if client.bound else "", False, True
+    while True:
+        try:
+            url = endpoint.find(mtls=client.certificate is not None)
+            more, headers = client.shown(url, endpoint.issuer, nonce)
+            answer = endpoint.post(url, {**form, **more}, headers, client.certificate)
+        except (HttpFailed, MetadataRefused) as error:
+            if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
                 again = False
-            elif answer.status == 200 and body is not None:
-                return _token(body, client)
-            elif answer.status in (400, 401, 403) and isinstance(word, str):
-                told = word if word in _WORDS else "an error"
-                raise GuardError(f"it answered {answer.status} {told}", code=ReasonCode.DELEGATION_REFUSED)
-            else:
-                raise GuardError(f"it answered {answer.status}", code=ReasonCode.DELEGATION_UNAVAILABLE)
+                continue
+            raise GuardError(str(error), code=unavailable) from None
+        body = answer.json()
+        word = body.get("error") if body is not None else None
+        fresh = answer.headers.get("dpop-nonce", "") if client.bound else ""
+        if 0 < len(fresh) <= _NONCE:
+            endpoint.nonce = fresh  # for the next question: else each would be asked twice
+        # Once, and never more: a server could go on like that for ever.
+        if word == "use_dpop_nonce" and 0 < len(fresh) <= _NONCE and not renewed:
+            nonce, renewed = fresh, True
+        elif answer.status >= 500 and again:
+            again = False
+        elif answer.status == 200 and body is not None:
+            return body
+        elif answer.status in (400, 401, 403) and isinstance(word, str):
+            told = word if word in _WORDS else "an error"
+            raise GuardError(f"it answered {answer.status} {told}", code=refused)
+        else:
+            raise GuardError(f"it answered {answer.status}", code=unavailable)
 
 
 def _token(body: Mapping[str, object], client: Client) -> tuple[str, float]:

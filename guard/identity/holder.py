@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit, urlunsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -28,7 +29,7 @@ from guard.tokens.details import read_details
 from guard.tokens.jose import MAX_TOKEN, b64url_encode, split, strict_json
 from guard.tokens.keys import KeysRefused, holder_key
 from guard.tokens.narrow import grant_exceeds
-from guard.tokens.proof import POP, digest
+from guard.tokens.proof import DPOP, POP, digest
 from guard.tokens.rules import HOP, MAX_LINKS
 from guard.tokens.text import is_name
 
@@ -99,6 +100,23 @@ class HolderKey:
         }
         return self._sign({"alg": self.__alg, "typ": POP, "jwk": self.public}, claims)
 
+    def dpop(self, method: str, url: str, *, presented: str | None = None, nonce: str | None = None) -> str:
+        """A DPoP proof (RFC 9449) for one HTTP request: the `DPoP` header. Good for a minute, once.
+
+        `url`: of the request; query and fragment are left out. `presented`: the token or chain that goes with it; None: a request for a token.
+        `nonce`: the server's, where it has demanded one.
+        """
+        where = urlsplit(url)
+        claims: dict[str, object] = {
+            "jti": secrets.token_urlsafe(16),
+            "htm": method,
+            "htu": urlunsplit((where.scheme, where.netloc, where.path or "/", "", "")),
+            "iat": int(self.clock()),
+        }
+        claims |= {"ath": digest(presented)} if presented is not None else {}
+        claims |= {"nonce": nonce} if nonce is not None else {}
+        return self._sign({"alg": self.__alg, "typ": DPOP, "jwk": self.public}, claims)
+
     def attenuate(
         self,
         presented: str,
@@ -116,6 +134,24 @@ class HolderKey:
         `limits`: tool -> calls, never above the parent's. `ttl`: None: as long as the parent. `depth`: how many hops may follow; None: as many as
         the parent's allows. Raises `ConfigError` where this key does not hold the parent, or the hop would be wider or too deep.
         """
+        seconds = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else None if ttl is None else _ttl(ttl)
+        return self._hop(presented, actor, key, lambda parent: _narrowed(parent, tools, limits), seconds, depth)
+
+    def hand_on(self, presented: str, actor: str, details: Sequence[Mapping[str, object]], seconds: int | None) -> tuple[str, HolderKey]:
+        """The chain with one more hop for `actor`, who holds the key that comes with it, made here. `details`: what it grants; that it is no
+        wider is for whoever verifies it. Raises `ConfigError` as `attenuate` does."""
+        child = HolderKey.generate(clock=self.clock)
+        return self._hop(presented, actor, child, lambda _: [dict(one) for one in details], seconds, None), child
+
+    def _hop(
+        self,
+        presented: str,
+        actor: str,
+        key: Mapping[str, object] | HolderKey,
+        narrowed: Callable[[Mapping[str, Any]], list[dict[str, Any]]],
+        seconds: int | None,
+        depth: int | None,
+    ) -> str:
         last = presented.rpartition("~")[2]
         parent, root = _claims(last), _claims(presented.partition("~")[0])
         cnf = parent.get("cnf")
@@ -135,7 +171,6 @@ class HolderKey:
         if not isinstance(dep, int) or not isinstance(most, int) or dep >= most or presented.count("~") + 2 > MAX_LINKS:
             raise ConfigError("attenuate: the root allows no hop here (`mdp`)")
         issued_at, ends = int(self.clock()), int(parent["exp"])
-        seconds = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else None if ttl is None else _ttl(ttl)
         claims: dict[str, object] = {
             "par": link(last),
             "dep": dep + 1,
@@ -146,7 +181,7 @@ class HolderKey:
             "aud": root["aud"] if isinstance(root["aud"], str) else root["aud"][0],
             "act": {"sub": actor},
             "cnf": {"jwk": child},
-            "authorization_details": _narrowed(parent, tools, limits),
+            "authorization_details": narrowed(parent),
         }
         hop = self._sign({"alg": self.__alg, "typ": HOP}, claims)
         if len(hop) > MAX_TOKEN:

@@ -34,12 +34,14 @@ if TYPE_CHECKING:
     import httpx
 
 __all__ = [
-    "MOST", "SECONDS", "Answer", "HttpFailed", "aget_json", "apost_form", "get_bytes", "get_json", "get_whatever", "post_bytes", "post_form",
+    "MOST", "SECONDS", "Answer", "Certificate", "HttpFailed", "aget_json", "apost_form", "checked_certificate", "get_bytes", "get_json", "get_whatever", "post_bytes", "post_form",
     "post_json",
 ]  # fmt: skip
 
 T = TypeVar("T")
 Json = dict[str, object]
+Certificate = tuple[str, str]
+"""Paths of a client certificate (PEM, its chain with it) and of its key (PEM, not encrypted)."""
 Why = Literal["url", "unreachable", "late", "redirect", "status", "size", "type", "form"]
 
 SECONDS = 10.0
@@ -97,6 +99,7 @@ class _Ask(NamedTuple):
     body: bytes | None
     seconds: float
     most: int
+    certificate: Certificate | None = None
 
 
 def get_bytes(
@@ -131,9 +134,12 @@ def post_form(
     headers: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
     most: int = MOST,
+    certificate: Certificate | None = None,
 ) -> Answer:
-    """The answer to a form, whatever its status (a token endpoint says why with 400): the caller reads it. Raises `HttpFailed`."""
-    return _run(apost_form(url, form, headers=headers, seconds=seconds, most=most))
+    """The answer to a form, whatever its status (a token endpoint says why with 400): the caller reads it. Raises `HttpFailed`.
+
+    `certificate`: shown to a server that asks for one."""
+    return _run(apost_form(url, form, headers=headers, seconds=seconds, most=most, certificate=certificate))
 
 
 async def apost_form(
@@ -143,11 +149,12 @@ async def apost_form(
     headers: Mapping[str, str] | None = None,
     seconds: float = SECONDS,
     most: int = MOST,
+    certificate: Certificate | None = None,
 ) -> Answer:
     """`post_form` for a coroutine."""
     told = {**(headers or {}), "accept": "application/json", "content-type": "application/x-www-form-urlencoded"}
     pairs = list(form.items()) if isinstance(form, Mapping) else list(form)
-    return await _send(_Ask("POST", url, told, urlencode(pairs).encode("ascii"), seconds, most))
+    return await _send(_Ask("POST", url, told, urlencode(pairs).encode("ascii"), seconds, most, certificate))
 
 
 def get_whatever(url: str, headers: Mapping[str, str], *, seconds: float = SECONDS, most: int = MOST) -> tuple[int, bytes]:
@@ -205,7 +212,8 @@ async def _talk(ask: _Ask) -> Answer:
     import httpx
 
     headers = {**ask.headers, "accept-encoding": "identity", "user-agent": "guardtrail", "connection": "close"}
-    client = httpx.AsyncClient(verify=_roots(*_where()), trust_env=False, follow_redirects=False, timeout=ask.seconds)
+    context = _roots(*_where()) if ask.certificate is None else _showing(ask.certificate, _stamps(ask.certificate), *_where())
+    client = httpx.AsyncClient(verify=context, trust_env=False, follow_redirects=False, timeout=ask.seconds)
     async with client, client.stream(ask.method, ask.url, headers=headers, content=ask.body) as response:
         _look(ask, response)
         parts: list[bytes] = []
@@ -271,6 +279,29 @@ def _roots(file: str | None, folder: str | None) -> SSLContext:
     if file or folder:
         return ssl.create_default_context(cafile=file or None, capath=folder or None)
     return httpx.create_ssl_context(trust_env=False)
+
+
+@lru_cache(maxsize=8)
+def _showing(certificate: Certificate, stamps: tuple[tuple[int, int], ...], file: str | None, folder: str | None) -> SSLContext:
+    """A context of its own: what is shown to one server is not shown to the next. Made anew when a file was."""
+    context = _roots.__wrapped__(file, folder)
+    context.load_cert_chain(*certificate, password="")
+    return context
+
+
+def _stamps(certificate: Certificate) -> tuple[tuple[int, int], ...]:
+    return tuple((found.st_mtime_ns, found.st_ino) for found in map(os.stat, certificate))
+
+
+def checked_certificate(certificate: Certificate) -> str | None:
+    """Why it cannot be shown; None where it can."""
+    try:
+        _showing(certificate, _stamps(certificate), *_where())
+    except OSError as error:
+        return error.strerror or "not readable"
+    except Exception:  # what OpenSSL says may quote the file
+        return "no certificate with its own key"
+    return None
 
 
 def _is_json(content_type: str) -> bool:

@@ -149,6 +149,10 @@ class LocalIssuer:
             raise ConfigError(f"mint: the token would be longer than {MAX_TOKEN // 1024} KiB")
         return token
 
+    def holder(self, actor: str) -> None:
+        """The key that a token for `actor` is bound to: to none, here."""
+        return
+
     def exchange(self, request: ExchangeRequest) -> str:
         """`guard.ports.Exchanger`, as an IAM with token exchange does it (RFC 8693): same subject and task, `act` nested, never longer than the
         parent. What it is asked for it gives: that it is not wider is the guard's business, and tested on this.

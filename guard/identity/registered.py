@@ -65,7 +65,8 @@ class Identity:
     """An agent, a workload, a service account, or a key of one of them (`of`: whose).
 
     `id`: its name in tokens. `issuer`: whose tokens name it so; None: of any. `origin`: whom it works for. `keys`: thumbprints (RFC 7638, or of
-    a certificate) of the keys it may be bound to; none: not said. `rotated`: epoch seconds; `rotate_every`: seconds.
+    a certificate) of the keys it may be bound to; none: not said. `spiffe`, `workloads`: which programs it is, by SPIFFE id and by (`iss`, `sub`) of
+    a platform's token. `rotated`: epoch seconds; `rotate_every`: seconds.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Identity:
     third_party: bool = False
     keys: tuple[str, ...] = ()
     spiffe: tuple[str, ...] = ()
+    workloads: tuple[tuple[str, str], ...] = ()
     rotated: int | None = None
     rotate_every: int | None = None
     status: Literal["active", "suspended", "retired"] = "active"
@@ -131,6 +133,15 @@ def _span(value: str) -> str:
 _Name = Annotated[str, AfterValidator(_named)]
 
 
+class _Program(BaseModel):
+    """A program as its platform's tokens name it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    issuer: _Name
+    subject: _Name
+
+
 class _Row(BaseModel):
     """One identity as our own file has it."""
 
@@ -145,6 +156,7 @@ class _Row(BaseModel):
     third_party: bool = False
     keys: Annotated[list[Annotated[str, AfterValidator(_thumb)]], Field(max_length=64)] = []
     spiffe: Annotated[list[Annotated[str, AfterValidator(_spiffe)]], Field(max_length=64)] = []
+    workloads: Annotated[list[_Program], Field(max_length=64)] = []
     rotated: Annotated[str, AfterValidator(_day)] | None = None
     rotate_every: Annotated[str, AfterValidator(_span)] | None = None
     status: Literal["active", "suspended", "retired"] = "active"
@@ -155,7 +167,7 @@ class _Row(BaseModel):
         every = None if self.rotate_every is None else seconds(self.rotate_every)
         return Identity(
             self.id, self.kind, self.owner, self.origin, self.issuer, self.environment, self.third_party, tuple(self.keys), tuple(self.spiffe),
-            day, every, self.status, self.of,
+            tuple((one.issuer, one.subject) for one in self.workloads), day, every, self.status, self.of,
         )  # fmt: skip
 
 
@@ -228,7 +240,7 @@ def _tell(report: Report, row: Node, error: Any) -> None:
 
 
 def _sound(identities: Sequence[Identity], name: str, report: Report | None, places: Sequence[Mark] = ()) -> tuple[Identity, ...]:
-    """What must hold between identities: one meaning for every name, SPIFFE id and key.
+    """What must hold between identities: one meaning for every name, SPIFFE id, workload and key.
 
     Attack: a second entry for a name or a key, with another owner or status; which one counts would depend on the order.
     """
@@ -244,6 +256,7 @@ def _sound(identities: Sequence[Identity], name: str, report: Report | None, pla
     for i, one in enumerate(identities):
         marks: list[tuple[str, object]] = [("name", (one.issuer, one.id))]
         marks += [("SPIFFE id", each) for each in one.spiffe] + [("key", each) for each in one.keys]
+        marks += [("workload", each) for each in one.workloads]
         for mark in marks:
             if mark in seen:
                 wrong(i, f"its {mark[0]} is registered already")
@@ -254,6 +267,8 @@ def _sound(identities: Sequence[Identity], name: str, report: Report | None, pla
             wrong(i, "`of` names no identity of the same issuer")
         elif one.kind != "key" and one.of is not None:
             wrong(i, "only a key is `of` another identity")
+        if one.kind == "key" and (one.spiffe or one.workloads):
+            wrong(i, "a key is no program: `spiffe` and `workloads` stand at the identity it is `of`")
     return tuple(identities)
 
 

@@ -11,6 +11,9 @@ IAM is the system of record; this reads what it exports (a file, or SCIM 2.0) an
 | the key it is bound to is another's, or not one of its own | `identity.key`          | deny                  |
 | the registry cannot be read                                | `identity.unavailable`  | deny                  |
 
+It also says under which name who acts counts for a separation of duty: its own id, where a key or a workload that is registered to it has been proven
+(`proofs`, and as `names` of `Workloads`).
+
 Findings are made with the plan of a task, not at a call: `generation` changes with the registry, and when something comes due, and whoever holds
 an older one is verified anew.
 """
@@ -26,10 +29,13 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 from guard.errors import ConfigError
 from guard.identity._files import WatchedFile
+from guard.identity.bound import BoundProofs
 from guard.identity.registered import MOST, Identity, RegistryUnreadable, read_registry
 from guard.model import Delegation, Finding, Says
+from guard.ports import Proofs
 from guard.reasons import ReasonCode
 from guard.suggest import did_you_mean
+from guard.tokens.evidence import Workload
 
 __all__ = ["Effect", "Registry", "RegistrySource"]
 
@@ -58,6 +64,7 @@ class _Index(NamedTuple):
     identities: tuple[Identity, ...] = ()
     names: Mapping[tuple[str | None, str], Identity] = {}
     keys: Mapping[str, Identity] = {}
+    programs: Mapping[tuple[str, str], Identity] = {}
     why: str = ""
 
     def named(self, issuer: str, name: str | None) -> Identity | None:
@@ -72,6 +79,11 @@ class _Index(NamedTuple):
         if found is None or found.kind != "key":
             return found, None
         return self.names.get((found.issuer, found.of or "")), found
+
+    def program(self, workload: Workload) -> Identity | None:
+        """Whom the registry says the workload is, while that one is in use."""
+        found = self.programs.get(("", workload.id) if workload.kind == "jwt-svid" else (workload.issuer, workload.id))
+        return found if found is not None and found.status == "active" else None
 
 
 class Registry:
@@ -149,20 +161,57 @@ class Registry:
             found.append(_suspended(software))
         return tuple(dict.fromkeys(found))
 
-    def proofs(self) -> _Proofs:
-        """`guard.ports.Proofs`: the name of an actor that is bound to a key of its own. A `Guard` with this registry has it by itself."""
-        return _Proofs(self)
+    def owner(self, delegation: Delegation) -> str | None:
+        """Who answers for who acts; None where nobody does, or it is not known. For records: never raises, never blocks."""
+        self._refresh()
+        found = self._index.named(delegation.issuer, delegation.actor)
+        return found.owner if found is not None and found.kind != "key" else None
+
+    def proofs(self, beside: Proofs | None = None) -> Proofs:
+        """`guard.ports.Proofs`: the registered name of who acts, by the key of its token. A `Guard` with this registry has it by itself.
+
+        `beside`: what else proves: `Workloads`. Where a key and a workload prove two identities, nobody is proven.
+        """
+        return BoundProofs(self, beside)
 
     def proven(self, delegation: Delegation) -> str | None:
         """The id of who acts, where the key its token is bound to is registered to it and both are in use."""
+        holder = self.holder(delegation)
+        return None if holder is None or holder is not self.acting(delegation) else holder.id
+
+    def acting(self, delegation: Delegation) -> Identity | None:
+        """Who acts, as it is registered. Identities are compared and not names: two issuers may each have one of the same name."""
         self._refresh()
-        index, thumbprint = self._index, delegation.credential.thumbprint
-        if index.why or thumbprint is None:
+        found = self._index.named(delegation.issuer, delegation.actor)
+        return found if found is not None and found.kind != "key" else None
+
+    def holder(self, delegation: Delegation) -> Identity | None:
+        """To whom the key is registered that the token is bound to, while both are in use."""
+        self._refresh()
+        thumbprint = delegation.credential.thumbprint
+        if thumbprint is None:
             return None
-        holder, key = index.holder(thumbprint)
-        if holder is None or holder is not index.named(delegation.issuer, delegation.actor):
+        holder, key = self._index.holder(thumbprint)
+        if holder is None or holder.status != "active" or (key is not None and key.status != "active"):
             return None
-        return holder.id if holder.status == "active" and (key is None or key.status == "active") else None
+        return holder
+
+    # -- `guard.identity.workload.Names` ---------------------------------------------------------------------------------------
+
+    def program(self, workload: Workload) -> Identity | None:
+        """Whom the workload is registered to be, while that one is in use."""
+        self._refresh()
+        return self._index.program(workload)
+
+    def actor_of(self, workload: Workload) -> str | None:
+        """Its id."""
+        found = self.program(workload)
+        return None if found is None else found.id
+
+    def actor_in(self, workload: Workload, delegation: Delegation) -> str | None:
+        """The id of who acts, where the workload is registered to be that one."""
+        found = self.program(workload)
+        return None if found is None or found is not self.acting(delegation) else found.id
 
     # -- judging ---------------------------------------------------------------------------------------------------------------
 
@@ -227,16 +276,6 @@ class Registry:
                 self._generation += 1
 
 
-class _Proofs:
-    inline = True
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def actor(self, delegation: Delegation) -> str | None:
-        return self._registry.proven(delegation)
-
-
 class _File:
     """A file that others write. Missing, unreadable or wrong: every look says so, until it is mended."""
 
@@ -273,7 +312,9 @@ def _indexed(identities: Sequence[Identity]) -> _Index:
         for each in one.spiffe:
             names[one.issuer, each] = one
     names |= {(one.issuer, one.id): one for one in identities}
-    return _Index(tuple(identities), names, {each: one for one in identities for each in one.keys})
+    programs = {("", each): one for one in identities for each in one.spiffe}
+    programs |= {each: one for one in identities for each in one.workloads}
+    return _Index(tuple(identities), names, {each: one for one in identities for each in one.keys}, programs)
 
 
 def _has_keys(index: _Index, actor: Identity) -> bool:

@@ -158,7 +158,8 @@ class Vouching(Protocol):
 
 
 class Names(Protocol):
-    """The name a workload has as an actor; None: it has none. A registry is one."""
+    """The name a workload has as an actor; None: it has none. A `Registry` is one, and has `actor_in(workload, delegation)` besides: the name of
+    the token's actor, where that is who the workload is registered to be."""
 
     def actor_of(self, workload: Workload) -> str | None: ...
 
@@ -232,31 +233,45 @@ class Workloads:
         name = self._names.actor_of(workload)
         return name if is_name(name) else None
 
+    def actor_of(self, workload: Workload, delegation: Delegation) -> str | None:
+        """The name of the token's actor, where the workload is that one; else None.
+
+        A registry is asked for both at once: it knows an identity by several names, and two of one name under different issuers.
+        """
+        binds = getattr(self._names, "actor_in", None)
+        if binds is None:
+            name = self.name_of(workload)
+            return name if name == delegation.actor else None
+        name = binds(workload, delegation)
+        return name if is_name(name) else None
+
     def actor(self, delegation: Delegation) -> str | None:
         """The name of the token's actor where the workload is that one. Any failure: None, and nobody unproven differs from anybody."""
-        found = proven_workload(self, delegation, now=int(self._clock()))
-        name = None if found is None else self.name_of(found)
-        return name if name == delegation.actor else None
+        try:
+            return self.actor_of(self.workload(), delegation)
+        except Exception:
+            return None
+
+    def behind(self, delegation: Delegation, *, now: int) -> Workload:
+        """The workload behind a call, for effects that demand one (`proof: workload`). Raises `TokenRefused`: `token.missing` where nothing is
+        shown, `token.workload` where it is another than the token's.
+
+        The token's is: evidence that is good at `now`, of a workload which is the token's actor by its name, or to which the token was
+        issued (`client_id`, `req_wl` is its SPIFFE id). Attack: a stolen token is used by another proven workload.
+        """
+        found = self.workload(now=now)
+        if self.actor_of(found, delegation) is None and (found.kind != "jwt-svid" or delegation.workload != found.id):
+            raise TokenRefused(ReasonCode.TOKEN_WORKLOAD)
+        return found
 
 
 def proven_workload(proofs: object, delegation: Delegation, *, now: int) -> Workload | None:
-    """The workload behind a call, for effects that demand one (`proof: workload`); None where none is proven, then the call is denied.
-
-    `proofs`: what the guard was given. Proven means: evidence that is good at `now`, of a workload which is the token's actor by its name, or
-    to which the token was issued (`client_id`, `req_wl` is its SPIFFE id). Attack: a stolen token is used by another proven workload.
-    Never raises.
-    """
-    if not isinstance(proofs, Workloads):
-        return None
+    """`behind` of `proofs`, what the guard was given; None where no workload is proven. Never raises."""
     try:
-        found = proofs.workload(now=now)
-        if not found.live(now):
-            return None
-        if proofs.name_of(found) == delegation.actor or (found.kind == "jwt-svid" and delegation.workload == found.id):
-            return found
-    except Exception:  # noqa: S110 - a failing source proves nothing
-        pass
-    return None
+        found = proofs.behind(delegation, now=now)  # type: ignore[attr-defined]
+        return found if type(found) is Workload and found.live(now) else None
+    except Exception:  # a failing source proves nothing, and one that knows no workloads neither
+        return None
 
 
 class _Table:

@@ -57,6 +57,7 @@ def read_cases(report: Report, node: Seq, known: Known) -> tuple[Case, ...]:
         trace = _trace(report, got["trace"], below, known) if "trace" in got else ()
         if run_as is not None:
             _tasks_of(report, trace, run_as)
+            _proven_of(report, trace, run_as, got["as"])
         expect = tuple(_expectation(report, word, known) for word in got.get("expect", ()))
         if trace and "expect" in got and report.errors == before:
             expect = _one_per_line(report, trace, expect, below.entries["expect"].key if isinstance(below, Map) else below.at)
@@ -88,6 +89,16 @@ def _tasks_of(report: Report, trace: tuple[Event, ...], run_as: RunAs) -> None:
         if event.task is not None and event.task not in run_as.tasks:
             at = Mark(event.line, max(1, report.lines[event.line - 1].find(f"#{event.task}") + 1), len(event.task) + 1)
             report.error("trace", at, f"`tasks` has no `{event.task}`", suggest(event.task, run_as.tasks))
+
+
+def _proven_of(report: Report, trace: tuple[Event, ...], run_as: RunAs, node: Node) -> None:
+    """Who is proven and never acts is a slip: who was meant stays unproven."""
+    entry = node.entries.get("proven") if isinstance(node, Map) else None
+    if run_as.proven is None or entry is None:
+        return
+    acts = {*run_as.actor, *(name for one in run_as.tasks.values() for name in one.actor), *(each.actor for each in trace if each.actor)}
+    for name in sorted(run_as.proven - acts):
+        report.error("unknown-actor", entry.key, f"`proven` names `{name}`, who does not act here", suggest(name, acts))
 
 
 def _place(node: Node) -> Mark:
@@ -137,6 +148,7 @@ def _over(own: RunAs, got: Mapping[str, Any]) -> RunAs:
         {name: plain(entry.node) for name, entry in got["params"].entries.items()} if "params" in got else own.params,
         got["prompt"].text if "prompt" in got else own.prompt,
         got["person"].text if "person" in got else own.person,
+        proven=frozenset(word.text for word in got["proven"]) if "proven" in got else own.proven,
     )
 
 

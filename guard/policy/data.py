@@ -338,7 +338,10 @@ class AskRule:
 
 @frozen
 class RunAs:
-    """Whom a test case acts as. `person`: the proven person behind the origin. `tasks`: what `#name` lines act as, complete."""
+    """Whom a test case acts as. `person`: the proven person behind the origin. `tasks`: what `#name` lines act as, complete.
+
+    `proven`: the actors that have proven to be one; None: the case does not say.
+    """
 
     origin: str
     actor: tuple[str, ...]
@@ -347,6 +350,7 @@ class RunAs:
     prompt: str | None = None
     person: str | None = None
     tasks: Mapping[str, RunAs] = field(default_factory=dict)
+    proven: frozenset[str] | None = None
 
 
 @frozen

@@ -31,6 +31,8 @@ def lint(draft: Draft) -> None:
         _satisfiable(draft, rule)
         _events_happen(draft, rule, allowed)
         _sum_has_floor(draft, rule)
+    for effect in sorted(draft.proof.keys() - present) if not (draft.pack or draft.blind or draft.vague) else ():
+        draft.report.error("never-matches", draft.at("proof", effect), f"`proof`: no tool of this policy has effect `{effect}`")
     _shadowing(draft)
     lint_sources(draft)
     if not draft.pack:

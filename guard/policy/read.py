@@ -166,6 +166,7 @@ def read_proof(draft: Draft, node: Map) -> None:
         report.error("value", node.at, "`proof` is empty", "leave it out")
     for effect, entry in node.entries.items():
         known = word_of(report, Word(effect, entry.key), "effect", "proof")
+        draft.places["proof", effect] = entry.key
         leaf = entry.node
         if not isinstance(leaf, Leaf) or not isinstance(leaf.value, str):
             report.error("type", leaf.at, f"`{effect}` must be `key` or `workload`")

@@ -58,7 +58,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "user_says": Part(True, _SOURCES),
     "tasks": Part(True, _RULES),
     # identity
-    "proof by workload": Part(False, _WORKLOAD),
+    "proof by workload": Part(True, _WORKLOAD),
 }
 
 BUILT: Final = frozenset(name for name, part in PARTS.items() if part.built)

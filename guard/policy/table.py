@@ -127,7 +127,9 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "asked": Key("one", "The trusted prompt's own words as a second vote on effect classes.", "asked", part="asked"),
         "asks": Key("map", "Rule, code or `default` -> who may answer an ask.", "ask", part="asks"),
         "proof": Key(
-            "map of words", "Effect class -> what a call of it must prove: that its caller holds the key the token names.", "effect proof"
+            "map of words",
+            "Effect class -> what a call of it must prove: that its caller holds the key the token names, or which workload it is.",
+            "effect proof",
         ),
         "tests": Key("list", "Traces and what must come of them.", "test"),
     },
@@ -309,6 +311,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         "params": Key("data", "Its parameters."),
         "prompt": Key("text", "The user's own words."),
         "person": Key("text", "The proven person behind the origin.", part="tasks"),
+        "proven": Key("names", "Actors that have proven to be one; without it whoever acts meets what `proof` demands.", "actor"),
         "tasks": Key("map", "What `#name` lines act as, over the case's own values.", "other_task", part="tasks"),
     },
     "other_task": {

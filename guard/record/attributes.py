@@ -21,6 +21,7 @@ from guard.telemetry import (
     MONITORED,
     OPERATION,
     ORIGIN,
+    OWNER,
     POLICY,
     RULE,
     SPAN_EXECUTE,
@@ -54,6 +55,8 @@ def facts_of(task: Any, tool: str) -> Attributes:
         out[CHAIN] = " > ".join(d.actors)
     if d.workload:
         out[WORKLOAD] = d.workload
+    if task.owner:
+        out[OWNER] = task.owner
     if d.local:
         out[ISSUER] = "local"
     return out

@@ -55,10 +55,10 @@ def decision_body(r: DecisionRecord) -> str:
     fix = "null" if r.fix is None else q(r.fix)
     witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
     more = ""
-    if r.atoms or r.labels or r.order or r.judged or r.tools or r.generation or r.proven or standing.subject or r.state:
+    if r.atoms or r.labels or r.order or r.judged or r.tools or r.generation or r.proven or standing.subject or r.state or r.owner:
         more = _more(
             atoms=r.atoms, labels=r.labels, order=r.order, judged=r.judged, tools=r.tools, generation=r.generation, proven=r.proven,
-            subject=standing.subject, state=r.state,
+            subject=standing.subject, state=r.state, owner=r.owner,
         )  # fmt: skip
     return (
         f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{tool},'

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from guard.server.door import Door
     from guard.server.events import events_app
+    from guard.server.headers import client_cert
 
-__all__ = ["events_app"]
+__all__ = ["Door", "client_cert", "events_app"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +17,12 @@ def __getattr__(name: str) -> Any:
         from guard.server.events import events_app
 
         return events_app
+    if name == "Door":
+        from guard.server.door import Door
+
+        return Door
+    if name == "client_cert":
+        from guard.server.headers import client_cert
+
+        return client_cert
     raise AttributeError(f"module 'guard.server' has no attribute {name!r}")

@@ -242,7 +242,10 @@ class MemoryState:
     def _pin(self, op: Pin, at: int, undo: _Undo, values: list[object]) -> tuple[object, str] | None:
         mark = self._live(op.key, at)
         if mark is None:
-            self._set(op.key, op.value, op.by, None, undo)
+            ttl = op.ttl
+            if ttl is not None and (type(ttl) is not int or ttl < 0):
+                raise TypeError("Pin")
+            self._set(op.key, op.value, op.by, None if ttl is None else at + ttl, undo)
         elif mark[0] != op.value:
             return mark[0], mark[1]
         values.append(mark is None)

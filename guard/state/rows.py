@@ -221,10 +221,13 @@ def _mark(op: Op, name: str, row: Row | None, at: int) -> _Step:
     if kind is Pin:
         if row is not None:
             return stood == value, False if stood == value else stood, by, None
-        return True, True, by, (name, None, value, setter, None)
+        return True, True, by, (name, None, value, setter, _end(op.ttl, at))  # type: ignore[union-attr]
     if kind is Put:
         return True, stood, by, (name, None, value, setter, None)
-    ttl = op.ttl  # type: ignore[union-attr]
+    return True, None, by, (name, None, value, setter, _end(op.ttl, at))  # type: ignore[union-attr]
+
+
+def _end(ttl: object, at: int) -> int | None:
     if ttl is not None and (type(ttl) is not int or ttl < 0):
         raise TypeError("ttl")
-    return True, None, by, (name, None, value, setter, None if ttl is None else at + ttl)
+    return None if ttl is None else at + ttl

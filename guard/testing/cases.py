@@ -11,6 +11,9 @@ before the event. `as: {tasks: {bob: {...}}}` says what `#bob` acts as.
 | `approve(ask, by=person)`  | the person answers the last call of the task that asked for it: the same call again may run |
 | `user_says("...")`         | more of the user's own words; behind `@mailer`, of that agent's                             |
 
+`as: {proven: [payer, clearer]}` says which actors have proven to be one, by a key and a workload of their own; the others have proven nothing.
+Without it whoever acts has what `proof:` of the policy demands, and for `distinct: actor` nobody differs from anybody.
+
 Tokens are refreshed as they run out, as a client would: what a policy says of time is its `ttl` and `within`.
 """
 
@@ -32,7 +35,7 @@ from guard.policy.data import Case, Event, RunAs
 from guard.record import ListSink
 from guard.runtime import Guard, Task
 from guard.testing.clock import FrozenClock
-from guard.testing.fakes import FakeApprovals, FakeSignals
+from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
 
 __all__ = ["CaseResult", "Step", "run_case"]
 
@@ -125,12 +128,13 @@ class _Desk:
         # The deadline is for stores that hang; a case has none, and a loaded machine must not change a verdict.
         deadline = timedelta(seconds=60)
         self._signals, self._approvals = FakeSignals(self.clock), FakeApprovals(self.clock)
+        proven = case.run_as.proven
         self._guard = Guard(
             policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals,
-            approvals=self._approvals,
+            approvals=self._approvals, proofs=FakeProofs({name: name for name in proven or ()}, proven),
         )  # fmt: skip
         layers = policy if isinstance(policy, Sequence) else [policy]
-        # Where the policy demands a proof, whoever acts in the case has one; that it is demanded is no matter of a case.
+        # Where the policy demands a proof, whoever acts in the case has one, unless the case says who has proven to be one.
         self._key = HolderKey.generate(clock=lambda: self.clock.now().timestamp()) if any(layer.proof for layer in layers) else None
         self._asked: dict[tuple[str, str], Decision] = {}
         self._open = ExitStack()
@@ -190,7 +194,9 @@ class _Desk:
         known = self._tasks.get((name, actor))
         if known is not None and now < known[1]:
             return known[0]
-        task = self._open.enter_context(self._guard.task(self._mint(name, actor), prompt=self._who(name).prompt, key=self._key))
+        chain = self._chain(name, actor)
+        key = self._key if self._case.run_as.proven is None or chain[-1] in self._case.run_as.proven else None
+        task = self._open.enter_context(self._guard.task(self._mint(name, chain, key), prompt=self._who(name).prompt, key=key))
         self._tasks[name, actor] = task, now + _TTL - _SPARE
         return task
 
@@ -198,11 +204,14 @@ class _Desk:
         own = self._case.run_as
         return own.tasks.get(name, own)
 
-    def _mint(self, name: str, actor: str | None) -> str:
+    def _chain(self, name: str, actor: str | None) -> list[str]:
+        chain = list(self._who(name).actor)
+        if actor is None:
+            return chain
+        return chain[: chain.index(actor) + 1] if actor in chain else [*chain, actor]
+
+    def _mint(self, name: str, chain: list[str], key: HolderKey | None) -> str:
         run_as = self._who(name)
-        chain = list(run_as.actor)
-        if actor is not None:
-            chain = chain[: chain.index(actor) + 1] if actor in chain else [*chain, actor]
         return self._issuer.mint(
             origin=run_as.origin,
             actor=chain,
@@ -211,7 +220,7 @@ class _Desk:
             ttl=f"{_TTL}s",
             txn=f"case-{name or 'own'}",
             person=run_as.person,
-            key=None if self._key is None else self._key.public,
+            key=None if key is None else key.public,
         )
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 
-from guard.errors import ConfigError
+from guard.errors import ConfigError, TokenRefused
 from guard.model import Approval, Decision, Delegation, Signal
 from guard.ports import Clock
+from guard.reasons import ReasonCode
+from guard.tokens.evidence import Workload
 
 __all__ = ["FakeApprovals", "FakeProofs", "FakeSignals"]
 
@@ -68,12 +70,21 @@ class FakeSignals:
 
 
 class FakeProofs:
-    """Which actors have proven to be one: those in `names` (actor -> its registry name)."""
+    """Which actors have proven to be one: those in `names` (actor -> its registry name). `workloads`: the actors whose program shows good
+    evidence, for `proof: {pay: workload}`; None: every one.
+    """
 
     inline = True
 
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+    def __init__(self, names: Mapping[str, str] | None = None, workloads: Iterable[str] | None = None) -> None:
         self.names = dict(names or {})
+        self.workloads = None if workloads is None else frozenset(workloads)
+
+    def behind(self, delegation: Delegation, *, now: int) -> Workload:
+        """The program of who acts now. Raises `TokenRefused`."""
+        if self.workloads is not None and delegation.actor not in self.workloads:
+            raise TokenRefused(ReasonCode.TOKEN_MISSING)
+        return Workload("oidc", delegation.actor, "tests", "tests", now + 60)
 
     def actor(self, delegation: Delegation) -> str | None:
         """The registry name of who acts now."""

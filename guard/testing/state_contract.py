@@ -130,7 +130,7 @@ class Oracle:
                 values.append(value)
             case Pin():
                 if stood is None:
-                    self.marks[op.key] = (op.value, op.by, None)
+                    self.marks[op.key] = (op.value, op.by, None if op.ttl is None else at + op.ttl)
                 values.append(stood is None)
             case Put():
                 self.marks[op.key] = (op.value, op.by, None)
@@ -353,6 +353,16 @@ class StateContract:
         _same(_applied(store, Put("m", "new"), Lookup("m"), at=3), ("old", "new"))
         _same(_applied(store, Lookup("m"), at=500), ("new",), "put stays for ever")
 
+    def test_a_pin_ends_after_its_time(self) -> None:
+        store = self.make()
+        _same(_applied(store, Pin("k", "one", "d1", 10)), (True,))
+        _same(_applied(store, Pin("k", "one", "d2", 10), at=9), (False,), "who stands there stays, and so does its end")
+        _same(_refused(store, Pin("k", "two", "d3", 10), at=9)[:3], (0, "one", "d1"))
+        _same(_applied(store, Pin("k", "two", "d4", 10), Lookup("k"), at=10), (True, "two"))
+        _same(_refused(store, Absent("k"), at=19)[:3], (0, "two", "d4"))
+        _same(_applied(store, Absent("k"), Pin("k", "three"), at=20), (None, True))
+        _same(_refused(store, Pin("k", "one", "d", 5), at=5000).value, "three", "without a time it stays")
+
     # -- sums and maps ------------------------------------------------------------------------------------------------------------
 
     def test_sum_answers_and_changes_nothing(self) -> None:
@@ -485,7 +495,7 @@ class StateContract:
             None, "Add", ("k", 1), object(), Add, 7,
             Add("k", True), Add("k", 1.0), Add("k", "1"), Add("k", None), Add(7), Add(None), Add(b"k"), Add("k", 1, "2"), Add("k", 1, None, 0),  # type: ignore[arg-type]
             Add("k", 1, None, -5), Add("k", 1, None, "60"), Add("k", 1, None, 1.5), Add("k", 1, None, None, None), Add("k", -AMOUNT_MAX - 1),  # type: ignore[arg-type]
-            Mark(7), Mark("k", 7), Mark("k", "", "10"), Mark("k", "", -1), Mark("k", "", None, None), Pin("k", None), Put("k", 7), Put([], "v"),  # type: ignore[arg-type]
+            Mark(7), Mark("k", 7), Mark("k", "", "10"), Mark("k", "", -1), Mark("k", "", None, None), Pin("k", None), Pin("k", "v", "", "10"), Pin("k", "v", "", -1), Put("k", 7), Put([], "v"),  # type: ignore[arg-type]
             Absent(None), Require(7), Take(b"k"), Lookup([]),  # type: ignore[arg-type]
             Sum(7), Sum("k", 0), Sum("k", "60"), Sum("k", None, "1"), Know("k", ""), Know("k", "a b"), Know("k", "a", "x=y"), Know("k", "a", ""),  # type: ignore[arg-type]
             Know("k", "a", keep="any"), Know("k", "a", most=0), Know("k", "a", ttl=-1), Know(7, "a"), Know("k", "a", veto=7), Know("k", "a", by=7),  # type: ignore[arg-type]
@@ -525,7 +535,7 @@ def _random_op(random: Random) -> Op:
         lambda: Absent(key),
         lambda: Require(key),
         lambda: Take(key, random.random() < 0.5),
-        lambda: Pin(key, value, by),
+        lambda: Pin(key, value, by, random.choice((None, None, 1, 5))),
         lambda: Put(key, value, by),
         lambda: Lookup(key),
         lambda: Sum(key, None, random.choice((None, 0, 4))),

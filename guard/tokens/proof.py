@@ -17,7 +17,7 @@ anything else must be equal: a host with a trailing dot is another host, `%2F` i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NoReturn
@@ -75,7 +75,7 @@ def verify_pop(proof: str, delegation: Delegation, presented: str, *, tool: str,
 
 
 def verify_dpop(
-    proofs: Sequence[str], delegation: Delegation, presented: str, *, method: str, url: str, now: int, nonces: Collection[str] | None = None
+    proofs: Sequence[str], delegation: Delegation, presented: str, *, method: str, url: str, now: int, nonces: Container[str] | None = None
 ) -> str:
     """The replay mark of the one good DPoP proof of an HTTP request (RFC 9449 section 4.3); or `TokenRefused` and nothing else.
 

@@ -91,8 +91,8 @@ class Plan:
     """Rules that suspend and ask for signals: asked again when the call has ended (`guard/late.py`)."""
     wide: str = ""
     """It looks over the tenant, or leaves something for those that do: its commits are numbered; as `marks.numbering`. "": nothing does."""
-    proof: bool = False
-    """A call must prove that its caller holds a key: the token names one, or the policy demands it."""
+    proof: frozenset[str] = frozenset()
+    """What a call must prove: `key` (the token names one, or the policy demands it), `workload` (the policy does)."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -216,7 +216,9 @@ def make_plan(
         origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
         required = (*required, "flow")
-    proof = bool(delegation.bound) or any(effect in layer.proof for layer in layers for effect in spec.effects)
+    # All that any layer demands of any of its effects: the strictest wins, and a key is no workload nor the other way round.
+    proof = frozenset(layer.proof[effect] for layer in layers for effect in spec.effects if effect in layer.proof)
+    proof |= {"key"} if delegation.bound else frozenset()
     asks = any(finding.says == "ask" for finding in always)
     plain = events.light and not (asked or past or limits or order or origins or votes or proof or asks)
     possible = all(finding.says in ("permit", "ask") for finding in always)

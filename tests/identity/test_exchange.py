@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import threading
 import time
+from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,11 +23,13 @@ import pytest
 
 from guard import Denied, Guard, Issuer, LocalIssuer, Policy, Task, ToolCall
 from guard.errors import ConfigError, GuardError
+from guard.identity import HolderKey
 from guard.identity.client import Client
 from guard.identity.exchange import Endpoint, TokenExchange
 from guard.model import Delegation, ExchangeRequest
 from guard.record import AuditFile
 from guard.tokens import verify
+from tests.identity.test_http import certificate
 from tests.servers.authorization import TOOLS, AuthorizationServer
 
 POLICY = Policy.from_text("""
@@ -157,23 +161,36 @@ class Server:
 
     def __init__(self, answer: Callable[[dict[str, str]], tuple[int, object]]) -> None:
         self.asked: list[dict[str, str]] = []
+        self.answer = answer
+        self.metadata: dict[str, object] = {}
+        self.paths: list[str] = []
+        self.certificates: list[str] = []
+        self.proofs: list[str | None] = []
+        self.nonces: list[str] = []
+        """Sent with the answers, one after the other; the last one stays."""
         outer = self
 
         class Talk(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.say(200, {"issuer": outer.url, "token_endpoint": f"{outer.url}/token"})
+                self.say(200, {"issuer": outer.url, "token_endpoint": f"{outer.url}/token", **outer.metadata})
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers["content-length"])).decode()
                 form = {name: values[0] for name, values in parse_qs(raw).items()}
                 outer.asked.append(form)
-                self.say(*answer(form))
+                outer.proofs.append(self.headers["dpop"])
+                outer.paths.append(self.path)
+                found = getattr(self.connection, "getpeercert", dict)() or {}
+                outer.certificates += [value for part in found.get("subject", ()) for _, value in part]
+                self.say(*outer.answer(form))
 
             def say(self, status: int, body: object) -> None:
                 raw = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(raw)))
+                if outer.nonces and self.command == "POST":
+                    self.send_header("dpop-nonce", outer.nonces.pop(0) if len(outer.nonces) > 1 else outer.nonces[0])
                 self.end_headers()
                 self.wfile.write(raw)
 
@@ -352,6 +369,236 @@ def test_a_server_that_lies_is_found_out(serve: Callable[..., Server], tmp_path:
             task.delegate("worker", tools=["read_file"])
 
 
+# -- tokens that are bound to a key ----------------------------------------------------------------------------------------------
+
+
+def bound_client(server: AuthorizationServer, folder: Path, holder: HolderKey) -> Client:
+    client = key_client(server, "worker-bound", folder)
+    client.holder = holder
+    return client
+
+
+@pytest.mark.parametrize("nonce", [False, True])
+@pytest.mark.parametrize("alg", ["ES256", "Ed25519"])
+def test_a_child_that_is_bound_on_the_real_server(
+    nonce: bool,
+    alg: str,
+    start_authorization_server: Callable[..., AuthorizationServer],
+    authorization_server: AuthorizationServer,
+    tmp_path: Path,
+) -> None:
+    server = start_authorization_server(nonce=True) if nonce else authorization_server
+    key = HolderKey.generate(alg)
+    guard = guarded(server, tmp_path / "log", bound_client(server, tmp_path, key))
+    with guard.task(server.login("alice", details=DETAILS)["access_token"]) as task:
+        with task.delegate("worker-bound", tools=["read_file"]) as child:
+            assert (child.delegation.bound, child.delegation.credential.thumbprint) == ("jkt", key.thumbprint)
+            assert said(guard, "read_file", path="/srv/x") == "allow", "the child holds the key"
+            with pytest.raises(Denied, match=r"delegation\.refused"):
+                child.delegate("orchestrator")  # bound parents have bound children, and this root allows no hop
+        with guard.task(child.token):
+            assert said(guard, "read_file", path="/srv/x") == "token.proof"
+        with task.delegate("worker-bound", tools=["send_mail"]) as other:
+            assert other.token != child.token
+    text = "".join(path.read_text() for path in (tmp_path / "log").glob("audit*"))
+    assert child.token.rpartition(".")[2] not in text
+
+
+def test_without_a_proof_the_real_server_refuses(authorization_server: AuthorizationServer, tmp_path: Path) -> None:
+    guard = guarded(authorization_server, tmp_path / "log", key_client(authorization_server, "worker-bound", tmp_path))
+    with guard.task(authorization_server.login("alice", details=DETAILS)["access_token"]) as task:
+        with pytest.raises(Denied, match=r"invalid_grant.*delegation\.refused"):
+            task.delegate("worker-bound")
+
+
+BOUND = {**GOOD, "token_type": "DPoP"}
+KEY = HolderKey.generate()
+
+
+def bound(server: Server) -> TokenExchange:
+    return TokenExchange(
+        Endpoint(server.url, seconds=1.0), {"worker": Client("worker", secret="0123456789abcdef", holder=KEY)}, "urn:example:tools"
+    )
+
+
+def claims(proof: str | None) -> dict[str, Any]:
+    assert proof is not None
+    header, payload, _ = (json.loads(urlsafe_b64decode(part + "==")) if i < 2 else {} for i, part in enumerate(proof.split(".")))
+    assert (header["typ"], header["jwk"]) == ("dpop+jwt", dict(KEY.public)) and "d" not in header["jwk"]
+    found: dict[str, Any] = payload
+    return found
+
+
+def test_what_the_proof_says(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (200, BOUND))
+    assert bound(server).exchange(request()) == "a.b.c"
+    made = claims(server.proofs[0])
+    assert (made["htm"], made["htu"]) == ("POST", f"{server.url}/token") and abs(made["iat"] - time.time()) < 30
+    assert made.keys() == {"htm", "htu", "iat", "jti"}, "no `ath`: there is no token yet"
+
+
+def test_a_nonce_is_brought_once(serve: Callable[..., Server]) -> None:
+    answers = [(400, {"error": "use_dpop_nonce"}), (200, BOUND), (200, BOUND)]
+    server = serve(lambda form: answers.pop(0))
+    server.nonces = ["n1", "n2", "n3"]
+    asks = bound(server)
+    assert asks.exchange(request()) == "a.b.c"
+    first, second = (claims(proof) for proof in server.proofs)
+    assert ("nonce" in first, second["nonce"]) == (False, "n1")
+    assert first["jti"] != second["jti"] and server.asked[0] == server.asked[1], "the same question, another proof"
+    asks.exchange(request())
+    assert claims(server.proofs[2])["nonce"] == "n2", "the latest one is kept"
+
+
+@pytest.mark.parametrize(("nonces", "asked"), [(["n1", "n2", "n3"], 2), ([], 1), (["x" * 600], 1)])
+def test_a_server_that_demands_nonces_for_ever(nonces: list[str], asked: int, serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (400, {"error": "use_dpop_nonce"}))
+    server.nonces = nonces
+    with pytest.raises(GuardError) as refused:
+        bound(server).exchange(request())
+    assert (refused.value.code, len(server.asked)) == ("delegation.refused", asked)
+
+
+def test_a_client_without_a_key_brings_no_nonce(serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (400, {"error": "use_dpop_nonce"}))
+    server.nonces = ["n1"]
+    with pytest.raises(GuardError):
+        asking(server).exchange(request())
+    assert server.proofs == [None]
+
+
+@pytest.mark.parametrize("kind", ["Bearer", "N_A", None, 7, ""])
+def test_an_answer_that_is_not_bound(kind: object, serve: Callable[..., Server]) -> None:
+    server = serve(lambda form: (200, {**BOUND, "token_type": kind}))
+    with pytest.raises(GuardError) as refused:
+        bound(server).exchange(request())
+    assert refused.value.code == "delegation.unavailable"
+
+
+@pytest.mark.parametrize("key", [None, HolderKey.generate()])
+def test_an_answer_that_is_bound_to_another_key(key: HolderKey | None, tmp_path: Path) -> None:
+    """Attack: it says `DPoP`, and the token is another's, or a bearer's."""
+
+    class Liar(LocalIssuer):
+        def holder(self, actor: str) -> Any:
+            return KEY
+
+        def exchange(self, request: ExchangeRequest) -> str:
+            d = request.delegation
+            return self.mint(
+                origin=d.origin, actor=[*d.actors, request.actor], intent=d.intent, params=d.params, txn=d.txn, ttl="1m",
+                key=None if key is None else key.public,
+            )  # fmt: skip
+
+    iam = Liar("post")
+    guard = Guard(POLICY, trust=iam, sinks=[AuditFile(tmp_path)])
+    with guard.task(iam.mint(origin="alice", actor="lead", intent="tidy", params={"root": "/srv"})) as task:
+        with pytest.raises(Denied, match=r"not bound to the key it was asked for \[delegation\.unavailable\]"):
+            task.delegate("worker")
+
+
+# -- client certificates (RFC 8705) --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Path]]:
+    """A token endpoint that asks for a certificate, beside metadata that does not. `shown`: the names in those it was shown."""
+    cert, key = certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    client, _ = certificate(tmp_path, "agent")
+    server = Server(lambda form: (200, GOOD))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    context.load_verify_locations(client)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = f"https://localhost:{server.http.server_port}"
+    yield server, tmp_path
+    server.close()
+
+
+def showing(server: Server, *files: Path, **more: Any) -> TokenExchange:
+    return TokenExchange(Endpoint(server.url, seconds=5.0), {"worker": Client("worker", certificate=files, **more)}, "urn:example:tools")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_certificate_is_shown_at_the_token_endpoint(over_tls: tuple[Server, Path], bound: bool) -> None:
+    server, folder = over_tls
+    server.answer = lambda form: (200, BOUND if bound else GOOD)
+    more = {"holder": KEY} if bound else {}
+    (folder / "agent.key").chmod(0o600)
+    assert showing(server, folder / "agent.crt", folder / "agent.key", **more).exchange(request()) == "a.b.c"
+    assert server.certificates == ["agent"]
+    assert server.asked[0]["client_id"] == "worker" and not server.asked[0].keys() & {"client_assertion", "client_secret"}
+    assert (server.proofs[0] is not None) is bound
+
+
+def test_the_address_for_those_with_a_certificate(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    (folder / "agent.key").chmod(0o600)
+    server.metadata["mtls_endpoint_aliases"] = {"token_endpoint": f"{server.url}/mtls/token"}
+    assert showing(server, folder / "agent.crt", folder / "agent.key").exchange(request()) == "a.b.c"
+    assert server.paths == ["/mtls/token"]
+    for odd in ({"token_endpoint": "http://evil.example/token"}, {"token_endpoint": 7}, "x", []):
+        server.metadata["mtls_endpoint_aliases"] = odd
+        with pytest.raises(GuardError) as refused:
+            showing(server, folder / "agent.crt", folder / "agent.key").exchange(request())
+        assert refused.value.code == "delegation.unavailable"
+
+
+def test_a_certificate_that_nobody_trusts(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    other = certificate(folder, "other")
+    other[1].chmod(0o600)
+    with pytest.raises(GuardError) as refused:
+        showing(server, *other).exchange(request())
+    assert (refused.value.code, server.asked) == ("delegation.unavailable", [])
+
+
+def test_a_certificate_that_is_renewed_is_shown(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    files = folder / "mine.crt", folder / "mine.key"
+    other = certificate(folder, "other")
+    for source in (other, (folder / "agent.crt", folder / "agent.key")):
+        for made, kept in zip(source, files, strict=True):
+            beside = kept.with_suffix(".new")
+            beside.write_bytes(made.read_bytes())
+            beside.chmod(0o600)
+            beside.replace(kept)
+        if source is other:
+            exchange = showing(server, *files)
+            with pytest.raises(GuardError):
+                exchange.exchange(request())
+    assert exchange.exchange(request()) == "a.b.c"
+
+
+def test_files_that_are_no_certificate(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, "agent")
+    other = certificate(tmp_path, "other")[1]
+    (tmp_path / "none").write_text("secret")
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        Client("worker", certificate=(cert, key))
+    for each in (key, other, tmp_path / "none"):
+        each.chmod(0o600)
+    wrong: list[Any] = [
+        (cert, other),
+        (cert, tmp_path / "none"),
+        (tmp_path / "none", key),
+        (tmp_path / "gone", key),
+        cert,
+        (cert,),
+        (cert, 7),
+    ]
+    for given in wrong:
+        with pytest.raises(ConfigError) as refused:
+            Client("worker", certificate=given)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(ConfigError, match="exactly one"):
+        Client("worker", certificate=(cert, key), secret="x" * 20)
+    assert repr(Client("worker", certificate=(cert, key))) == "Client('worker', certificate)"
+
+
 # -- who this is ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -363,6 +610,7 @@ def test_a_server_that_lies_is_found_out(serve: Callable[..., Server], tmp_path:
         ({"id": "", "secret": "x" * 20}, "visible"),
         ({"id": "a", "secret": "short"}, "16 characters"),
         ({"id": "a", "key": "/nowhere/at/all"}, "cannot read"),
+        ({"id": "a", "secret": "x" * 20, "holder": "k.pem"}, "HolderKey"),
     ],
 )
 def test_clients_that_are_none(given: dict[str, Any], says: str) -> None:

@@ -18,6 +18,7 @@ DEMANDS = POLICY + "proof: {pay: key}\n"
 def test_it_is_data() -> None:
     assert Policy.from_text(DEMANDS).proof == {"pay": "key"}
     assert Policy.from_text(POLICY).proof == {}
+    assert Policy.from_text(POLICY + "proof: {pay: workload, send: key}\n").proof == {"pay": "workload", "send": "key"}
     assert "proof" in json_schema()["properties"]
 
 
@@ -30,7 +31,9 @@ def test_it_is_data() -> None:
         ("proof: {pay: true}", "lint.type"),
         ("proof: {pay: [key]}", "lint.type"),
         ("proof: [pay]", "lint.type"),
-        ("proof: {pay: workload}", "lint.not-supported-yet"),
+        ("proof: {pay: workloads}", "lint.value"),
+        ("proof: {pay: key, pay: workload}", "lint.duplicate-key"),
+        ("proof: {buy: workload}", "lint.never-matches"),
     ],
 )
 def test_what_does_not_load(text: str, code: str) -> None:
@@ -76,5 +79,77 @@ def test_cases_of_such_a_policy_run() -> None:
         "    trace: |\n      refund(order='A-17', amount='5')\n    expect: [allow]\n"
     )
     policy = Policy.from_text(text)
+    result = run_case(policy, policy.tests[0])
+    assert result.ok, result.message
+
+
+CASE = """
+tests:
+  - name: a refund
+    as: {origin: alice, actor: [lead, support], intent: refund-order, params: {order: A-17, ceiling: '50'}, %s}
+    trace: |
+      @lead look(order='A-17')
+      refund(order='A-17', amount='5')
+    expect: [allow, %s]
+"""
+
+
+@pytest.mark.parametrize(
+    ("demanded", "who", "expected"),
+    [
+        ("workload", "person: alice", "allow"),
+        ("workload", "proven: support", "allow"),
+        ("workload", "proven: [lead, support]", "allow"),
+        ("workload", "proven: lead", "deny token.workload"),
+        ("key", "proven: support", "allow"),
+        ("key", "proven: lead", "deny token.proof"),
+    ],
+)
+def test_a_case_says_who_has_proven_to_be_one(demanded: str, who: str, expected: str) -> None:
+    policy = Policy.from_text(POLICY + f"proof: {{pay: {demanded}}}\n" + CASE % (who, expected))
+    result = run_case(policy, policy.tests[0])
+    assert result.ok, result.message
+
+
+def test_a_name_that_does_not_act_is_a_slip() -> None:
+    with pytest.raises(PolicyError, match="`proven` names `suport`") as caught:
+        Policy.from_text(POLICY + CASE % ("proven: suport", "allow"))
+    assert caught.value.problems[0].code == "lint.unknown-actor"
+    assert "`support`" in str(caught.value.problems[0].suggestion)
+
+
+MAKER = """
+guardtrail: 1
+name: two
+owner: payments@acme.example
+tools:
+  pay: {effect: pay, control: {iban: iban}}
+  approve: {effect: approve, control: {iban: iban}}
+intents: {clear: {ttl: 10m, allow: {pay: {args: {iban: {any: true}}}, approve: {args: {iban: {any: true}}}}}}
+rules:
+  - id: two-programs
+    when: {tool: pay}
+    require_before: {tool: approve, outcome: ok, match: {iban: args.iban}, distinct: actor, within: 1h}
+tests:
+  - name: two programs
+    as: {origin: alice, actor: payer, intent: clear%s}
+    trace: |
+      @clearer approve(iban="DE89370400440532013000")
+      pay(iban="DE89370400440532013000")
+    expect: [allow, %s]
+"""
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        ("", "deny two-programs"),
+        (", proven: [payer, clearer]", "allow"),
+        (", proven: payer", "deny two-programs"),
+        (", proven: clearer", "deny two-programs"),
+    ],
+)
+def test_separation_of_duty_is_testable(who: str, expected: str) -> None:
+    policy = Policy.from_text(MAKER % (who, expected))
     result = run_case(policy, policy.tests[0])
     assert result.ok, result.message

@@ -26,7 +26,7 @@ standings = st.builds(
 )  # fmt: skip
 decisions = st.builds(
     DecisionRecord, text, whole, standings, whole, text, text, text, text, st.lists(findings, max_size=3).map(tuple), maybe, texts, text,
-    text, text, whole, st.dictionaries(text, whole, max_size=2), texts, whole, st.none() | st.tuples(whole, whole), text, text, text, text,
+    text, text, whole, st.dictionaries(text, whole, max_size=2), texts, whole, st.none() | st.tuples(whole, whole), text, text, text, text, text,
 )  # fmt: skip
 outcomes = st.builds(
     OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole, whole, whole,

@@ -70,7 +70,7 @@ def delegation(jti: str = "7Qm2", actors: tuple[str, ...] = ("orchestrator", "wo
 
 def state(**over: Any) -> Any:
     plan = SimpleNamespace(tool=SimpleNamespace(effects=("pay",)))
-    return SimpleNamespace(delegation=delegation(**over), plans={"refund": plan}, key="k1", origin="p-0011", token="secret")
+    return SimpleNamespace(delegation=delegation(**over), plans={"refund": plan}, key="k1", origin="p-0011", token="secret", owner="")
 
 
 def decided(verdict: str = "allow", code: str = "permit", *findings: Finding, id: str = "D1", **over: Any) -> Decision:

@@ -17,7 +17,7 @@ import yaml
 from guard import Denied, Guard, LocalIssuer, Policy, Task, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.events import DecisionRecord
-from guard.identity import RevocationList
+from guard.identity import HolderKey, RevocationList
 from guard.model import ExchangeRequest
 from guard.reasons import ReasonCode
 from guard.record import ListSink
@@ -36,7 +36,12 @@ class World:
         self.revocations = RevocationList(clock=lambda: self.clock.now().timestamp())
         self.guard = Guard(POLICY, trust=self.iam, sinks=[self.sink], clock=self.clock, revocations=self.revocations)
 
-    def task(self, *, tools: Any = None, limits: dict[str, int] | None = None, ttl: str = "10m", intent: str | None = "work") -> Task:
+    def task(
+        self, *, tools: Any = None, limits: dict[str, int] | None = None, ttl: str = "10m", intent: str | None = "work", depth: int = 0,
+        scope: str | None = None,
+    ) -> Task:  # fmt: skip
+        """`depth`: of hops that the holder may add; the token is bound to a key then."""
+        key = HolderKey.generate(clock=lambda: self.clock.now().timestamp()) if depth else None
         params = {"most": "10"} if intent else {}
         token = self.iam.mint(
             origin="alice",
@@ -48,8 +53,11 @@ class World:
             ttl=ttl,
             txn="t1",
             person="alice.a",
+            scope=scope,
+            key=None if key is None else key.public,
+            depth=depth,
         )
-        return self.guard.task(token)
+        return self.guard.task(token, key=key)
 
     def told(self, calls: list[list[Any]]) -> list[str]:
         found = []
@@ -72,11 +80,12 @@ def hand(task: Task, row: dict[str, Any], how: str) -> Task:
     return asyncio.run(task.adelegate(row.get("actor", "mailer"), **ask))
 
 
+@pytest.mark.parametrize("depth", [0, 2], ids=["by exchange", "by a hop"])
 @pytest.mark.parametrize("how", ["delegate", "adelegate"])
 @pytest.mark.parametrize("row", TABLE["rows"], ids=lambda row: row["name"])
-def test_handed_on(row: dict[str, Any], how: str) -> None:
+def test_handed_on(row: dict[str, Any], how: str, depth: int) -> None:
     world = World()
-    with world.task(**row["parent"]) as task:
+    with world.task(**row["parent"], depth=depth) as task:
         if "says" in row:
             with pytest.raises(Denied) as refused:
                 hand(task, row, how)
@@ -84,6 +93,7 @@ def test_handed_on(row: dict[str, Any], how: str) -> None:
             assert (world.last().verdict, world.last().code) == ("deny", row["says"])
             return
         child = hand(task, row, how)
+        assert ("~" in child.token) is bool(depth)
         assert (world.last().verdict, world.last().step) == ("allow", 1)
         assert world.told(row.get("parent_calls", [])) == [each[2] for each in row.get("parent_calls", [])]
         world.clock.advance(timedelta(seconds=0))
@@ -239,3 +249,140 @@ def test_no_token_in_the_records() -> None:
     text = json.dumps([one.to_dict() for one in world.sink.records], default=str)
     for token in (task.token, child.token):
         assert token not in text and token.split(".")[2] not in text
+
+
+# -- by a hop ----------------------------------------------------------------------------------------------------------------------
+
+
+class Silent(World):
+    """A guard whose issuer was given no client."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.guard._house.verifier.exchanger = lambda issuer: None  # type: ignore[attr-defined]
+
+
+LOOK: list[list[Any]] = [["look", {"x": "a"}, ""]]
+
+
+def test_the_child_has_a_key_of_its_own() -> None:
+    world = Silent()
+    with world.task(depth=3) as task:
+        child = task.delegate("mailer", tools=["look"], ttl="5m")
+        with child:
+            d = child.delegation
+            assert d.bound == "jkt" and d.above[0].credential == task.delegation.credential
+            assert d.credential.thumbprint not in (None, task.delegation.credential.thumbprint)
+            assert str(d.credential).startswith(f"{task.delegation.credential}~")
+            assert world.told(LOOK) == ["allow"]
+            with child.delegate("printer") as grandchild:
+                assert grandchild.delegation.actors == ("lead", "mailer", "printer")
+                assert world.told([*LOOK, ["mail", {"to": ["a@acme.example"], "body": "hi"}, ""]]) == ["allow", "grant.tool"]
+        with world.guard.task(child.token):  # who sees the chain has nothing without its key
+            assert world.told(LOOK) == ["token.proof"]
+        with pytest.raises(ConfigError, match="not the one"), world.guard.task(child.token, key=task.state.holder):
+            pass
+
+
+def test_where_no_depth_is_granted() -> None:
+    world = Silent()
+    with world.task(depth=1) as task, task.delegate("mailer") as child, pytest.raises(Denied, match=r"delegation\.refused") as refused:
+        child.delegate("printer")
+    assert "an issuer that can be asked" in str(refused.value.decision.fix)
+    assert world.last().verdict == "deny"
+    key = HolderKey.generate(clock=lambda: world.clock.now().timestamp())
+    token = world.iam.mint(origin="alice", actor="lead", intent="work", params={"most": "10"}, key=key.public)
+    with world.guard.task(token, key=key) as task, pytest.raises(Denied, match=r"the root allows no hop here .*delegation\.refused"):
+        task.delegate("mailer")
+
+
+def test_a_chain_is_handed_on_by_its_holder_alone() -> None:
+    """An issuer would exchange the root, which is wider than the chain."""
+    for world in (World(), Silent()):
+        with world.task(depth=3) as task:
+            child = task.delegate("mailer", tools=["look"])
+            with world.guard.task(child.token) as seen, pytest.raises(Denied, match=r"delegation\.refused"):
+                seen.delegate("printer")
+
+
+def test_nobody_can_hand_on() -> None:
+    world = Silent()
+    with world.task() as task, pytest.raises(ConfigError, match="open the task with its key"):
+        task.delegate("mailer")
+
+
+def test_scopes_cannot_be_handed_on_offline() -> None:
+    world = Silent()
+    world.guard._house.layers = (replace(world.guard._house.layers[0], scopes={"s": ("look",)}),)
+    with world.task(depth=1, intent=None, scope="s") as task:
+        assert world.told(LOOK) == ["allow"]
+        with pytest.raises(Denied, match=r"scopes cannot be handed on"):
+            task.delegate("mailer")
+        with pytest.raises(Denied, match=r"delegation\.widened"):
+            task.delegate("mailer", tools=["look"])
+
+
+def test_an_issuer_that_binds_is_asked() -> None:
+    class Binding(LocalIssuer):
+        asked = 0
+
+        def holder(self, actor: str) -> Any:
+            return HolderKey.generate()
+
+        def exchange(self, request: ExchangeRequest) -> str:
+            Binding.asked += 1
+            raise GuardError("no", code=ReasonCode.DELEGATION_REFUSED)
+
+    world = World(Binding("post"))
+    with world.task(depth=1) as task, pytest.raises(Denied, match=r"delegation\.refused"):
+        task.delegate("mailer")
+    assert Binding.asked == 1
+
+
+def test_an_exchanger_of_somebodys_own_that_fails_to_say_its_key() -> None:
+    class Odd(LocalIssuer):
+        def holder(self, actor: str) -> Any:
+            raise ZeroDivisionError
+
+    world = World(Odd("post"))
+    with world.task(depth=1) as task, pytest.raises(Denied, match=r"guard\.error"):
+        task.delegate("mailer")
+
+
+def test_a_holder_that_lies_gets_no_child() -> None:
+    """What a holder signs is verified like anybody's."""
+    world = Silent()
+    with world.task(depth=2, tools={"look": {"x": {"eq": "a"}}}) as task:
+        holder = task.state.holder
+        assert isinstance(holder, HolderKey)
+
+        class Liar:
+            thumbprint, prove = holder.thumbprint, holder.prove
+
+            def hand_on(self, token: str, actor: str, details: Any, seconds: int | None) -> Any:
+                return holder.hand_on(token, self.actor or actor, [{"type": "agent_tool", "tool": self.tool}], seconds)
+
+            actor, tool = "", "mail"
+
+        for actor, tool, code in (
+            ("", "mail", "delegation.widened"),
+            ("", "look", "delegation.widened"),
+            ("other", "look", "delegation.widened"),
+        ):
+            liar = Liar()
+            liar.actor, liar.tool = actor, tool
+            task.state.holder = liar
+            with pytest.raises(Denied) as refused:
+                task.delegate("mailer")
+            assert refused.value.code == code
+
+
+def test_one_budget_for_all_hands() -> None:
+    world = Silent()
+    with world.task(tools={"pay": None}, limits={"pay": 1}, depth=1) as task:
+        children = [task.delegate(f"hand{n}") for n in range(3)]
+        told = []
+        for child in children:
+            with child:
+                told += world.told([["pay", {"to": "bob", "amount": "1"}, ""]])
+        assert told == ["allow", "limit.calls", "limit.calls"]

@@ -27,7 +27,7 @@ PLAIN: st.SearchStrategy[Op] = st.one_of(
     st.builds(Absent, KEYS),
     st.builds(Require, KEYS),
     st.builds(Take, KEYS, st.booleans()),
-    st.builds(Pin, KEYS, VALUES, BY),
+    st.builds(Pin, KEYS, VALUES, BY, st.none() | st.integers(0, 9)),
     st.builds(Put, KEYS, VALUES, BY),
     st.builds(Lookup, KEYS),
     st.builds(Sum, KEYS, st.none(), st.none() | st.integers(0, 9)),
