@@ -22,6 +22,7 @@ __all__ = [
     "COVERAGE_CALLS",
     "COVERAGE_KNOWN",
     "CREDENTIAL",
+    "CREDENTIAL_LENT",
     "DECISION",
     "DECISION_DURATION",
     "DECISION_ID",
@@ -108,6 +109,8 @@ DECISION_ID: Final = "guardtrail.decision.id"
 TASK_ID: Final = "guardtrail.task.id"
 STEP: Final = "guardtrail.step"
 CREDENTIAL: Final = "guardtrail.credential"
+CREDENTIAL_LENT: Final = "guardtrail.credential.lent"
+"""The credential its body was lent for its own work: its id, never its text."""
 ISSUER: Final = "guardtrail.issuer"
 ORIGIN: Final = "guardtrail.origin"
 ACTOR: Final = "guardtrail.actor"

@@ -66,7 +66,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     """Number and record ahead; what no required sink could take is denied and its reservation taken back."""
     task, allowed = draft.task, ruling.verdict == "allow"
     if not allowed:
-        yield from _cancel(house, draft)
+        yield from cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
             ruling = yield from _count(house, draft, task, ruling)
     decision = decision_of(house, draft, ruling)
@@ -76,7 +76,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
         if refused is None and monotonic() > draft.deadline:
             refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
         if refused is not None:
-            yield from _cancel(house, draft)
+            yield from cancel(house, draft)
             sink, finding = refused
             draft.findings.append(finding)
             decision = decision_of(house, draft, decide(draft.findings, ()))
@@ -119,7 +119,7 @@ def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[
     return ruling
 
 
-def _cancel(house: House, draft: Draft) -> Flow[None]:
+def cancel(house: House, draft: Draft) -> Flow[None]:
     """Take the reservation back: the body will not run."""
     taken, task = draft.taken, draft.task
     if taken is not None:

@@ -30,12 +30,11 @@ from guard.identity.discovery import MetadataRefused, server_metadata
 from guard.identity.http import Answer, HttpFailed, post_form
 from guard.model import ExchangeRequest
 from guard.reasons import ReasonCode
+from guard.tokens.lent import ACCESS_TOKEN, JWT_TOKEN
 
-__all__ = ["Endpoint", "TokenExchange", "by_actor"]
+__all__ = ["GRANT", "Endpoint", "TokenExchange", "ask", "by_actor"]
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
-JWT_TOKEN: Final = "urn:ietf:params:oauth:token-type:jwt"
 _KEPT = 256
 _NEARLY_OVER = 30
 """Seconds before its end at which a kept token is asked for anew."""
@@ -56,14 +55,17 @@ class Endpoint:
         self._seconds = seconds
         self._url = ""
         self._until = 0.0
+        self.revocation: str | None = None
+        """Where tokens are taken back (RFC 7009); known once `find` was asked. None: nowhere."""
 
     def find(self) -> str:
         """Its address. Raises GuardError."""
         if not self._url or time.monotonic() > self._until:
-            found = server_metadata(self.issuer, seconds=self._seconds).token_endpoint
-            if found is None:
+            found = server_metadata(self.issuer, seconds=self._seconds)
+            if found.token_endpoint is None:
                 raise GuardError("the issuer's metadata names no token endpoint", code=ReasonCode.DELEGATION_UNAVAILABLE)
-            self._url, self._until = found, time.monotonic() + 3600
+            self._url, self._until = found.token_endpoint, time.monotonic() + 3600
+            self.revocation = found.revocation_endpoint
         return self._url
 
     def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
@@ -151,31 +153,42 @@ class TokenExchange:
             form["authorization_details"] = json.dumps(list(request.details), separators=(",", ":"))
         # RFC 8707: one resource, and the same for every hop; a name that is no URI goes where RFC 8693 has names.
         form["resource" if is_uri(self._audience) else "audience"] = self._audience
-        nonce, again = "", True
-        while True:
-            try:
-                url = self._endpoint.find()
-                more, headers = client.shown(url, self._endpoint.issuer, nonce)
-                answer = self._endpoint.post(url, form | more, headers)
-            except (HttpFailed, MetadataRefused) as error:
-                if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
-                    again = False
-                    continue
-                raise GuardError(str(error), code=ReasonCode.DELEGATION_UNAVAILABLE) from None
-            body = answer.json()
-            word = body.get("error") if body is not None else None
-            fresh = answer.headers.get("dpop-nonce", "")
-            if word == "use_dpop_nonce" and fresh and not nonce:
-                nonce = fresh
-            elif answer.status >= 500 and again:
+        return _token(ask(self._endpoint, client, form), client)
+
+
+def ask(
+    endpoint: Endpoint,
+    client: Client,
+    form: Mapping[str, str],
+    refused: ReasonCode = ReasonCode.DELEGATION_REFUSED,
+    unavailable: ReasonCode = ReasonCode.DELEGATION_UNAVAILABLE,
+) -> Mapping[str, object]:
+    """The body of a 200 to `form`, asked as `client`; the table above. Raises GuardError with one of the two codes."""
+    nonce, again = "", True
+    while True:
+        try:
+            url = endpoint.find()
+            more, headers = client.shown(url, endpoint.issuer, nonce)
+            answer = endpoint.post(url, {**form, **more}, headers)
+        except (HttpFailed, MetadataRefused) as error:
+            if again and isinstance(error, HttpFailed) and error.why in ("unreachable", "late"):
                 again = False
-            elif answer.status == 200 and body is not None:
-                return _token(body, client)
-            elif answer.status in (400, 401, 403) and isinstance(word, str):
-                told = word if word in _WORDS else "an error"
-                raise GuardError(f"it answered {answer.status} {told}", code=ReasonCode.DELEGATION_REFUSED)
-            else:
-                raise GuardError(f"it answered {answer.status}", code=ReasonCode.DELEGATION_UNAVAILABLE)
+                continue
+            raise GuardError(str(error), code=unavailable) from None
+        body = answer.json()
+        word = body.get("error") if body is not None else None
+        fresh = answer.headers.get("dpop-nonce", "")
+        if word == "use_dpop_nonce" and fresh and not nonce:
+            nonce = fresh
+        elif answer.status >= 500 and again:
+            again = False
+        elif answer.status == 200 and body is not None:
+            return body
+        elif answer.status in (400, 401, 403) and isinstance(word, str):
+            told = word if word in _WORDS else "an error"
+            raise GuardError(f"it answered {answer.status} {told}", code=refused)
+        else:
+            raise GuardError(f"it answered {answer.status}", code=unavailable)
 
 
 def _token(body: Mapping[str, object], client: Client) -> tuple[str, float]:

@@ -32,7 +32,7 @@ from guard.policy.data import Case, Event, RunAs
 from guard.record import ListSink
 from guard.runtime import Guard, Task
 from guard.testing.clock import FrozenClock
-from guard.testing.fakes import FakeApprovals, FakeSignals
+from guard.testing.fakes import FakeApprovals, FakeCredentials, FakeSignals
 
 __all__ = ["CaseResult", "Step", "run_case"]
 
@@ -127,7 +127,7 @@ class _Desk:
         self._signals, self._approvals = FakeSignals(self.clock), FakeApprovals(self.clock)
         self._guard = Guard(
             policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals,
-            approvals=self._approvals,
+            approvals=self._approvals, credentials=FakeCredentials(),
         )  # fmt: skip
         layers = policy if isinstance(policy, Sequence) else [policy]
         # Where the policy demands a proof, whoever acts in the case has one; that it is demanded is no matter of a case.
