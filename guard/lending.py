@@ -30,7 +30,7 @@ from guard.house import House, TaskState, Ticket
 from guard.identity.takeback import again
 from guard.lent import CallCredential, LentLease
 from guard.model import CredentialRequest, Finding, Issued, Outcome
-from guard.ops import Add
+from guard.ops import Add, Sum
 from guard.policy.data import Downstream
 from guard.ports import Credentials
 from guard.reasons import REASONS, ReasonCode
@@ -150,9 +150,10 @@ def _denied(house: House, draft: Draft, ticket: Ticket, finding: Finding, facts:
     task = draft.task
     assert task is not None
     draft.findings = [*ticket.decision.findings, finding]
-    yield from cancel(house, draft)
     denials = [Add(f"{task.key}|denied", 1, None, window, draft.id) for window in house.windows]
-    yield Need(house.store, house.store.apply, (denials,), {"now": draft.now})
+    seen = yield from cancel(house, draft, (Sum(task.step_key), Sum(f"{task.key}|c"), *denials))
+    if len(seen) > 1 and type(seen[0]) is tuple and type(seen[1]) is tuple:
+        draft.judged = seen[0][0], seen[1][0]  # where in the task it was taken back: a replay takes it back there
     decision = decision_of(house, draft, decide(draft.findings, ()))
     yield from write(house, draft, decision, ticket.span)
     if ticket.span is not None:
