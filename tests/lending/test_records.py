@@ -44,11 +44,10 @@ class Fickle(FakeCredentials):
         return super().obtain(request)
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_many_at_once_replay_as_they_were_decided(wide: bool, tmp_path: Path) -> None:
+def test_many_at_once_replay_as_they_were_decided(tmp_path: Path) -> None:
     """Between a call that was let and its refusal others are judged with its unit of the limit taken: the replay takes it back at that very place."""
     limit = "rules:\n  - {id: few, when: {tool: create_issue}, limit: {calls: 12, per: [origin]}}\n"
-    policy = POLICY.partition("rules:")[0].replace("calls: 3", "calls: 12" if not wide else "calls: 90") + (limit if wide else "")
+    policy = POLICY.partition("rules:")[0].replace("calls: 3", "calls: 90") + limit
     desk = Desk(policy, sinks=[AuditFile(tmp_path)], credentials=Fickle())
     start = threading.Barrier(8)
 
@@ -65,6 +64,28 @@ def test_many_at_once_replay_as_they_were_decided(wide: bool, tmp_path: Path) ->
             pass
     list(run.close())
     assert (run.summary.differ, run.summary.late, run.summary.missing) == (0, 0, 0)
+
+
+def test_who_is_judged_in_between_is_judged_so_in_a_replay(tmp_path: Path) -> None:
+    """The same in a task whose limits are its own: while the issuer is asked, another call finds the limit used up; then it was not."""
+    policy = POLICY.partition("rules:")[0].replace("calls: 3", "calls: 1")
+    desk = Desk(policy, sinks=[AuditFile(tmp_path)], credentials=(lender := FakeCredentials()))
+    codes = list[str]()
+
+    class Between(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            desk.guard._house.credentials = lender
+            codes.append(here.run(call, desk))
+            raise GuardError("it answered 400", code=ReasonCode.CREDENTIAL_REFUSED)
+
+    with desk.task():
+        here = contextvars.copy_context()
+        desk.guard._house.credentials = Between()
+        codes += [call(desk), call(desk), call(desk)]
+    assert codes == ["limit.calls", "credential.refused", "allow", "limit.calls"]
+    run = Replay([Policy.from_text(policy)])
+    judged = [each for seen in read([tmp_path]) for each in run.feed(seen)] + [*run.close()]
+    assert run.summary.differ == 0 and len(judged) == 6
 
 
 @pytest.fixture
