@@ -104,7 +104,7 @@ class Credentials(Protocol):
     """Where the credentials come from that tools need downstream (`credential:` of a policy). Asked at execution, on a thread of its own.
 
     What it answers is compared by the guard with what was asked. Both raise GuardError: `credential.refused` (it said no, and will again) or
-    `credential.unavailable` (no answer: worth another try).
+    `credential.unavailable` (no answer: worth another try). The text of such an error is recorded: names, nothing secret; that of any other is not.
     """
 
     def obtain(self, request: CredentialRequest) -> Issued:

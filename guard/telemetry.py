@@ -38,6 +38,7 @@ __all__ = [
     "INTENT",
     "ISSUER",
     "LINK",
+    "META_CREDENTIAL",
     "META_PROOF",
     "META_TOKEN",
     "MODE",
@@ -128,6 +129,8 @@ LINK: Final = "guardtrail.link"
 # in the `_meta` of an MCP request, for a server that has a guard of its own; never in a span or record
 META_TOKEN: Final = "guardtrail.io/token"
 META_PROOF: Final = "guardtrail.io/proof"
+META_CREDENTIAL: Final = "guardtrail.io/credential"
+"""What the tool was lent for its own work (`credential:` of the policy), for a server that reads it there."""
 
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"

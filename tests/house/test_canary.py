@@ -178,6 +178,7 @@ def test_what_is_heard_of() -> None:
         bound = ISSUER.mint(origin="alice", actor="support", intent=None, tools=["t"], key=key.public, depth=1)
         texts = [bound, key.prove(bound, "t", {}), key.attenuate(bound, actor="b", key=other)]
         Client("a", secret="0f1e2d3c4b5a69788796a5b4c3d2e1f0")
+        texts.append(minted())
         texts.append("0f1e2d3c4b5a69788796a5b4c3d2e1f0")
         desk = Desk()
         with desk.task():
