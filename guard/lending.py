@@ -101,9 +101,8 @@ def lend_flow(house: House, draft: Draft, ticket: Ticket) -> Flow[Ticket]:
         got = yield from _obtained(house, draft, task, wanted, facts)
     except INTERRUPTS:
         raise
-    except (
-        BaseException
-    ) as error:  # as in `decide_flow`: a denial with one code, and here one that is recorded and gives back what was taken
+    except BaseException as error:
+        # As in `decide_flow` a denial with one code; here it is recorded, and gives back what was taken.
         got = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
     if type(got) is Lent:
         ticket.lent = got

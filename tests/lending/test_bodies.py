@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -351,8 +353,9 @@ def refused(call: Callable[[], object]) -> str:
     return str(denied.value.code)
 
 
-def test_without_a_credential_nothing_runs_and_nothing_is_used_up() -> None:
-    desk, ran = Desk(), list[str]()
+@pytest.mark.parametrize("store", ["memory:", "sqlite:"])
+def test_without_a_credential_nothing_runs_and_nothing_is_used_up(store: str, tmp_path: Path) -> None:
+    desk, ran = Desk(state=f"{store}{tmp_path / 'state.db' if store == 'sqlite:' else ''}", deadline=timedelta(seconds=30)), list[str]()
 
     def create(id: str = "") -> object:
         return desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}, id), lambda **_: ran.append("x"))
@@ -368,6 +371,8 @@ def test_without_a_credential_nothing_runs_and_nothing_is_used_up() -> None:
         create()
         assert refused(create) == "limit.calls", "three in all, and none for those that did not run"
     assert len(ran) == 3
+    second = desk.sink.decisions[1]
+    assert (second.verdict, second.judged) == ("deny", (1, 0)), "where in the task it was taken back"
     statuses = [each.status for each in desk.sink.outcomes]
     assert statuses == ["not_executed", "not_executed", "ok", "ok", "ok"]
     by_id: dict[str, list[str]] = {}
