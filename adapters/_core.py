@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from guard import ApprovalRequired, Decision, Denied, Guard, ToolCall
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 from guard.identity import HolderKey
-from guard.telemetry import META_PROOF, META_TOKEN
+from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
 
 __all__ = [
-    "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "HolderKey", "ToolCall", "missing", "refusal", "tool_call",
+    "META_CREDENTIAL", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "GuardError", "HolderKey", "ToolCall", "missing", "refusal", "tool_call",
     "without_token",
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._core import META_PROOF, META_TOKEN, Denied, Guard, HolderKey, missing, refusal, tool_call, without_token
+from ._core import META_CREDENTIAL, META_PROOF, META_TOKEN, Denied, Guard, GuardError, HolderKey, missing, refusal, tool_call, without_token
 
 try:
     from mcp import ClientSession, MCPError
@@ -56,7 +56,8 @@ class GuardedSession:
 
     `server`: its name in the policy, where tools are written `server/tool`; needed where two servers have a tool of the same name.
     `present`: the server has a guard of its own: the task's token and a fresh proof of this call go along in `_meta`. Only for a server that may
-    have them; any other never sees the token. `raise_denied`: raise `Denied` instead of answering with an `isError` result, which is what a model expects.
+    have them; any other never sees the token. `lend`: a server that reads the credential of a call (`credential:` of the policy) in `_meta` finds it there; any
+    other never sees it. `raise_denied`: raise `Denied` instead of answering with an `isError` result, which is what a model expects.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class GuardedSession:
         server: str | None = None,
         raise_denied: bool = False,
         present: HolderKey | None = None,
+        lend: bool = False,
     ) -> None:
         self._present = present
+        self._lend = lend
         self._guard = guard
         self._session = session
         self._server = server
@@ -126,6 +129,8 @@ class GuardedSession:
         meta: Any = without_token(given or {}, token)
         if self._present is not None:
             meta |= {META_TOKEN: token, META_PROOF: self._present.prove(token, name, arguments)}
+        if self._lend and (credential := _lent(self._guard)) is not None:
+            meta |= {META_CREDENTIAL: credential}
         inject(meta)  # `traceparent` of the guard's span: the server's spans become part of this call
         try:
             result = await self._session.call_tool(name, arguments, timeout, progress, meta=meta or None)
@@ -138,6 +143,14 @@ class GuardedSession:
         if result.is_error:
             raise ToolError(result)
         return result
+
+
+def _lent(guard: Guard) -> str | None:
+    """What this very call was lent; None where its tool declares nothing."""
+    try:
+        return guard.credential().reveal()
+    except GuardError:
+        return None
 
 
 def _refused(denied: Denied) -> CallToolResult:

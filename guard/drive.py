@@ -19,7 +19,21 @@ from guard.model import Outcome
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["BEGUN", "INTERRUPTS", "Failure", "Flow", "Lease", "Need", "Run", "adrive", "current_lease", "drive", "leased"]
+__all__ = [
+    "BEGUN",
+    "INTERRUPTS",
+    "Failure",
+    "Flow",
+    "Lease",
+    "Need",
+    "Run",
+    "adrive",
+    "current_lease",
+    "drive",
+    "enter_lease",
+    "leased",
+    "leave_lease",
+]
 
 T = TypeVar("T")
 _outcome: Any = Outcome.__new__
@@ -27,12 +41,16 @@ _outcome: Any = Outcome.__new__
 
 class Need(NamedTuple):
     """One question to one port. `port.inline` True: answered in the caller's thread; else on a helper thread under the deadline. `port`
-    `BEGUN`: `ask` begins something, at once, and answers with its `Future`; waiting for it takes no helper thread away from others."""
+    `BEGUN`: `ask` begins something, at once, and answers with its `Future`; waiting for it takes no helper thread away from others.
+
+    `seconds`: how long it is waited for, instead of what is left of the deadline, which begins anew after it. Whoever is cancelled meanwhile waits no
+    longer (`Failure.pending`): what it brings is taken back when it comes."""
 
     port: object
     ask: Callable[..., object]
     args: tuple[object, ...]
     kwargs: Mapping[str, object] = {}
+    seconds: float = 0.0
 
 
 BEGUN: Final = object()
@@ -83,6 +101,8 @@ _lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
 
 
 current_lease = _lease.get
+enter_lease, leave_lease = _lease.set, _lease.reset
+"""For bodies that run step by step."""
 
 
 def leased(tool: str) -> bool:
@@ -133,6 +153,9 @@ def drive(flow: Flow[T], seconds: float) -> T:
             if type(step) is Need:
                 if getattr(step.port, "inline", False) is True:
                     answer = _inline(step, deadline)
+                elif step.seconds:
+                    answer = _wait(step, monotonic() + step.seconds)
+                    deadline = monotonic() + seconds
                 else:
                     answer = _wait(step, deadline)
                 if type(answer) is Failure and answer.interrupted:
@@ -211,8 +234,10 @@ async def adrive(flow: Flow[T], seconds: float) -> T:
                 if getattr(step.port, "inline", False) is True:
                     answer = _inline(step, deadline)
                 else:
-                    answer, cancelled = await _await(step, deadline, asyncio)
+                    answer, cancelled = await _await(step, monotonic() + step.seconds if step.seconds else deadline, asyncio)
                     interrupt = interrupt or cancelled
+                    if step.seconds:
+                        deadline = monotonic() + seconds
                 if type(answer) is Failure and answer.interrupted:
                     interrupt = interrupt or answer.error
             else:
@@ -237,6 +262,9 @@ async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, Bas
             await asyncio.wait({waiting}, timeout=max(0.0, deadline - monotonic()))
         except asyncio.CancelledError as error:
             cancelled = error
+            if need.seconds:
+                waiting.cancel()  # not begun yet: then it never does
+                return Failure(error, interrupted=True, pending=future), cancelled
             continue
         break
     if not waiting.done():

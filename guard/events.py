@@ -201,6 +201,8 @@ class OutcomeRecord:
     For replay, left out where empty: `settled`: number of this settle in the task. `order`: its commit number in the tenant, where
     rules look over it. `facts`: answers of tests on remembered facts, per key hash. `learnt`: values the ledger took from the result.
     `late`: what was found when the call had ended, and has suspended the task.
+    `credential`: what its body was lent, left out where nothing was: `id` (its issuer and `jti` where it says so, else a keyed hash; absent where none was
+    obtained), `resource`, `scope` that was asked for, `expires` (epoch seconds), `parent` (the credential it was made from), `taken_back`, and `why` not.
     """
 
     decision: str
@@ -216,6 +218,7 @@ class OutcomeRecord:
     facts: Mapping[str, object] = field(default_factory=dict)
     learnt: int = 0
     late: Finding | None = None
+    credential: Mapping[str, object] = field(default_factory=dict)
     kind: str = field(default="outcome", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -236,6 +239,7 @@ class OutcomeRecord:
                 facts=self.facts,
                 learnt=self.learnt,
                 late=None if self.late is None else finding_dict(self.late),
+                credential=self.credential,
             ),
         }
 

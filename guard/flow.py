@@ -10,6 +10,7 @@
 | reserve   | limit used up; store fails, late, garbage           | deny `limit.*`, `rule.*`; deny `state.*`          |
 |           | what was read has changed                           | read and judged again; at last `call.contended`   |
 | record    | a required sink fails or is late                    | the reservation is taken back; deny `record.*`    |
+| lend      | the credential the tool needs is not to be had      | taken back; deny `credential.*` (`guard/lending.py`) |
 | execute   | the body raises; is interrupted                     | outcome error; outcome unknown                    |
 | settle    | the store or a sink fails                           | the count stays (too high is the safe side)       |
 |           | a late finding (`guard/late.py`)                    | the task is suspended                             |
@@ -20,7 +21,7 @@ learnt of a result in `guard/learning.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
@@ -45,6 +46,7 @@ __all__ = ["call_flow", "decide_flow", "finish_flow"]
 
 _outcome_record: Any = OutcomeRecord.__new__
 _new: Any = tuple.__new__
+_NOTHING: Mapping[str, object] = {}
 _STREAMS = ("generator", "async_generator", "coroutine")
 
 
@@ -63,6 +65,10 @@ def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind
         return Ticket(decision_of(house, draft, ruling), draft.bound, task, draft.plan)
     try:
         ticket = yield from conclude(house, draft, ruling)
+        if draft.plan is not None and draft.plan.lends and draft.interrupt is None and not ticket.decision.blocks:
+            from guard.lending import lend_flow  # few tools need a credential
+
+            ticket = yield from lend_flow(house, draft, ticket)
     except INTERRUPTS:
         raise
     except BaseException as error:
@@ -92,7 +98,8 @@ def call_flow(
     if span is not None:
         span.attach()
     try:
-        ran = yield _new(Run, (execute, (), ticket.bound.args, Lease(call.tool)))
+        lease = Lease(call.tool) if ticket.lent is None else ticket.lent.lease()
+        ran = yield _new(Run, (execute, (), ticket.bound.args, lease))
     finally:
         if span is not None:
             span.detach()
@@ -118,6 +125,11 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
     learning, interrupt = None, None
+    lent: Mapping[str, object] = _NOTHING
+    if ticket.lent is not None:
+        from guard.lending import return_flow
+
+        lent = yield from return_flow(ticket)
     if plan is not None and plan.sources is not None and decision.verdict == "allow":
         learning, interrupt = learning_of(ticket, outcome)
     if learning is not None:
@@ -173,6 +185,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         {},
         learnt,
         late,
+        lent,
     )
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:

@@ -23,6 +23,7 @@ from guard.ports import (
     Approvals,
     Blinds,
     Clock,
+    Credentials,
     Exchanger,
     Proofs,
     Prover,
@@ -261,6 +262,8 @@ class Ticket:
     """Its body hands out its result in parts."""
     span: Any = None
     started: float = 0.0
+    lent: Any = None
+    """The credential its body is lent (`guard.lending.Lent`)."""
     replay: Outcome | None = None
     """Set where the call was decided and run before: its outcome, to be handed out again. Nothing runs and nothing is recorded."""
 
@@ -333,6 +336,7 @@ class House:
     signals: Signals | None = None
     proofs: Proofs | None = None
     registry: Registrations | None = None
+    credentials: Credentials | None = None
     ids: Ids = field(default_factory=Ids)
     binders: dict[str, Binder] = field(default_factory=dict)
     """Tool -> what binds a call by name."""
@@ -367,6 +371,13 @@ class House:
     def exchanger(self, issuer: str) -> Exchanger | None:
         """Whom to ask for a narrower token of this issuer; None: nobody."""
         find = getattr(self.verifier, "exchanger", None)
+        return None if find is None else find(issuer)
+
+    def lender(self, issuer: str) -> Credentials | None:
+        """Whom to ask for what a tool needs downstream, under a token of this issuer; None: nobody."""
+        if self.credentials is not None:
+            return self.credentials
+        find = getattr(self.verifier, "lender", None)
         return None if find is None else find(issuer)
 
     def orphan(self, failure: Failure, refund: Callable[[object, datetime], object]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from guard.constraints import Constraint
 
 __all__ = [
-    "Approval", "Bound", "Credential", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
+    "Approval", "Bound", "Credential", "CredentialRequest", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Issued", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
 ]  # fmt: skip
 
 Verdict = Literal["allow", "deny", "ask"]
@@ -142,6 +142,39 @@ class ExchangeRequest:
     scopes: frozenset[str]
     details: tuple[Mapping[str, object], ...] | None = None
     seconds: int | None = None
+
+
+@frozen
+class CredentialRequest:
+    """What is asked of an issuer for one call of `tool`: a token for `resource` (RFC 8707) with `scopes`, for `seconds` at most.
+
+    `token`: of the task, `delegation` its verified content. `details`: the `authorization_details` asked for; None: the token has none.
+    """
+
+    token: str = field(repr=False)
+    delegation: Delegation
+    tool: str
+    resource: str
+    scopes: frozenset[str]
+    seconds: int
+    details: tuple[Mapping[str, object], ...] | None = None
+
+
+@frozen
+class Issued:
+    """What an issuer answered, as it said it; nothing of it was compared yet. `seconds`: `expires_in`; `scopes`: None where it named none.
+
+    `kind`: `issued_token_type`. `scheme`: `token_type`. `more`: other tokens that came along.
+    """
+
+    token: str = field(repr=False)
+    kind: str
+    scheme: str
+    seconds: int | None = None
+    scopes: frozenset[str] | None = None
+    more: tuple[str, ...] = field(default=(), repr=False)
+    client: str = ""
+    """The client it was issued to: who may take it back."""
 
 
 @frozen

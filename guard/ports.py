@@ -11,13 +11,14 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, Delegation, ExchangeRequest, Finding, Signal
+from guard.model import Approval, CredentialRequest, Delegation, ExchangeRequest, Finding, Issued, Signal
 from guard.ops import Applied, Op, Refused
 
 __all__ = [
     "Approvals",
     "Blinds",
     "Clock",
+    "Credentials",
     "Exchanger",
     "Paths",
     "Proofs",
@@ -100,6 +101,22 @@ class Exchanger(Protocol):
 
     def exchange(self, request: ExchangeRequest) -> str:
         """The new token. Raises `guard.errors.GuardError` with `delegation.refused` (the issuer said no) or `delegation.unavailable`."""
+        ...
+
+
+class Credentials(Protocol):
+    """Where the credentials come from that tools need downstream (`credential:` of a policy). Asked at execution, on a thread of its own.
+
+    What it answers is compared by the guard with what was asked. Both raise GuardError: `credential.refused` (it said no, and will again) or
+    `credential.unavailable` (no answer: worth another try). The text of such an error is recorded: names, nothing secret; that of any other is not.
+    """
+
+    def obtain(self, request: CredentialRequest) -> Issued:
+        """A new token for one call; never one that was handed out before."""
+        ...
+
+    def take_back(self, issued: Issued) -> None:
+        """It counts no more, and nothing that came along with it."""
         ...
 
 

@@ -83,6 +83,10 @@ class ReasonCode(StrEnum):
     DELEGATION_WIDENED = "delegation.widened"
     DELEGATION_REFUSED = "delegation.refused"
     DELEGATION_UNAVAILABLE = "delegation.unavailable"
+
+    CREDENTIAL_REFUSED = "credential.refused"
+    CREDENTIAL_UNAVAILABLE = "credential.unavailable"
+    CREDENTIAL_NONE = "credential.none"
     INTENT_UNKNOWN = "intent.unknown"
     INTENT_PARAMS = "intent.params"
     INTENT_TOOL = "intent.tool"
@@ -230,6 +234,19 @@ REASONS: dict[ReasonCode, Reason] = {
         "the issuer did not answer with a usable token", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
     ),
     ReasonCode.DELEGATION_WIDENED: _R("a child delegation is not a subset of its parent", "not granted", ("RFC8693-2.1", "OWASP-ASI03")),
+    ReasonCode.CREDENTIAL_REFUSED: _R(
+        "the issuer refused the credential the tool needs, or answered with more than was asked for",
+        "the tool's own access was refused",
+        ("RFC8693-2.2.2", "OWASP-ASI03"),
+    ),
+    ReasonCode.CREDENTIAL_UNAVAILABLE: _R(
+        "the credential the tool needs could not be obtained in time", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
+    ),
+    ReasonCode.CREDENTIAL_NONE: _R(
+        "no credential is open here: not inside a body, after its end, or of a tool that declares none",
+        "use the credential inside the body it was lent to",
+        ("OWASP-ASI03",),
+    ),
     ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),
     ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
     ReasonCode.INTENT_TOOL: _R("the intent does not use this tool", "not part of this task", ("OWASP-ASI01", "OWASP-LLM06")),

@@ -19,11 +19,11 @@ from guard.flow import call_flow, decide_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Decision, Finding, Outcome, ToolCall
-from guard.ports import Approvals, Clock, Proofs, Prover, Registrations, Revocations, Signals, Sink, StateStore, Verifier
+from guard.ports import Approvals, Clock, Credentials, Proofs, Prover, Registrations, Revocations, Signals, Sink, StateStore, Verifier
 from guard.reasons import ReasonCode
 from guard.record import AuditFile, Blinds, Spans, default_sinks, directory
 from guard.state import MemoryState, open_state
-from guard.streams import STREAMS, unseen
+from guard.streams import STREAMS, lent_steps, unseen
 from guard.suggest import did_you_mean
 from guard.taskflow import begin_flow
 from guard.tasks import Frame, Task, denied
@@ -31,6 +31,7 @@ from guard.wrap import GuardedTool, guarded
 
 if TYPE_CHECKING:
     from guard.judging import Bind
+    from guard.lent import CallCredential
     from guard.loading import PolicySource
     from guard.policy import Policy
 
@@ -59,6 +60,7 @@ class Guard:
         signals: Signals | None = None,
         proofs: Proofs | None = None,
         registry: Registrations | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """Load and lint `policy`; raise PolicyError with every error found, never the first only.
 
@@ -69,7 +71,8 @@ class Guard:
         where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
         said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
         None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`): the names
-        under which they count come of it, by the keys and workloads that are registered to them.
+        under which they count come of it, by the keys and workloads that are registered to them. `credentials`: who makes what tools need
+        downstream (`credential:`); None: the issuer of the token.
         """
         from guard.loading import load_layers
 
@@ -102,6 +105,7 @@ class Guard:
             signals=signals,
             proofs=proofs if registry is None else registry.proofs(proofs),
             registry=registry,
+            credentials=credentials,
         )
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
@@ -254,6 +258,21 @@ class Guard:
             happened = outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
             drive(finish_flow(self._house, ticket, happened), self._house.seconds)
 
+    def credential(self, decision: Decision | None = None) -> CallCredential:
+        """Inside the body of a tool that declares one (`credential:` in the policy): the credential of this very call, which nobody else has and which
+        is taken back when the body has ended. `decision`: that of `before`, where a framework runs the body. GuardError `credential.none` elsewhere.
+        """
+        from guard.lent import lent_here, none_open
+
+        if decision is None:
+            return lent_here()
+        state = self._state()
+        ticket = state.tickets.get(decision.id) if state is not None else None
+        if ticket is None or ticket.lent is None:
+            raise none_open()
+        found: CallCredential = ticket.lent.credential
+        return found
+
     # -- what the decorator and the adapters stand on ------------------------------------------------------------------------------
 
     def run(self, call: ToolCall, execute: Callable[..., object], bind: Bind | None) -> object:
@@ -309,7 +328,7 @@ class Guard:
             ticket.streamed = type(outcome.value).__name__ != "coroutine"
             unseen(ticket)
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
-            return STREAMS[type(outcome.value).__name__](self, ticket, outcome.value)
+            return STREAMS[type(outcome.value).__name__](self, ticket, lent_steps(ticket, outcome.value))
         return outcome.value
 
     def _broken(self, call: ToolCall, error: Exception) -> Decision:

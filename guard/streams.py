@@ -14,13 +14,22 @@ from guard.model import Outcome
 if TYPE_CHECKING:
     from guard.runtime import Guard
 
-__all__ = ["STREAMS", "unseen"]
+__all__ = ["STREAMS", "lent_steps", "unseen"]
 
 
 def unseen(ticket: Ticket) -> None:
     """What a stream hands out is in use before it has ended, and nobody looks at it (`TaskState.unlearnt`)."""
     if ticket.streamed and ticket.task is not None and ticket.plan is not None and ticket.plan.sources is not None:
         ticket.task.unlearnt = ticket.task.unlearnt or ticket.plan.sources.learns
+
+
+def lent_steps(ticket: Ticket, body: Any) -> Any:
+    """`body`, each step of it under the lease of what it was lent. One that was lent nothing is itself."""
+    if ticket.lent is None:
+        return body
+    from guard.lent import STEPS
+
+    return STEPS[type(body).__name__](ticket.lent.lease(running=True), body)
 
 
 def _stream(guard: Guard, ticket: Ticket, body: Any) -> Any:
@@ -46,6 +55,8 @@ async def _astream(guard: Guard, ticket: Ticket, body: Any) -> Any:
         outcome = Outcome("error", None, error)
         raise
     finally:
+        if ticket.lent is not None:
+            await body.aclose()
         await guard.aclose_call(ticket, outcome)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "COVERAGE_CALLS",
     "COVERAGE_KNOWN",
     "CREDENTIAL",
+    "CREDENTIAL_LENT",
     "DECISION",
     "DECISION_DURATION",
     "DECISION_ID",
@@ -37,6 +38,7 @@ __all__ = [
     "INTENT",
     "ISSUER",
     "LINK",
+    "META_CREDENTIAL",
     "META_PROOF",
     "META_TOKEN",
     "MODE",
@@ -108,6 +110,8 @@ DECISION_ID: Final = "guardtrail.decision.id"
 TASK_ID: Final = "guardtrail.task.id"
 STEP: Final = "guardtrail.step"
 CREDENTIAL: Final = "guardtrail.credential"
+CREDENTIAL_LENT: Final = "guardtrail.credential.lent"
+"""The credential its body was lent for its own work: its id, never its text."""
 ISSUER: Final = "guardtrail.issuer"
 ORIGIN: Final = "guardtrail.origin"
 ACTOR: Final = "guardtrail.actor"
@@ -126,6 +130,8 @@ LINK: Final = "guardtrail.link"
 # in the `_meta` of an MCP request, for a server that has a guard of its own; never in a span or record
 META_TOKEN: Final = "guardtrail.io/token"
 META_PROOF: Final = "guardtrail.io/proof"
+META_CREDENTIAL: Final = "guardtrail.io/credential"
+"""What the tool was lent for its own work (`credential:` of the policy), for a server that reads it there."""
 
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"

@@ -17,6 +17,7 @@ from guard.drive import current_lease, leased
 from guard.errors import ConfigError, Denied
 from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.reasons import ReasonCode
+from guard.streams import lent_steps
 
 if TYPE_CHECKING:
     from guard.house import Ticket
@@ -125,7 +126,7 @@ def _generator(guard: Guard, function: Callable[..., Any], name: str, fitted: in
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
         try:
-            result = yield from function(*given, **bound_args(ticket))
+            result = yield from lent_steps(ticket, function(*given, **bound_args(ticket)))
             outcome = Outcome("ok")
             return result
         except Exception as error:
@@ -142,14 +143,18 @@ def _async_generator(guard: Guard, function: Callable[..., Any], name: str, fitt
         ticket = await guard.aopen_call(ToolCall(name, kwargs), (fitted, args[1:] if skip else args, kwargs))
         given = (args[0],) if skip and args else ()
         outcome = Outcome("unknown")
+        body: Any = None
         try:
-            async for item in function(*given, **bound_args(ticket)):
+            body = lent_steps(ticket, function(*given, **bound_args(ticket)))
+            async for item in body:
                 yield item
             outcome = Outcome("ok")
         except Exception as error:
             outcome = Outcome("error", None, error)
             raise
         finally:
+            if ticket.lent is not None and body is not None:
+                await body.aclose()  # left early: what it does at its end still has what it was lent
             await guard.aclose_call(ticket, outcome)
 
     return wrapper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic, perf_counter, time_ns
 from typing import Any
 
@@ -66,7 +67,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     """Number and record ahead; what no required sink could take is denied and its reservation taken back."""
     task, allowed = draft.task, ruling.verdict == "allow"
     if not allowed:
-        yield from _cancel(house, draft)
+        yield from cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
             ruling = yield from _count(house, draft, task, ruling)
     decision = decision_of(house, draft, ruling)
@@ -76,7 +77,7 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
         if refused is None and monotonic() > draft.deadline:
             refused = None, failed(Failure(None, late=True), "record", ReasonCode.RECORD_UNAVAILABLE)
         if refused is not None:
-            yield from _cancel(house, draft)
+            yield from cancel(house, draft)
             sink, finding = refused
             draft.findings.append(finding)
             decision = decision_of(house, draft, decide(draft.findings, ()))
@@ -119,8 +120,8 @@ def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[
     return ruling
 
 
-def _cancel(house: House, draft: Draft) -> Flow[None]:
-    """Take the reservation back: the body will not run."""
+def cancel(house: House, draft: Draft, besides: tuple[Op, ...] = ()) -> Flow[Sequence[object]]:
+    """Take the reservation back: the body will not run. `besides`: what goes with it in the same transaction; its answers, () where there are none."""
     taken, task = draft.taken, draft.task
     if taken is not None:
         if (
@@ -131,12 +132,16 @@ def _cancel(house: House, draft: Draft) -> Flow[None]:
             and not task.takes_back(draft.call.tool)
         ):
             taken = Taken(taken.ops, taken.first, taken.at, keep_counters(taken.left, draft.plan))
-        ops = refunds(taken)
+        ops = (*refunds(taken), *besides)
         if draft.plan is not None and draft.plan.wide and task is not None:
             ops += (Add(commits(task.context), 1, None, None, draft.id),)
         answer = yield Need(house.store, house.store.apply, (ops,), {"now": draft.now})
         number = answer.values[-1] if type(answer) is Applied and len(answer.values) == len(ops) and ops else 0
         draft.taken, draft.order = None, number if ops and draft.order and type(number) is int else 0
+        if besides and type(answer) is Applied and len(answer.values) == len(ops):
+            first = len(refunds(taken))
+            return answer.values[first : first + len(besides)]
+    return ()
 
 
 def write(

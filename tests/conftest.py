@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import canary
 from tests.servers.authorization import authorization_server, start_authorization_server
 
 __all__ = ["authorization_server", "start_authorization_server"]
@@ -29,6 +30,32 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 _numbers = itertools.count()
+canary.install()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_secret_leaves() -> Iterator[None]:
+    """Whatever the tests of a module have made guardtrail write, no secret of theirs is in it (`tests/canary.py`)."""
+    heard = canary.CANARIES[-1]
+    heard.running = True
+    yield
+    leaks = heard.search()
+    heard.running = False
+    assert not leaks, "secrets have leaked:\n" + "\n".join(map(str, leaks[:20]))
+
+
+@pytest.fixture
+def secret() -> Callable[..., None]:
+    """`secret(text)`: it must not be seen in anything that is written from now on."""
+    return canary.secret
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Where a test may have made guardtrail write."""
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if folder is not None:
+        canary.CANARIES[-1].folders[folder] = None
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +68,9 @@ def records_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def surroundings(records_root: Path) -> Iterator[None]:
     """No test writes into the checkout, meets another's records, or follows the developer's OTEL_* and GUARDTRAIL_* variables."""
     before = {name: os.environ.pop(name) for name in _foreign()}
-    os.environ["GUARDTRAIL_DIR"] = str(records_root / f"{next(_numbers)}")
+    folder = records_root / f"{next(_numbers)}"
+    os.environ["GUARDTRAIL_DIR"] = str(folder)
+    canary.CANARIES[-1].folders[folder] = None
     yield
     for name in _foreign():
         del os.environ[name]

@@ -26,6 +26,7 @@ ROOMS = {
     "args": "Arguments",
     "grant": "Grants of the token",
     "delegation": "Delegation",
+    "credential": "Credentials of tools",
     "intent": "Intent",
     "limit": "Limits of grant and intent",
     "flow": "Sources of values",

@@ -41,8 +41,8 @@ def explain(
     guardtrail explain last --all
 
     \b
-    --json: {"decision": the record, "chain": [decisions of the task, each with "outcome", "witness_of", and "late" where it
-              suspended the task],
+    --json: {"decision": the record, "chain": [decisions of the task, each with "outcome", "witness_of", "late" where it
+              suspended the task, "lent" where its body had a credential],
              "notes": [pivots, approvals, ends], "decisions": how many the task has, "omitted": how many are not in "chain"}
     Exit 0: found; 2: several begin like that; 3: nothing found or nothing recorded.
     """
@@ -119,11 +119,26 @@ def _show(row: Row, chain: Sequence[Row]) -> None:
     late = steps.get(str(row.get("id")), {}).get("late")
     if isinstance(late, dict):
         say(f"  late     {late.get('text')}; the task was suspended when the call had ended   {late.get('where') or ''}".rstrip())
+    lent = steps.get(str(row.get("id")), {}).get("lent")
+    if isinstance(lent, dict):
+        say(f"  lent     {_lent(lent)}")
     if row.get("fix"):
         say(f"  fix      {row['fix']}")
     if row.get("count", 1) != 1:
         say(f"  count    stands for {row['count']} equal refusals of that minute")
     say(f"  record   {row.get('id')}   policy {row.get('policy')}" + (f"   trace {row['trace']}" if row.get("trace") else ""))
+
+
+def _lent(lent: Row) -> str:
+    """The credential of the call's body."""
+    scope = ", ".join(str(each) for each in listed(lent.get("scope")))
+    what = f"{scope} at {lent.get('resource')}" if scope else str(lent.get("resource"))
+    if not lent.get("id"):
+        return f"nothing: {what} was not obtained"
+    ends = lent.get("expires")
+    until = f"; it expires {_when({'at': ends * 1_000_000})} UTC" if isinstance(ends, int) and ends else ""
+    back = "taken back" if lent.get("taken_back") is True else f"NOT taken back: {lent.get('why') or 'unknown'}{until}"
+    return f"{lent['id']} for {what}   {back}"
 
 
 def _finding(finding: Row, steps: Mapping[str, Row]) -> list[str]:

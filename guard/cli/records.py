@@ -108,7 +108,7 @@ def _ranked(found: list[tuple[int, float, Row]]) -> list[tuple[int, float, Row]]
 
 @dataclass(slots=True)
 class Chain:
-    """A task as recorded. `steps`: chosen decisions, each with its `outcome` and what was found `late`; `notes`: pivots, approvals, ends, in order of time.
+    """A task as recorded. `steps`: chosen decisions, each with its `outcome`, what was found `late` and what its body was `lent`; `notes`: pivots, approvals, ends, in order of time.
 
     `decisions`: how many the task has.
     """
@@ -134,8 +134,9 @@ def chain_of(folder: Path, decision: Row, *, around: int | None) -> Chain:
         for row in rows(path, having=needle):
             if row["kind"] == "outcome" and row.get("decision") in held:
                 held[str(row["decision"])]["outcome"] = str(row.get("status"))
-                if isinstance(row.get("late"), dict):
-                    held[str(row["decision"])]["late"] = row["late"]
+                for name in ("late", "credential"):
+                    if isinstance(row.get(name), dict):
+                        held[str(row["decision"])]["lent" if name == "credential" else name] = row[name]
     for row in held.values():
         row.setdefault("outcome", "not_executed" if row.get("verdict") != "allow" else "unknown")
     return Chain(sorted(held.values(), key=_place), sorted(chosen.notes, key=lambda row: _number(row.get("at"))), chosen.count)
@@ -169,7 +170,7 @@ class _Chosen:
             if self._around is None or len(self.notes) < _MOST_NOTES:
                 self.notes.append(row)
         elif kind == "decision" and [row.get(name) for name in ("tenant", "issuer", "task")] == self._task:
-            self.count += 1
+            self.count += not _second(row)
             if self._keeps(row):
                 self._kept[str(row.get("id"))] = dict(row)
             ends = sorted([*self._ends, dict(row)], key=_place)
@@ -187,6 +188,11 @@ class _Chosen:
 
     def held(self) -> dict[str, dict[str, Any]]:
         return {str(row.get("id")): row for row in (*self._ends, *self._kept.values())}
+
+
+def _second(row: Row) -> bool:
+    """The record that says why a call that was let got no credential: of the same decision."""
+    return str(row.get("code")) in ("credential.refused", "credential.unavailable")
 
 
 def witnesses_of(decision: Row) -> dict[str, list[str]]:

@@ -32,12 +32,11 @@ from guard.identity.http import Answer, Certificate, HttpFailed, post_form
 from guard.model import ExchangeRequest
 from guard.ports import Prover
 from guard.reasons import ReasonCode
+from guard.tokens.lent import ACCESS_TOKEN, JWT_TOKEN
 
-__all__ = ["Endpoint", "TokenExchange", "by_actor"]
+__all__ = ["GRANT", "Endpoint", "TokenExchange", "ask", "by_actor"]
 
 GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
-JWT_TOKEN: Final = "urn:ietf:params:oauth:token-type:jwt"
 _KEPT = 256
 _NONCE = 512
 """Characters of a nonce, at most."""
@@ -62,6 +61,8 @@ class Endpoint:
         self._until = 0.0
         self.nonce = ""
         """The server's latest (RFC 9449 section 8), for the next proof."""
+        self.revocation: str | None = None
+        """Where tokens are taken back (RFC 7009); known once `find` was asked. None: nowhere."""
 
     def find(self, *, mtls: bool = False) -> str:
         """Its address; with `mtls` that for clients with a certificate, where it is another. Raises GuardError."""
@@ -71,6 +72,7 @@ class Endpoint:
                 raise GuardError("the issuer's metadata names no token endpoint", code=ReasonCode.DELEGATION_UNAVAILABLE)
             self._url, self._until = found.token_endpoint, time.monotonic() + 3600
             self._mtls = found.mtls_token_endpoint or found.token_endpoint
+            self.revocation = found.revocation_endpoint
         return self._mtls if mtls else self._url
 
     def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str], certificate: Certificate | None = None) -> Answer:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from guard.errors import ConfigError, GuardError, KeysWanted, TokenRefused
 from guard.identity._files import WatchedFile
 from guard.identity.urls import is_endpoint, is_issuer, plain
-from guard.ports import Exchanger
+from guard.ports import Credentials, Exchanger
 from guard.reasons import ReasonCode
 from guard.tokens import IssuerRules, KeySet, KeysRefused
 from guard.tokens.rules import by_typ
@@ -52,7 +52,8 @@ class Issuer:
         `tenant`: whose tasks these are, the url unless said. `task_claim`: the claim that names the task in access tokens without
         `txn`; without it `sid` does. `algorithms`: the only ones that count, of those each key may be used with; as a mapping by `typ`
         (`{"at+jwt": ["ES256"]}`), where a kind of token that is not named does not count at all.
-        `client`: as whom this program asks for narrower tokens (`task.delegate`); a list where it acts as several agents.
+        `client`: as whom this program asks for narrower tokens (`task.delegate`) and for what tools need downstream (`credential:`); a list
+        where it acts as several agents.
 
         A file is read again when it changes. While it cannot be read or is not a usable key set, every token of this issuer is
         refused with `keys.unavailable`: also those that were verified before. Keys over HTTP go by `guard/identity/remote.py`: nobody
@@ -72,10 +73,14 @@ class Issuer:
         self.task_claim = task_claim
         self._algorithms = by_typ(algorithms)
         self.exchanger: Exchanger | None = None
+        self.lender: Credentials | None = None
         if client is not None:
+            from guard.identity.downstream import DownstreamTokens
             from guard.identity.exchange import Endpoint, TokenExchange, by_actor
 
-            self.exchanger = TokenExchange(Endpoint(url), by_actor(client), audience)
+            endpoint, clients = Endpoint(url), by_actor(client)
+            self.exchanger = TokenExchange(endpoint, clients, audience)
+            self.lender = DownstreamTokens(endpoint, clients)
         self._rules(KeySet({}))  # a wrong `task_claim` is an error of today, not of the first token
         self._file = WatchedFile(source, most=_MOST) if isinstance(source, Path) else None
         self._remote: RemoteKeys | None = None

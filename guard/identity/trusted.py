@@ -12,7 +12,7 @@ from guard.errors import ConfigError, KeysWanted, TokenRefused
 from guard.identity.issuers import Issuer
 from guard.identity.local import LocalIssuer
 from guard.model import Delegation
-from guard.ports import Exchanger, Registrations
+from guard.ports import Credentials, Exchanger, Registrations
 from guard.reasons import ReasonCode
 from guard.tokens import IssuerRules, split, token_json
 from guard.tokens import verify as verify_one
@@ -86,6 +86,11 @@ class TrustedIssuers:
         """Whom to ask for a narrower token; None where the issuer was given no client."""
         found = self._issuers.get(issuer)
         return found.exchanger if isinstance(found, Issuer) else found
+
+    def lender(self, issuer: str) -> Credentials | None:
+        """Whom to ask for what a tool needs downstream; None where the issuer was given no client, and for a development issuer."""
+        found = self._issuers.get(issuer)
+        return found.lender if isinstance(found, Issuer) else None
 
     def verify(self, token: str, *, now: int) -> Delegation:
         """Raises `TokenRefused` and nothing else; `KeysWanted` where a fetch may help."""

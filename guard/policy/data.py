@@ -14,7 +14,7 @@ from guard.frozen import frozen
 from guard.model import Verdict
 
 __all__ = [
-    "EFFECTS", "IRREVERSIBLE", "LEAVES", "SOURCES", "After", "Age", "AskRule", "Asked", "Before", "Case", "Event", "Exclusive", "FactTest",
+    "EFFECTS", "IRREVERSIBLE", "LEAVES", "SOURCES", "After", "Age", "AskRule", "Asked", "Before", "Case", "Downstream", "Event", "Exclusive", "FactTest",
     "FlowRow", "From", "Intent", "Item", "Leaf", "Limit", "Once", "Permission", "PolicyData", "Remember", "Returns", "Rule", "RunAs",
     "Tool", "Unless", "Variant", "When", "Who",
 ]  # fmt: skip
@@ -86,6 +86,18 @@ class Remember:
 
 
 @frozen
+class Downstream:
+    """The credential a tool needs for its own work: obtained for each call, handed to its body, taken back after it.
+
+    `resource`: the RFC 8707 indicator, a URL. `scopes`: what is asked for there, and the most that is taken. `seconds`: the longest it may live.
+    """
+
+    resource: str
+    scopes: tuple[str, ...]
+    seconds: int
+
+
+@frozen
 class Tool:
     """What a tool is. `types`: argument path -> type word, for control and data arguments alike; `control`: paths of control arguments.
 
@@ -103,6 +115,7 @@ class Tool:
     carries: frozenset[str] = frozenset()
     once: Once | None = None
     remember: tuple[Remember, ...] = ()
+    credential: Downstream | None = None
 
 
 @frozen

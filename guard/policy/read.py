@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from guard.constraints import Constraint
+from guard.policy.credential import read_credential
 from guard.policy.data import IRREVERSIBLE, From, Intent, Limit, Permission, Tool
 from guard.policy.draft import Draft
 from guard.policy.facts import read_once, read_remember
@@ -63,7 +64,7 @@ def _tool(draft: Draft, name: Word, node: Node) -> Tool:
 def _results(draft: Draft, tool: Tool, node: Node, got: Mapping[str, Any]) -> Tool:
     """The same tool with what it returns, carries and remembers."""
     if isinstance(node, Map):
-        for key in ("returns", "carries", "once", "remember"):
+        for key in ("returns", "carries", "once", "remember", "credential"):
             if key in node.entries:
                 draft.places["tools", tool.name, key] = node.entries[key].key
                 if key == "returns" and key not in got:
@@ -75,6 +76,7 @@ def _results(draft: Draft, tool: Tool, node: Node, got: Mapping[str, Any]) -> To
         carries=frozenset(word.text for word in got.get("carries", ())),
         once=read_once(draft, tool, got["once"]) if "once" in got else None,
         remember=read_remember(draft, tool, got["remember"]) if "remember" in got else (),
+        credential=read_credential(draft.report, got["credential"], f"`credential` of tool `{tool.name}`") if "credential" in got else None,
     )
 
 

@@ -18,6 +18,7 @@ _ASK: Final = "approvals"
 _RULES: Final = "the workflow rules"
 _CEL: Final = "CEL checks"
 _WORKLOAD: Final = "workload identity"
+_CREDENTIALS: Final = "just-in-time credentials"
 _FACTS: Final = "signals and facts"
 
 
@@ -58,6 +59,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "user_says": Part(True, _SOURCES),
     "tasks": Part(True, _RULES),
     # identity
+    "credential": Part(True, _CREDENTIALS),
     "proof by workload": Part(True, _WORKLOAD),
 }
 

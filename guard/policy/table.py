@@ -151,6 +151,17 @@ SECTIONS: Final[Mapping[str, Mapping[str, Key]]] = {
         ),
         "once": Key("one", "It runs once per value of these arguments.", "once", part="once"),
         "remember": Key("map", "Facts that are kept of its result, for `require_any`.", "remember", part="remember"),
+        "credential": Key(
+            "one",
+            "The credential its body needs: obtained for each call, lent to the body, taken back after it.",
+            "credential",
+            part="credential",
+        ),
+    },
+    "credential": {
+        "resource": Key("text", "The URL of the API it is for (RFC 8707); https, http on loopback.", needed=True),
+        "scope": Key("names", "OAuth scopes that are asked for, and no others.", "scope", needed=True),
+        "ttl": Key("time", "The longest it may live, 15m at most; 5m unless said."),
     },
     "returns": {
         "format": Key("word", "How text is read; JSON and structured content need none.", "format"),

@@ -73,9 +73,9 @@ def outcome_body(r: OutcomeRecord) -> str:
     q = _quote
     error = "null" if r.error is None else q(r.error)
     more = ""
-    if r.settled or r.order or r.facts or r.learnt or r.late:
+    if r.settled or r.order or r.facts or r.learnt or r.late or r.credential:
         late = None if r.late is None else finding_dict(r.late)
-        more = _more(settled=r.settled, order=r.order, facts=r.facts, learnt=r.learnt, late=late)
+        more = _more(settled=r.settled, order=r.order, facts=r.facts, learnt=r.learnt, late=late, credential=r.credential)
     return (
         f'{{"v":1,"kind":"outcome","decision":{q(r.decision)},"at":{r.at},"task":{q(r.task)},"step":{r.step},"tool":{q(r.tool)},'
         f'"status":{q(r.status)},"error":{error},"micros":{r.micros}{more}}}'

@@ -20,7 +20,7 @@ logging.getLogger(_NAME).addHandler(logging.NullHandler())  # who configured no 
 
 
 class LogSink:
-    """Logs denials, asks and errors as `guardtrail` events. Not required; never waits for whoever reads the logs.
+    """Logs denials, asks, errors and credentials that were not taken back, as `guardtrail` events. Not required; never waits for whoever reads the logs.
 
     | where they go                                        | when                                        |
     |------------------------------------------------------|---------------------------------------------|
@@ -60,6 +60,10 @@ class LogSink:
         )  # fmt: skip
 
     def outcome(self, record: OutcomeRecord) -> None:
+        lent = record.credential
+        if lent and lent.get("taken_back") is False:  # it lives until it expires, or a later try takes it back
+            about = {name: lent.get(name) for name in ("id", "resource", "expires", "why")}
+            self._put("warning", {"event": "guardtrail.credential", **about, "tool": record.tool, "decision": record.decision})
         if record.status in ("ok", "not_executed"):
             return
         fields = {"event": "guardtrail.outcome", "outcome": record.status, "tool": record.tool, "error": record.error}

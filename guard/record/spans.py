@@ -26,6 +26,7 @@ from guard.record.metrics import Metrics
 from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
     CALL_ID,
+    CREDENTIAL_LENT,
     DECISION,
     DECISION_ID,
     ERROR_TYPE,
@@ -313,6 +314,13 @@ class CallSpan:
                 self._room._context.detach(token)
             except Exception:  # noqa: S110 - a span less
                 pass
+
+    def lent(self, name: str) -> None:
+        """The body was lent a credential of this id."""
+        try:
+            self._span.set_attribute(CREDENTIAL_LENT, name[:1024])
+        except Exception:  # noqa: S110 - a span less
+            pass
 
     def denied(self, decision: Decision) -> None:
         """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""

@@ -79,7 +79,8 @@ class Line:
                 self.ended.append(entry)
         elif seen.kind == "call":
             place = seen.step, 0, 0, 0
-            if seen.status == "not_executed" and not again and seen.judged is not None:
+            # What takes back what was let says where that was, or (where a sink failed) only what it was judged on.
+            if seen.status == "not_executed" and seen.judged is not None and (not again or seen.judged[0] >= seen.step):
                 place = seen.judged[0], 1 + max(0, seen.judged[1]), entry.order, seen.step  # as they were read, not as they were numbered
                 _into(self.refused, (seen.judged[1], number, entry))
             _into(self.calls, (place, number, entry))

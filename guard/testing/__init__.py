@@ -2,7 +2,7 @@
 
     from guard.testing import FrozenClock, ListSink, run_case
 
-`FakeApprovals`, `FakeSignals` and `FakeProofs` say what persons, devices and workloads have said. `run_case` runs one entry of a policy's
+`FakeApprovals`, `FakeSignals` and `FakeProofs` say what persons, devices and workloads have said; `FakeCredentials` lends what tools need downstream. `run_case` runs one entry of a policy's
 `tests:`; `StateContract` is the suite every state store must pass. `Desk` is what the pytest fixture `guardtrail` gives to a test.
 """
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from guard.record import ListSink
     from guard.testing.cases import CaseResult, Step, run_case
     from guard.testing.desk import Desk
-    from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
+    from guard.testing.fakes import FakeApprovals, FakeCredentials, FakeProofs, FakeSignals
     from guard.testing.state_contract import StateContract
 
 __all__ = [
-    "CaseResult", "Desk", "FakeApprovals", "FakeProofs", "FakeSignals", "FrozenClock", "ListSink", "StateContract", "Step", "run_case",
+    "CaseResult", "Desk", "FakeApprovals", "FakeCredentials", "FakeProofs", "FakeSignals", "FrozenClock", "ListSink", "StateContract", "Step", "run_case",
 ]  # fmt: skip
 
 # Loaded when asked for: who needs a clock does not pay for a guard.
@@ -28,6 +28,7 @@ _HOMES = {
     "CaseResult": "guard.testing.cases",
     "Desk": "guard.testing.desk",
     "FakeApprovals": "guard.testing.fakes",
+    "FakeCredentials": "guard.testing.fakes",
     "FakeProofs": "guard.testing.fakes",
     "FakeSignals": "guard.testing.fakes",
     "ListSink": "guard.record",

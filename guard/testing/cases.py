@@ -35,7 +35,7 @@ from guard.policy.data import Case, Event, RunAs
 from guard.record import ListSink
 from guard.runtime import Guard, Task
 from guard.testing.clock import FrozenClock
-from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
+from guard.testing.fakes import FakeApprovals, FakeCredentials, FakeProofs, FakeSignals
 
 __all__ = ["CaseResult", "Step", "run_case"]
 
@@ -131,7 +131,7 @@ class _Desk:
         proven = case.run_as.proven
         self._guard = Guard(
             policy, trust=self._issuer, sinks=[ListSink()], clock=self.clock, deadline=deadline, signals=self._signals,
-            approvals=self._approvals, proofs=FakeProofs({name: name for name in proven or ()}, proven),
+            approvals=self._approvals, proofs=FakeProofs({name: name for name in proven or ()}, proven), credentials=FakeCredentials(),
         )  # fmt: skip
         layers = policy if isinstance(policy, Sequence) else [policy]
         # Where the policy demands a proof, whoever acts in the case has one, unless the case says who has proven to be one.

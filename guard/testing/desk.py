@@ -37,7 +37,7 @@ from guard.record import Blinds, ListSink
 from guard.runtime import Guard, Task
 from guard.state import open_state
 from guard.testing.clock import FrozenClock
-from guard.testing.fakes import FakeApprovals, FakeProofs, FakeSignals
+from guard.testing.fakes import FakeApprovals, FakeCredentials, FakeProofs, FakeSignals
 
 __all__ = ["Desk"]
 
@@ -56,6 +56,7 @@ class Desk:
         self.revocations = RevocationList()
         self.approvals = FakeApprovals(self.clock)
         self.proofs = FakeProofs()
+        self.credentials = FakeCredentials()
         self._signals = FakeSignals(self.clock)
         self._sink = ListSink()
         self._undo: dict[int, Callable[[], None]] = {}
@@ -150,6 +151,7 @@ class Desk:
             approvals=self.approvals,
             signals=self._signals,
             proofs=self.proofs,
+            credentials=self.credentials,
         )
         made.wall0, made.steady0 = self.clock.now().timestamp(), self.clock.monotonic()
         return made

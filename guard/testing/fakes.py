@@ -1,4 +1,4 @@
-"""Persons, devices and proofs for tests: what a guard hears from outside, said by the test.
+"""Persons, devices, proofs and credentials for tests: what a guard hears from outside, said by the test.
 
     approvals = FakeApprovals()
     guard = Guard("policy.yaml", trust=iam, approvals=approvals)
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
+from secrets import token_urlsafe
 
-from guard.errors import ConfigError, TokenRefused
-from guard.model import Approval, Decision, Delegation, Signal
+from guard.errors import ConfigError, GuardError, TokenRefused
+from guard.model import Approval, CredentialRequest, Decision, Delegation, Issued, Signal
 from guard.ports import Clock
 from guard.reasons import ReasonCode
 from guard.tokens.evidence import Workload
+from guard.tokens.lent import ACCESS_TOKEN
 
-__all__ = ["FakeApprovals", "FakeProofs", "FakeSignals"]
+__all__ = ["FakeApprovals", "FakeCredentials", "FakeProofs", "FakeSignals"]
 
 
 class FakeApprovals:
@@ -89,3 +91,37 @@ class FakeProofs:
     def actor(self, delegation: Delegation) -> str | None:
         """The registry name of who acts now."""
         return self.names.get(delegation.actor)
+
+
+class FakeCredentials:
+    """An issuer of downstream credentials in memory: opaque tokens, each for one call. `alive(token)` is what an API would ask.
+
+    `refuse`, `fail`: from now on it says no, or does not answer; `keeps`: it does not take anything back. `asked`: what was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[CredentialRequest] = []
+        self.issued: list[Issued] = []
+        self.taken_back: list[Issued] = []
+        self.refuse = self.fail = self.keeps = False
+
+    def obtain(self, request: CredentialRequest) -> Issued:
+        """A new token for exactly what was asked for."""
+        self.asked.append(request)
+        if self.refuse:
+            raise GuardError("it answered 400 invalid_target", code=ReasonCode.CREDENTIAL_REFUSED)
+        if self.fail:
+            raise GuardError("it did not answer", code=ReasonCode.CREDENTIAL_UNAVAILABLE)
+        made = Issued(token_urlsafe(24), ACCESS_TOKEN, "Bearer", request.seconds, request.scopes)
+        self.issued.append(made)
+        return made
+
+    def take_back(self, issued: Issued) -> None:
+        """It counts no more."""
+        if self.keeps:
+            raise GuardError("it did not answer", code=ReasonCode.CREDENTIAL_UNAVAILABLE)
+        self.taken_back.append(issued)
+
+    def alive(self, token: str) -> bool:
+        """Was it given out, and not taken back?"""
+        return any(each.token == token for each in self.issued) and all(each.token != token for each in self.taken_back)

@@ -93,6 +93,8 @@ class Plan:
     """It looks over the tenant, or leaves something for those that do: its commits are numbered; as `marks.numbering`. "": nothing does."""
     proof: frozenset[str] = frozenset()
     """What a call must prove: `key` (the token names one, or the policy demands it), `workload` (the policy does)."""
+    lends: bool = False
+    """Its body needs a credential (`guard/lending.py`)."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
 
@@ -234,7 +236,7 @@ def make_plan(
         frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
         any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
         tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
-        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "", proof,
+        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "", proof, spec.credential is not None,
         _agreed(always, choices) if plain and possible else None,
     )  # fmt: skip
 

@@ -22,7 +22,8 @@ from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.adapters.mcp import GuardedSession
 from guard.identity.holder import HolderKey
 from guard.record import ListSink
-from guard.telemetry import META_PROOF, META_TOKEN
+from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
+from guard.testing import FakeCredentials
 from guard.tokens.proof import verify_pop
 from tests.adapters.server import make_server
 
@@ -461,3 +462,27 @@ def test_an_sdk_that_is_not_there_is_named_with_the_command(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "mcp", None)
     with pytest.raises(ConfigError, match=r'guard\.adapters\.mcp needs mcp >= 2\.0: pip install "guardtrail\[mcp\]"'):
         importlib.reload(adapter)
+
+
+def test_a_server_that_reads_what_it_is_lent_gets_it_for_this_call(run: Callable[[Test], World]) -> None:
+    """`credential:` of the policy, in `_meta`; nobody else sees it, and it is dead when the call has ended."""
+    policy = POLICY.replace(
+        "echo: {effect: read}", 'echo: {effect: read, credential: {resource: "https://api.acme.example", scope: [read]}}'
+    )
+
+    async def test(world: World) -> None:
+        lender = FakeCredentials()
+        guard = Guard(Policy.from_text(policy), trust=world.iam, sinks=[world.sink], credentials=lender)
+        token = world.iam.mint(origin="alice", actor="support", intent="refund-order", params={"order": "A-17"})
+        async with guard.task(token):
+            lending = GuardedSession(guard, world.session, lend=True)
+            first = json.loads(said(await lending.call_tool("echo")))[META_CREDENTIAL]
+            assert first == lender.issued[0].token and not lender.alive(first)
+            assert META_CREDENTIAL not in said(await GuardedSession(guard, world.session).call_tool("echo"))
+            assert "order A-17" in said(await lending.call_tool("look", {"order": "A-17"}))
+            lender.refuse = True
+            refused = await lending.call_tool("echo")
+            assert refused.is_error and "credential.refused" in said(refused)
+        assert lender.taken_back == lender.issued and len(lender.issued) == 2
+
+    run(test)

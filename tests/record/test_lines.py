@@ -30,7 +30,7 @@ decisions = st.builds(
 )  # fmt: skip
 outcomes = st.builds(
     OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole, whole, whole,
-    st.dictionaries(text, whole, max_size=2), whole, st.none() | findings,
+    st.dictionaries(text, whole, max_size=2), whole, st.none() | findings, st.dictionaries(text, whole | text | st.lists(text, max_size=2), max_size=2),
 )  # fmt: skip
 
 

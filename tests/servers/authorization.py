@@ -27,6 +27,8 @@ from typing import Any
 
 import pytest
 
+from tests import canary
+
 HERE = Path(__file__).resolve().parent / "oidc"
 MODULES = HERE.parents[2] / ".venv-authorization-server"
 """Git-ignored, and taken away by `make clean`."""
@@ -37,6 +39,8 @@ OTHER = "urn:example:other"
 """Another audience: an exchange never leads there."""
 OPAQUE, BANK = "urn:example:opaque", "urn:example:bank"
 """Audiences of opaque tokens, which can be introspected and revoked. An exchange may go there from anywhere."""
+ISSUES, REPORTS = "https://api.acme.example/issues", "https://api.acme.example/reports"
+"""The same for a minute, to be lent for one call; tokens for the second are JWTs, which cannot be taken back there."""
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 SCOPES = "tools:read tools:write tools:pay"
@@ -99,11 +103,14 @@ class AuthorizationServer:
 
     def secret(self, client: str) -> str:
         """Of a client with `client_secret_basic`."""
-        return str(self._credentials(client)["secret"])
+        found = str(self._credentials(client)["secret"])
+        canary.secret(found, "a client's secret")
+        return found
 
     def key(self, client: str) -> Json:
         """The private JWK (with `kid`, `alg`) of a client with `private_key_jwt`."""
         found: Json = self._credentials(client)["jwk"]
+        canary.secret(found["d"], "a client's key")
         return found
 
     def assertion(self, client: str) -> Json:
@@ -135,6 +142,7 @@ class AuthorizationServer:
         while True:
             headers = {} if dpop is None else {"DPoP": proof(dpop, "POST", self.token_endpoint, nonce=nonce)}
             answer = self.post("/token", data, client, headers=headers)
+            canary.heard(answer)
             if nonce is not None or answer.status_code != 400 or answer.json().get("error") != "use_dpop_nonce":
                 return answer
             nonce = answer.headers["dpop-nonce"]
@@ -235,6 +243,7 @@ def new_key() -> Json:
     from jwt.algorithms import ECAlgorithm
 
     found: Json = ECAlgorithm(ECAlgorithm.SHA256).to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
+    canary.secret(found["d"], "a key")
     return found
 
 
@@ -245,7 +254,9 @@ def b64(raw: bytes) -> str:
 def _signed(key: Json, claims: Json, header: Json) -> str:
     import jwt
 
-    return jwt.encode(claims, jwt.PyJWK({**key, "alg": "ES256"}).key, "ES256", headers=header)
+    made = jwt.encode(claims, jwt.PyJWK({**key, "alg": "ES256"}).key, "ES256", headers=header)
+    canary.secret(made, "a proof or an assertion")
+    return made
 
 
 def _token(answer: Any) -> str:

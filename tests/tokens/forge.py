@@ -14,6 +14,7 @@ from guard.errors import TokenRefused
 from guard.model import Delegation
 from guard.tokens import IssuerRules, KeySet, verify
 from guard.tokens.jose import b64url_encode
+from tests.canary import secret
 
 ISS, AUD, NOW = "https://iam.acme.example", "refunds", 1_800_000_000
 _ES = {256: ECAlgorithm(ECAlgorithm.SHA256), 384: ECAlgorithm(ECAlgorithm.SHA384)}
@@ -85,7 +86,9 @@ def token(
     if not isinstance(payload, bytes):
         payload = json.dumps(claims() if payload is None else dict(payload)).encode("utf-8")
     signed = f"{b64url_encode(header)}.{b64url_encode(payload)}"
-    return f"{signed}.{b64url_encode(sign(key, signed.encode()))}"
+    made = f"{signed}.{b64url_encode(sign(key, signed.encode()))}"
+    secret(made, "a forged token")
+    return made
 
 
 def verdict(text: Any, *, now: int = NOW, issuers: Mapping[str, IssuerRules] = ISSUERS) -> str:

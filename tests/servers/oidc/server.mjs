@@ -27,8 +27,10 @@ const RESOURCES = {
   'urn:example:other': jwt('ES256'),
   'urn:example:opaque': { accessTokenFormat: 'opaque' },
   'urn:example:bank': { accessTokenFormat: 'opaque' },
+  'https://api.acme.example/issues': { accessTokenFormat: 'opaque', accessTokenTTL: 60 },
+  'https://api.acme.example/reports': { ...jwt('ES256'), accessTokenTTL: 60 },
 };
-const ANYBODYS = ['urn:example:opaque', 'urn:example:bank'];
+const ANYBODYS = ['urn:example:opaque', 'urn:example:bank', 'https://api.acme.example/issues', 'https://api.acme.example/reports'];
 
 async function kept(name, make) {
   const path = join(STATE, `${name}.json`);
@@ -171,7 +173,7 @@ async function exchange(provider, issuer, ctx) {
     ...(parent.owner ? { owner: parent.owner } : {}),
   };
   const token = new provider.AccessToken({
-    accountId: parent.sub, client: holder, gty: 'token-exchange', expiresIn: Math.min(LIFETIME, left), scope: scope.join(' ') || undefined, rar: details,
+    accountId: parent.sub, client: holder, gty: 'token-exchange', expiresIn: Math.min(server.accessTokenTTL, left), scope: scope.join(' ') || undefined, rar: details,
   });
   token.resourceServer = new provider.ResourceServer(resource, server);
   if (proof) token.setThumbprint('jkt', proof.thumbprint);
