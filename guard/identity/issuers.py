@@ -44,6 +44,7 @@ class Issuer:
         task_claim: str | None = None,
         algorithms: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         client: Client | Sequence[Client] | None = None,
+        may_act: bool = False,
     ) -> None:
         """`url`: the exact `iss`. `audience`: the exact `aud` of tokens for this guard. `max_ttl`: the longest lifetime a token may have.
         `keys`: a JWKS file, or the https address of a key set; None: where the issuer's metadata says (RFC 8414, OpenID Connect
@@ -53,6 +54,8 @@ class Issuer:
         `txn`; without it `sid` does. `algorithms`: the only ones that count, of those each key may be used with; as a mapping by `typ`
         (`{"at+jwt": ["ES256"]}`), where a kind of token that is not named does not count at all.
         `client`: as whom this program asks for narrower tokens (`task.delegate`); a list where it acts as several agents.
+        `may_act`: a token without the claim `may_act` (RFC 8693 section 4.4) is handed on to nobody. Where a token has it, only whom it names
+        takes it over, with or without this.
 
         A file is read again when it changes. While it cannot be read or is not a usable key set, every token of this issuer is
         refused with `keys.unavailable`: also those that were verified before. Keys over HTTP go by `guard/identity/remote.py`: nobody
@@ -70,6 +73,7 @@ class Issuer:
         self.tenant = tenant or url
         self.max_ttl = max_ttl
         self.task_claim = task_claim
+        self.may_act = may_act is not False  # a wrong type is the stricter one
         self._algorithms = by_typ(algorithms)
         self.exchanger: Exchanger | None = None
         if client is not None:
@@ -178,6 +182,7 @@ class Issuer:
             local=False,
             task_claim=self.task_claim,
             algorithms=self._algorithms,
+            may_act=self.may_act,
         )
 
 

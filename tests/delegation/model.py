@@ -127,6 +127,10 @@ class Used:
     def room(self, node: Node, tool: str) -> int:
         return min((most - self.counts[counter] for counter, most in node.budgets(tool)), default=1_000)
 
+    def full(self, node: Node, tool: str) -> list[str]:
+        """Which kinds of counters have no room."""
+        return sorted({counter[0] for counter, most in node.budgets(tool) if self.counts[counter] >= most})
+
     def ran(self, node: Node, tool: str) -> None:
         for counter, most in node.budgets(tool):
             self.counts[counter] += 1
@@ -155,6 +159,8 @@ def lineage(record: Mapping[str, Any], delegations: Sequence[Mapping[str, Any]])
     root = actors[: len(actors) - hops]
     if len(root) == 1:
         return [record["origin"], *actors]
-    made = [one for one in delegations if one["task"] == record["task"] and one["actors"] == root[:-1] and one["origin"] == record["origin"]]
+    made = [
+        one for one in delegations if one["task"] == record["task"] and one["actors"] == root[:-1] and one["origin"] == record["origin"]
+    ]
     assert made, f"no record of who handed on to {root[-1]}"
     return lineage(made[0], delegations) + actors[len(root) - 1 :]
