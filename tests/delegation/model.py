@@ -125,7 +125,7 @@ class Used:
         self.counts: Counter[tuple[str, ...]] = Counter()
 
     def room(self, node: Node, tool: str) -> int:
-        return min((most - self.counts[counter] for counter, most in node.budgets(tool)), default=1_000)
+        return max(0, min((most - self.counts[counter] for counter, most in node.budgets(tool)), default=1_000))
 
     def full(self, node: Node, tool: str) -> list[str]:
         """Which kinds of counters have no room."""
