@@ -3,7 +3,7 @@
 | step                                                           | what can go wrong                | what then                 |
 |----------------------------------------------------------------|----------------------------------|---------------------------|
 | clock, identity, revocation, life of the task                  | as with a call                   | the same codes            |
-| what is asked for is inside what there is, and for whom the token's `may_act` names | it is not | `delegation.widened`      |
+| what is asked for is inside what there is                      | it is not                        | `delegation.widened`      |
 | the issuer is asked                                            | it says no; it does not answer   | `delegation.refused`; `delegation.unavailable` |
 | its answer is verified like any token, and not revoked         | it does not verify               | `token.*`                 |
 | it is compared with what was asked, not with what is said of it | it is wider, of another task, of another actor | `delegation.widened` |
@@ -34,7 +34,7 @@ from guard.steps import Draft, failed, forbid, identify, life_said, read_clock
 from guard.tokens.asking import Asked, Tools, Wider, asked_of
 from guard.tokens.claims import SKEW
 from guard.tokens.details import read_details
-from guard.tokens.narrow import NOT_NAMED, widened
+from guard.tokens.narrow import widened
 from guard.tokens.text import is_name
 from guard.writing import conclude
 
@@ -98,8 +98,8 @@ def _child(
     dead = yield from _numbered(house, draft, state)
     if dead is not None:
         return dead
-    if parent.may_act is not None and actor != parent.may_act:  # attack A074: the issuer should say so, and is not asked
-        return _wider(NOT_NAMED)
+    if not parent.hands_to(actor):  # attack A074: the issuer should say so, and is not asked
+        return _wider("the token names in `may_act` who may take it over, and not this actor")
     declared = {name: tuple(tool.types) for name, tool in house.layers[0].tools.items()}
     try:
         asked = asked_of(parent, tools, declared, house.layers[0].scopes)

@@ -115,6 +115,10 @@ class Delegation:
     may_act: str | None = None
     """Who may take it over next (RFC 8693 section 4.4). None: it does not say, and its issuer decides; "": nobody."""
 
+    def hands_to(self, actor: str) -> bool:
+        """Does `may_act` let `actor` take it over?"""
+        return self.may_act is None or (self.may_act == actor and actor != "")
+
     @property
     def task(self) -> tuple[str, str, str]:
         return (self.tenant, self.issuer, self.txn)

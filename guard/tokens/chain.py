@@ -37,7 +37,7 @@ from guard.tokens.claims import MAX_ACTORS, MAX_TIME, SKEW, confirmed_key
 from guard.tokens.details import read_details
 from guard.tokens.jose import b64url_encode, split, token_json
 from guard.tokens.keys import Key
-from guard.tokens.narrow import NOT_NAMED, exceeds
+from guard.tokens.narrow import exceeds
 from guard.tokens.rules import HOP, MAX_CHAIN, MAX_LINKS, IssuerRules
 from guard.tokens.text import is_name
 from guard.tokens.verify import MAX_HEADER, verified, verify
@@ -214,8 +214,8 @@ def _actor(claims: Json, parent: Delegation) -> str:
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`act` of a hop is `{sub: NAME}` and names one actor")
     if name in parent.actors or (parent.origin_kind == "person" and name in (parent.origin, parent.person)):
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`act`: the same name twice: who acts for whom goes in a circle")
-    if parent.may_act is not None and name != parent.may_act:
-        raise TokenRefused(ReasonCode.DELEGATION_WIDENED, NOT_NAMED)
+    if not parent.hands_to(name):
+        raise TokenRefused(ReasonCode.DELEGATION_WIDENED, "the new actor is not the one its parent names in `may_act`")
     if len(parent.actors) >= MAX_ACTORS:
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, f"`act`: deeper than {MAX_ACTORS}")
     return name

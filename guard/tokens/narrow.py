@@ -31,9 +31,8 @@ from typing import Final
 from guard.constraints import Constraint, subsumes
 from guard.model import Delegation, Grant
 
-__all__ = ["NOT_NAMED", "NO_SCOPES", "exceeds", "grant_exceeds", "widened"]
+__all__ = ["NO_SCOPES", "exceeds", "grant_exceeds", "widened"]
 
-NOT_NAMED: Final = "the new actor is not the one its parent names in `may_act`"
 NO_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {}
 
 _SAME: Final = ("tenant", "issuer", "txn", "audience", "origin", "origin_kind", "person", "session", "local", "intent")
@@ -55,8 +54,8 @@ def widened(
         return "the actors are not those of its parent and one more"
     if child.actor in parent.actors or (child.origin_kind == "person" and child.actor == child.origin):
         return "the new actor is in the chain already"
-    if parent.may_act is not None and child.actor != parent.may_act:
-        return NOT_NAMED
+    if not parent.hands_to(child.actor):
+        return "the new actor is not the one its parent names in `may_act`"
     return exceeds(parent, child, scopes=scopes, given=given)
 
 

@@ -51,10 +51,9 @@ _NEVER_A_TASK = frozenset(
 class IssuerRules:
     """How tokens of one issuer are verified.
 
-    `url`: the exact `iss`. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
+    `url`: the exact `iss`. `may_act`: a token without that claim is handed on to nobody. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
     every record says so. `task_claim`: the claim that names the task where an `at+jwt` has no `txn`; without one `sid` does.
-    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for. `may_act`: a token without that claim is handed on to
-    nobody.
+    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for.
     """
 
     url: str
@@ -62,10 +61,10 @@ class IssuerRules:
     audience: str
     max_ttl: int
     keys: KeySet
+    may_act: bool = False
     local: bool = False
     task_claim: str | None = None
     algorithms: Mapping[str, frozenset[str]] | None = None
-    may_act: bool = False
 
     def admits(self, typ: str, alg: str) -> bool:
         """Whether a token of this `typ` (without `application/`) may be signed with `alg`. Besides this, each key has its own one."""
