@@ -166,7 +166,7 @@ class Held(RuleBasedStateMachine):
         """Both processes end; the state and the log are opened anew. The guards that come know what stands there, and nothing else."""
         self._let_go()
         self.store = self.door.store = SqliteState(Path(self.folder.name) / "state.db")
-        self.sink = AuditFile(self.audit)
+        self.sink = AuditFile(self.audit, patience=timedelta(seconds=20))  # as with the deadline
         self.clock.off = 0.0
         if self.door.off:
             self.door.off, self.up_since = False, self.clock.steady
@@ -277,7 +277,10 @@ class Held(RuleBasedStateMachine):
         verified = verify_log(self.audit)
         assert verified.ok, verified.problems
         found = records(self.audit)
-        allows = [one for one in found if one["kind"] == "decision" and one["verdict"] == "allow"]
+        denied = {
+            one["id"] for one in found if one["kind"] == "decision" and one["verdict"] != "allow"
+        }  # the allow before it came too late
+        allows = [one for one in found if one["kind"] == "decision" and one["verdict"] == "allow" and one["id"] not in denied]
         ours = [one for one in allows if one["tool"] in TOOLS]
         assert Counter(one["call"] for one in ours) == self.runs, "every allow has exactly one record"
         ended = Counter(one["decision"] for one in found if one["kind"] == "outcome" and one["status"] != "not_executed")
