@@ -22,7 +22,7 @@ from tests.tokens.forge import token as forged
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = os.environ.get("HYPOTHESIS_PROFILE") == "campaign"
-KILLS = 50 if CAMPAIGN else 6
+KILLS = 50 if CAMPAIGN else 4
 PROOFS = 60
 
 CHILD = """
