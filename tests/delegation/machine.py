@@ -238,7 +238,7 @@ class Delegating(Held):
             return
         stopped, room = [self._stopped(by, node) for by in (0, 1)], self.used.room(node, tool) if tool in node.limits else 0
         self.high = max(self.high, self.clock.seconds())
-        start, ran = Barrier(3), list[ToolCall]()
+        start, ran, foreign = Barrier(3), list[ToolCall](), list[BaseException]()
 
         def one(context: Context, guard: Guard, call: ToolCall) -> None:
             start.wait()
@@ -246,12 +246,15 @@ class Delegating(Held):
                 context.copy().run(guard.call, call, lambda order: ran.append(call))
             except Denied:
                 pass
+            except BaseException as error:
+                foreign.append(error)
 
         threads = [Thread(target=one, args=(contexts[n], self.guards[n % 2], call)) for n, call in enumerate(calls)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        assert not foreign, foreign
         for call in ran:
             self._has_run(node, call)
         assert len(ran) <= room

@@ -277,9 +277,8 @@ class Held(RuleBasedStateMachine):
         verified = verify_log(self.audit)
         assert verified.ok, verified.problems
         found = records(self.audit)
-        denied = {
-            one["id"] for one in found if one["kind"] == "decision" and one["verdict"] != "allow"
-        }  # the allow before it came too late
+        # The allow before a denial of the same id came too late, or something was taken back while it was written.
+        denied = {one["id"] for one in found if one["kind"] == "decision" and one["verdict"] != "allow"}
         allows = [one for one in found if one["kind"] == "decision" and one["verdict"] == "allow" and one["id"] not in denied]
         ours = [one for one in allows if one["tool"] in TOOLS]
         assert Counter(one["call"] for one in ours) == self.runs, "every allow has exactly one record"
