@@ -25,6 +25,7 @@ from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import ConfigError, GuardError
 from guard.flow import finish_flow
+from guard.handed import remember
 from guard.house import House, TaskState
 from guard.model import Bound, Decision, Delegation, ExchangeRequest, Finding, Judge, Outcome, ToolCall
 from guard.ops import Add, Applied, Refused
@@ -117,6 +118,9 @@ def _child(
     child = yield from identify(house, draft, made)
     if isinstance(child, Finding):
         return child
+    lost = yield from remember(house, draft, state, parent, child)
+    if lost is not None:
+        return lost
     more = widened(widest, child, scopes=house.layers[0].scopes)
     if more is None and child.actor != actor:
         more = "it is for another actor than was asked for"

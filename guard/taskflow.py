@@ -23,6 +23,7 @@ from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
+from guard.handed import ancestors
 from guard.house import House, TaskState
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
@@ -76,6 +77,9 @@ def open_flow(house: House, token: str, prompt: str | None) -> Flow[TaskState | 
     state = TaskState(token, found, key, context, hmac_key, origin, since, first, incomplete, prompt)
     state.subject = subject
     state.under(house)
+    stop = yield from ancestors(house, draft, state)
+    if stop is not None:
+        return (yield from _refuse(house, draft, stop))
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
         if stop is not None:

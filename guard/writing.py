@@ -179,6 +179,10 @@ def _meanwhile(house: House, draft: Draft) -> Flow[tuple[None, Finding] | None]:
     if type(answer) is Need:
         answer = yield answer
     found = revocation_said(answer)
+    if found is None and draft.task.handed:
+        from guard.handed import gone
+
+        found = yield from gone(house, draft, draft.task)
     return None if found is None else (None, found)
 
 

@@ -103,6 +103,8 @@ class Node:
                 yield "actor", actor, at
             if one.key is not None:
                 yield "key", one.key.thumbprint, at
+            if one.parent is not None:
+                yield from one.parent.dies_by()
 
     def budgets(self, tool: str) -> Iterator[tuple[tuple[str, ...], int]]:
         """(counter, maximum): each must have room. The root's is its task's, whichever token of the task is used."""
