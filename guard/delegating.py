@@ -34,6 +34,7 @@ from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
 from guard.errors import ConfigError, GuardError
 from guard.flow import finish_flow
+from guard.handed import remember
 from guard.house import House, TaskState
 from guard.model import Bound, Decision, Delegation, ExchangeRequest, Finding, Judge, Outcome, ToolCall
 from guard.ops import Add, Applied, Refused
@@ -130,6 +131,8 @@ def _child(
     dead = yield from _numbered(house, draft, state)
     if dead is not None:
         return dead
+    if not parent.hands_to(actor):  # attack A074: the issuer should say so, and is not asked
+        return _wider("the token names in `may_act` who may take it over, and not this actor")
     declared = {name: tuple(tool.types) for name, tool in house.layers[0].tools.items()}
     try:
         asked = asked_of(parent, tools, declared, house.layers[0].scopes)
@@ -158,6 +161,9 @@ def _child(
     child = yield from identify(house, draft, made)
     if isinstance(child, Finding):
         return child
+    lost = yield from remember(house, draft, state, parent, child)
+    if lost is not None:
+        return lost
     more = widened(widest, child, scopes=house.layers[0].scopes)
     if key is not None and (child.bound != "jkt" or child.credential.thumbprint != key.thumbprint):
         # Attack: the answer is another's token, or one that whoever sees it may use.

@@ -155,6 +155,8 @@ class TaskState:
     plans: Plans = field(default_factory=Plans)
     tickets: dict[str, Ticket] = field(default_factory=dict)
     closed: bool = False
+    handed: tuple[Delegation, ...] = ()
+    """What its token descends from by exchanges, root first (`guard/handed.py`)."""
     generation: str = ""
     """The policies that judge it: what its life in the store must say."""
     step_key: str = ""

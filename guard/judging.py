@@ -14,6 +14,7 @@ from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
+from guard.handed import gone
 from guard.house import House, SystemClock, TaskState
 from guard.model import Bound, Delegation, Finding, ToolCall
 from guard.ops import Applied, Op, Refused, Sum
@@ -114,6 +115,10 @@ def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
         revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
     if revoked is not None or found is not task.delegation:
         stop = revocation_said(revoked) or (yield from _renewed(house, draft, task, found))
+        if stop is not None:
+            return _stopped(draft, stop)
+    if task.handed:
+        stop = yield from gone(house, draft, task)
         if stop is not None:
             return _stopped(draft, stop)
     plans = task.plans

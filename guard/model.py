@@ -112,6 +112,12 @@ class Delegation:
     """The hops before this one, root first, each with `above` empty: asked wherever this is. Empty: a token that stands alone."""
     bound: Literal["", "jkt", "x5t#S256"] = ""
     """By what the holder must prove itself (`credential.thumbprint`). "": whoever has the token may use it."""
+    may_act: str | None = None
+    """Who may take it over next (RFC 8693 section 4.4). None: it does not say, and its issuer decides; "": nobody."""
+
+    def hands_to(self, actor: str) -> bool:
+        """Does `may_act` let `actor` take it over?"""
+        return self.may_act is None or (self.may_act == actor and actor != "")
 
     @property
     def task(self) -> tuple[str, str, str]:

@@ -294,4 +294,9 @@ def identify(house: House, draft: Draft, token: str) -> Flow[Delegation | Findin
     revoked = draft.ask(house.revocations, house.revocations.find, (answer,), now)
     if type(revoked) is Need:
         revoked = yield revoked
-    return revocation_said(revoked) or answer
+    said = revocation_said(revoked)
+    if said is None and draft.task is not None and draft.task.handed:
+        from guard.handed import gone  # above this in the house
+
+        said = yield from gone(house, draft, draft.task)
+    return said or answer

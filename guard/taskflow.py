@@ -23,6 +23,7 @@ from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
+from guard.handed import ancestors
 from guard.house import House, TaskState, owner_of
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
@@ -85,6 +86,9 @@ def open_flow(house: House, token: str, prompt: str | None, shown: Shown | None 
     if house.registry is not None:
         state.owner = owner_of(house.registry, found)
     state.under(house)
+    stop = yield from ancestors(house, draft, state)
+    if stop is not None:
+        return (yield from _refuse(house, draft, stop))
     if house.tracks:
         stop = yield from learn_opening(house, draft, state, prompt)
         if stop is not None:

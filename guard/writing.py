@@ -15,7 +15,7 @@ from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
 from guard.ports import Sink
 from guard.reasons import ReasonCode
-from guard.steps import Draft, Taken, failed, forbid, refunds
+from guard.steps import Draft, Taken, failed, forbid, refunds, revocation_said
 from guard.workflow.atoms import Live
 from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
@@ -147,8 +147,9 @@ def cancel(house: House, draft: Draft, besides: tuple[Op, ...] = ()) -> Flow[Seq
 def write(
     house: House, draft: Draft, decision: Decision, span: object, besides: Sink | None = None
 ) -> Flow[tuple[Sink | None, Finding] | None]:
-    """The decision record to every sink, required ones first; the first required one that failed an allow, with its finding."""
-    count = 1
+    """The decision record to every sink, required ones first; the first required one that failed an allow, with its finding. Nobody, with a
+    finding: while an allow was being written it was taken back."""
+    count, waited = 1, False
     if draft.task is None:
         count = house.refusals.count(str(decision.code), draft.at // 60_000_000)
         if count == 0:
@@ -166,9 +167,28 @@ def write(
                 answer = draft.raised(error)
         else:
             answer = yield Need(sink, sink.decision, (record,))
+            waited = True
         if type(answer) is Failure and sink.required is not False and decision.verdict == "allow":
             return sink, _sink_failed(answer)
+    if waited and decision.verdict == "allow":
+        return (yield from _meanwhile(house, draft))
     return None
+
+
+def _meanwhile(house: House, draft: Draft) -> Flow[tuple[None, Finding] | None]:
+    """What was taken back while the record was waited for. Attack: a slow disk holds a call between decision and body, and what is revoked in
+    that time runs all the same."""
+    if draft.task is None:
+        return None
+    answer = draft.ask(house.revocations, house.revocations.find, (draft.task.delegation,), {"now": draft.at // 1_000_000})
+    if type(answer) is Need:
+        answer = yield answer
+    found = revocation_said(answer)
+    if found is None and draft.task.handed:
+        from guard.handed import gone
+
+        found = yield from gone(house, draft, draft.task)
+    return None if found is None else (None, found)
 
 
 def _sink_failed(failure: Failure) -> Finding:

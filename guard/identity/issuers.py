@@ -44,10 +44,12 @@ class Issuer:
         task_claim: str | None = None,
         algorithms: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         client: Client | Sequence[Client] | None = None,
+        may_act: bool = False,
     ) -> None:
         """`url`: the exact `iss`. `audience`: the exact `aud` of tokens for this guard. `max_ttl`: the longest lifetime a token may have.
         `keys`: a JWKS file, or the https address of a key set; None: where the issuer's metadata says (RFC 8414, OpenID Connect
-        Discovery), asked when the first token comes. No option here makes verification weaker.
+        Discovery), asked when the first token comes. No option here makes verification weaker. `may_act`: a token without that claim (RFC
+        8693 section 4.4) is handed on to nobody. Where a token has it, only whom it names takes it over, with or without this.
 
         `tenant`: whose tasks these are, the url unless said. `task_claim`: the claim that names the task in access tokens without
         `txn`; without it `sid` does. `algorithms`: the only ones that count, of those each key may be used with; as a mapping by `typ`
@@ -67,6 +69,7 @@ class Issuer:
             raise ConfigError("Issuer: `max_ttl` must be a timedelta from one second to 24 hours")
         if tenant is not None and not is_name(tenant):
             raise ConfigError("Issuer: `tenant` must be a visible name of at most 256 characters")
+        self.may_act = may_act is not False  # a wrong type is the stricter one
         self.audience = audience
         self.tenant = tenant or url
         self.max_ttl = max_ttl
@@ -180,6 +183,7 @@ class Issuer:
             self.audience,
             int(self.max_ttl.total_seconds()),
             keys,
+            may_act=self.may_act,
             local=False,
             task_claim=self.task_claim,
             algorithms=self._algorithms,

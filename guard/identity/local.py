@@ -95,6 +95,7 @@ class LocalIssuer:
         now: float | None = None,
         key: Mapping[str, object] | None = None,
         depth: int = 0,
+        may_act: str | None = None,
     ) -> str:
         """A signed token (`txntoken+jwt`): `actor` works for `origin` on the task `intent` with `params`.
 
@@ -103,7 +104,8 @@ class LocalIssuer:
         Beyond the page, for tests and tools: `tools` adds `agent_tool` grants (names, or name -> args, None for no constraint on them),
         `limits` how many calls each may take; `scope` replaces the scope that grants nothing; `txn` names the task (a second token of
         the same task); `person` names the proven person behind the origin; `now` is the time of issue; `key` is the
-        public JWK the token is bound to (`cnf`), `depth` how many hops its holders may add offline (`mdp`). `intent` may be None where
+        public JWK the token is bound to (`cnf`), `depth` how many hops its holders may add offline (`mdp`); `may_act` names the only actor
+        that may take it over. `intent` may be None where
         `tools` or `scope` say what is granted.
         """
         actors = _actors(origin, actor, workload)
@@ -137,6 +139,10 @@ class LocalIssuer:
             if type(depth) is not int or not 0 < depth < MAX_LINKS or key is None:
                 raise ConfigError(f"mint: `depth` is 1 to {MAX_LINKS - 1} hops, and needs a `key` that signs the first")
             claims["mdp"] = depth
+        if may_act is not None:
+            if not is_name(may_act):
+                raise ConfigError("mint: `may_act` must be a visible name of at most 256 characters")
+            claims["may_act"] = {"sub": may_act}
         if details:
             claims["authorization_details"] = details
         payload = _json(claims)

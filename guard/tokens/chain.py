@@ -11,7 +11,7 @@ by which key it is to be verified. Claims, all required, no other allowed:
 | `iat`, `exp`            | now, with 5 s of skew; `exp` at most the parent's                                         | `token.*`, `delegation.widened` |
 | `jti`                   | 1 to 64 of `A-Z a-z 0-9 . _ -`                                                            | `token.claims`       |
 | `aud`                   | the root's                                                                                | `delegation.widened` |
-| `act: {sub}`            | one new actor                                                                             | `token.actors`       |
+| `act: {sub}`            | one new actor; of the first hop the one the root names in `may_act`, where it has that     | `token.actors`, `delegation.widened` |
 | `cnf: {jwk}`            | the key of the new holder, one that is not in the chain yet                               | `token.proof`, `token.chain` |
 | `authorization_details` | as `narrow.py` says                                                                       | `delegation.widened` |
 
@@ -214,6 +214,8 @@ def _actor(claims: Json, parent: Delegation) -> str:
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`act` of a hop is `{sub: NAME}` and names one actor")
     if name in parent.actors or (parent.origin_kind == "person" and name in (parent.origin, parent.person)):
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`act`: the same name twice: who acts for whom goes in a circle")
+    if not parent.hands_to(name):
+        raise TokenRefused(ReasonCode.DELEGATION_WIDENED, "the new actor is not the one its parent names in `may_act`")
     if len(parent.actors) >= MAX_ACTORS:
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, f"`act`: deeper than {MAX_ACTORS}")
     return name

@@ -1,6 +1,6 @@
 """Verified JSON to a typed `Delegation`. Every claim that counts is read here, in the order of the checks.
 
-Unknown claims (`roles`, `permissions`, `may_act`, `__proto__`) are never looked at: nothing here can grant by accident.
+Unknown claims (`roles`, `permissions`, `__proto__`) are never looked at: nothing here can grant by accident. `may_act` only takes away.
 """
 
 from __future__ import annotations
@@ -91,8 +91,19 @@ def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, 
         session=session,
         local=rules.local,
         bound=bound,
+        may_act=_may_act(claims, rules) if "may_act" in claims or rules.may_act else None,
     )
     return found
+
+
+def _may_act(claims: Claims, rules: IssuerRules) -> str | None:
+    """RFC 8693 4.4: the one who may become the actor. Attack A074: what is missing, cannot be read, or names somebody elsewhere, is nobody, and
+    never anybody. Members but `sub` and `iss` are not read: one we cannot compare must not be one we pass over, so they make it nobody."""
+    named = claims.get("may_act")
+    if type(named) is not dict or not named.keys() <= {"sub", "iss"} or named.get("iss", rules.url) != rules.url:
+        return ""
+    name = named.get("sub")
+    return name if is_name(name) and isinstance(name, str) else ""
 
 
 def read_confirmation(claims: Claims) -> tuple[Literal["jkt", "x5t#S256"], str]:

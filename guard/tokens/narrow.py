@@ -54,6 +54,8 @@ def widened(
         return "the actors are not those of its parent and one more"
     if child.actor in parent.actors or (child.origin_kind == "person" and child.actor == child.origin):
         return "the new actor is in the chain already"
+    if not parent.hands_to(child.actor):
+        return "the new actor is not the one its parent names in `may_act`"
     return exceeds(parent, child, scopes=scopes, given=given)
 
 

@@ -4,7 +4,7 @@ the caller takes in the same transaction as what the call takes.
 | proof           | where                        | header          | claims                                        | is good                         |
 |-----------------|------------------------------|-----------------|-----------------------------------------------|---------------------------------|
 | `guard-pop+jwt` | one call, in process and MCP | `alg, typ, jwk` | `aud, iat, jti, ath, tool, args`, no other    | 60 s, once                      |
-| `dpop+jwt`      | one HTTP request             | `alg, typ, jwk` | `jti, htm, htu, iat, ath`, `nonce` if demanded | 60 s, once                      |
+| `dpop+jwt`      | one HTTP request             | `alg, typ, jwk` | `jti, htm, htu, iat, ath`, `nonce` if demanded | 60 s, once, and within its `exp`, `nbf` |
 | `x5t#S256`      | one TLS connection           | -               | -                                             | as long as the connection lives |
 
 `ath`: base64url SHA-256 of the whole presented text, a chain's too: a proof for a chain is none for a part of it (A085, A100). `args`: the same of
@@ -91,6 +91,7 @@ def verify_dpop(
     if here is None or here != there:
         _refuse("is for another URL")
     _fresh(claims, now)
+    _bounded(claims, now)
     if claims.get("ath") != digest(presented):
         _refuse("is for another token")
     mark = _mark(key, claims)
@@ -151,6 +152,13 @@ def _fresh(claims: dict[str, object], now: int) -> None:
     at = claims.get("iat")
     if type(at) is not int or not 0 <= at <= MAX_TIME or not now - WINDOW <= at <= now + SKEW:
         _refuse("is too old, or from the future")
+
+
+def _bounded(claims: dict[str, object], now: int) -> None:
+    """RFC 7519 4.1.4, 4.1.5: RFC 9449 asks for neither `exp` nor `nbf`, but a JWT that says one is not to be taken beyond it."""
+    ends, begins = claims.get("exp", MAX_TIME), claims.get("nbf", 0)
+    if type(ends) is not int or type(begins) is not int or not (ends > now - SKEW and begins <= now + SKEW):
+        _refuse("is over, or not good yet")
 
 
 def _mark(key: Key, claims: dict[str, object]) -> str:

@@ -51,7 +51,7 @@ _NEVER_A_TASK = frozenset(
 class IssuerRules:
     """How tokens of one issuer are verified.
 
-    `url`: the exact `iss`. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
+    `url`: the exact `iss`. `may_act`: a token without that claim is handed on to nobody. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
     every record says so. `task_claim`: the claim that names the task where an `at+jwt` has no `txn`; without one `sid` does.
     `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for.
     """
@@ -61,6 +61,7 @@ class IssuerRules:
     audience: str
     max_ttl: int
     keys: KeySet
+    may_act: bool = False
     local: bool = False
     task_claim: str | None = None
     algorithms: Mapping[str, frozenset[str]] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from guard.state import MemoryState, SqliteState
 from tests.runtime.conftest import World, make_world
 
 LOOK = {"order": "A-17"}
-ROUNDS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "campaign" else 30
+ROUNDS = 1000
 
 
 class Holders:
@@ -404,6 +403,7 @@ for proof in sys.stdin:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a099_two_processes_and_one_proof(tmp_path: Path) -> None:
     """Of two verifiers that see one proof at the same moment, one permits."""
     from tests.tokens.forge import KEY, jwk

@@ -137,6 +137,17 @@ def test_members_of_another_type(odd: Any) -> None:
         assert dpop(made(**{name: odd})) == ("allow" if name == "jti" and odd == "1800000000" else "token.proof")
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"exp": NOW + 1}, "allow"), ({"exp": NOW - 4}, "allow"), ({"exp": NOW - 5}, "token.proof"), ({"exp": str(NOW + 9)}, "token.proof"), ({"exp": None}, "token.proof"),
+        ({"exp": NOW + 9.0}, "token.proof"), ({"nbf": NOW}, "allow"), ({"nbf": NOW + 6}, "token.proof"), ({"nbf": True}, "token.proof"), ({"nbf": ""}, "token.proof"),
+    ],
+)  # fmt: skip
+def test_a_request_proof_that_says_when_it_ends_is_not_taken_after(more: dict[str, Any], says: str) -> None:
+    assert dpop(made(**more)) == says
+
+
 def test_headers_and_kinds() -> None:
     for header in (
         {"kid": "k"},
