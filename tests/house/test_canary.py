@@ -9,7 +9,6 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def in_a_file(text: str, folder: Path) -> None:
 
 
 def in_a_record(text: str, folder: Path) -> None:
-    ListSink().decision(replace(decision(), fix=text))
+    ListSink().decision(decision(fix=text))
 
 
 def in_a_span(text: str, folder: Path) -> None:
@@ -72,7 +71,8 @@ def in_what_a_log_record_has_besides(text: str, folder: Path) -> None:
 
 def in_structlog(text: str, folder: Path) -> None:
     log = LogSink(io.StringIO())
-    log.decision(decision(verdict="deny", tool=text))
+    said = Finding("rules", "forbid", ReasonCode.RULE_LIMIT, text=text)
+    log.decision(decision(verdict="deny", code="rule.limit", findings=(said,)))
     log.flush(10)
 
 

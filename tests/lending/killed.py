@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def main(folder: Path, where: str) -> None:
         state=f"sqlite:{folder / 'state.db'}",
         sinks=[AuditFile(folder / "log")],
         credentials=Lender(folder, where),
+        deadline=timedelta(seconds=30),
     )
 
     def body(**_: Any) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +354,7 @@ def refused(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:"])
 def test_without_a_credential_nothing_runs_and_nothing_is_used_up(store: str, tmp_path: Path) -> None:
-    desk, ran = Desk(state=f"{store}{tmp_path / 'state.db' if store == 'sqlite:' else ''}", deadline=timedelta(seconds=30)), list[str]()
+    desk, ran = Desk(state=f"{store}{tmp_path / 'state.db' if store == 'sqlite:' else ''}"), list[str]()
 
     def create(id: str = "") -> object:
         return desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}, id), lambda **_: ran.append("x"))
@@ -623,12 +622,12 @@ def test_a_call_that_nobody_ends_gives_it_back(short: None) -> None:
     desk = Desk()
     with desk.task():
         state = desk.guard.current().state
-        ticket = drive(decide_flow(desk.guard._house, state, ToolCall("create_issue", {"repo": "a", "title": "b"})), 1.0)
+        ticket = drive(decide_flow(desk.guard._house, state, ToolCall("create_issue", {"repo": "a", "title": "b"})), 30.0)
         assert ticket.lent is not None
         del ticket
 
         async def main() -> None:
-            again = await adrive(decide_flow(desk.guard._house, state, ToolCall("create_issue", {"repo": "a", "title": "b"})), 1.0)
+            again = await adrive(decide_flow(desk.guard._house, state, ToolCall("create_issue", {"repo": "a", "title": "b"})), 30.0)
             assert again.lent is not None
 
         asyncio.run(main())

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class World:
         self.server, self.folder, self.api = server, folder, Api(server)
         trust = Issuer(server.issuer, audience=TOOLS, client=Client("orchestrator", secret=server.secret("orchestrator")))
         trust.fetch()
-        self.guard = Guard(POLICY, trust=trust, sinks=[AuditFile(folder)])
+        self.guard = Guard(POLICY, trust=trust, sinks=[AuditFile(folder)], deadline=timedelta(seconds=30))
         self.token = str(server.login("alice", details=DETAILS)["access_token"])
         self.used: list[dict[str, str]] = []
 
