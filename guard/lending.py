@@ -6,6 +6,7 @@
 | whoever made the task's token is asked, for `OBTAIN` seconds at most         | nobody to ask, no answer, late           | deny `credential.unavailable`      |
 |                                                                             | it says no                               | deny `credential.refused`          |
 |                                                                             | the caller is cancelled                  | deny `call.cancelled`              |
+| the token of the task is looked at again                                    | it was revoked meanwhile                 | taken back; deny `token.revoked`   |
 | its answer is compared with what was asked                                  | it is other or more                      | taken back; deny `credential.refused` |
 | the body runs, and only it can reach the credential (`guard.credential()`)  |                                          |                                    |
 | the body has ended, however: closed here, then taken back, for `RETURN` seconds at most | the issuer fails             | recorded and logged; tried again beside the calls (`identity/takeback.py`) |
@@ -37,7 +38,7 @@ from guard.reasons import REASONS, ReasonCode
 from guard.steps import Draft, failed, read_clock
 from guard.tokens.asking import asked_of
 from guard.tokens.lent import exceeds, read
-from guard.writing import cancel, decision_of, write
+from guard.writing import cancel, decision_of, meanwhile, write
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,7 +127,7 @@ def _obtained(house: House, draft: Draft, task: TaskState, wanted: Downstream, f
     if type(answer) is not Issued:
         _orphan(port, answer, task, facts)
         return _said(answer)
-    stop = yield from read_clock(house, draft)  # time has passed while it was asked
+    stop = (yield from read_clock(house, draft)) or (yield from meanwhile(house, draft))  # time has passed while it was asked
     now = draft.at // 1_000_000
     found = read(answer.token)
     ends = [end for end in (None if answer.seconds is None else now + answer.seconds, found.ends if found is not None else None) if end]

@@ -21,7 +21,7 @@ from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
 from guard.workflow.weigh import keep_counters
 
-__all__ = ["conclude", "decision_of", "note_flow", "write"]
+__all__ = ["conclude", "decision_of", "meanwhile", "note_flow", "write"]
 
 _AT_ITS_END = (ReasonCode.TASK_ENDED, ReasonCode.TASK_SUSPENDED)
 _decision: Any = Decision.__new__
@@ -170,14 +170,13 @@ def write(
             waited = True
         if type(answer) is Failure and sink.required is not False and decision.verdict == "allow":
             return sink, _sink_failed(answer)
-    if waited and decision.verdict == "allow":
-        return (yield from _meanwhile(house, draft))
-    return None
+    found = (yield from meanwhile(house, draft)) if waited and decision.verdict == "allow" else None
+    return None if found is None else (None, found)
 
 
-def _meanwhile(house: House, draft: Draft) -> Flow[tuple[None, Finding] | None]:
-    """What was taken back while the record was waited for. Attack: a slow disk holds a call between decision and body, and what is revoked in
-    that time runs all the same."""
+def meanwhile(house: House, draft: Draft) -> Flow[Finding | None]:
+    """What was taken back while something was waited for. Attack: a slow disk, or a slow issuer, holds a call between decision and body, and what is
+    revoked in that time runs all the same."""
     if draft.task is None:
         return None
     answer = draft.ask(house.revocations, house.revocations.find, (draft.task.delegation,), {"now": draft.at // 1_000_000})
@@ -188,7 +187,7 @@ def _meanwhile(house: House, draft: Draft) -> Flow[tuple[None, Finding] | None]:
         from guard.handed import gone
 
         found = yield from gone(house, draft, draft.task)
-    return None if found is None else (None, found)
+    return found
 
 
 def _sink_failed(failure: Failure) -> Finding:

@@ -20,6 +20,7 @@ import pytest
 from guard import Denied, ToolCall
 from guard.drive import adrive, drive
 from guard.errors import ConfigError, GuardError
+from guard.identity import RevocationList
 from guard.identity.takeback import TakeBack, again
 from guard.lent import CallCredential
 from guard.model import CredentialRequest, Issued, Outcome
@@ -380,6 +381,24 @@ def test_without_a_credential_nothing_runs_and_nothing_is_used_up(store: str, tm
     first, second, *rest = by_id.values()
     assert (first, second) == (["allow permit", "deny credential.refused"], ["allow permit", "deny credential.unavailable"])
     assert rest == [["allow permit"]] * 3 + [["deny limit.calls"]]
+
+
+def test_what_is_revoked_while_the_issuer_is_asked_does_not_run() -> None:
+    """Attack: a slow issuer holds a call between decision and body, and the kill switch comes in between."""
+    revoked, ran = RevocationList(), list[str]()
+
+    class Slow(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            revoked.revoke("actor", "support")
+            return super().obtain(request)
+
+    desk = Desk(credentials=Slow(), revocations=revoked)
+    lender = desk.guard._house.credentials
+    with desk.task():
+        code = refused(lambda: desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), lambda **_: ran.append("x")))
+    assert (code, ran) == ("token.revoked", [])
+    assert lender.taken_back == lender.issued != []  # type: ignore[union-attr]
+    assert desk.lent[0]["taken_back"] is True
 
 
 def test_a_refused_credential_counts_as_a_denial() -> None:
