@@ -142,7 +142,7 @@ class ExchangeRequest:
     token's own. `seconds`: the lifetime asked for; None: the issuer's choice.
     """
 
-    token: str
+    token: str = field(repr=False)
     delegation: Delegation
     actor: str
     scopes: frozenset[str]
