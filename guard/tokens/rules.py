@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from guard.errors import ConfigError
 from guard.frozen import frozen
@@ -53,7 +53,8 @@ class IssuerRules:
 
     `url`: the exact `iss`. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
     every record says so. `task_claim`: the claim that names the task where an `at+jwt` has no `txn`; without one `sid` does.
-    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for.
+    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for. `derive`: (issuer, jti) -> the task of a token
+    that names none, instead of `sid`: a token service has it, for whom one token is one task (`guard.tokens.issue`).
     """
 
     url: str
@@ -64,6 +65,7 @@ class IssuerRules:
     local: bool = False
     task_claim: str | None = None
     algorithms: Mapping[str, frozenset[str]] | None = None
+    derive: Callable[[str, str], str] | None = None
 
     def admits(self, typ: str, alg: str) -> bool:
         """Whether a token of this `typ` (without `application/`) may be signed with `alg`. Besides this, each key has its own one."""
