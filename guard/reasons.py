@@ -82,6 +82,9 @@ class ReasonCode(StrEnum):
     DELEGATION_WIDENED = "delegation.widened"
     DELEGATION_REFUSED = "delegation.refused"
     DELEGATION_UNAVAILABLE = "delegation.unavailable"
+    TTS_CLIENT = "tts.client"
+    TTS_REQUEST = "tts.request"
+    TTS_TARGET = "tts.target"
     INTENT_UNKNOWN = "intent.unknown"
     INTENT_PARAMS = "intent.params"
     INTENT_TOOL = "intent.tool"
@@ -220,6 +223,13 @@ REASONS: dict[ReasonCode, Reason] = {
         "the issuer did not answer with a usable token", "try again later", ("RFC8693-2.2", "OWASP-ASI03")
     ),
     ReasonCode.DELEGATION_WIDENED: _R("a child delegation is not a subset of its parent", "not granted", ("RFC8693-2.1", "OWASP-ASI03")),
+    ReasonCode.TTS_CLIENT: _R(
+        "who asks for a transaction token is not a client that is known, or did not prove to be it",
+        "the client could not be authenticated",
+        ("RFC6749-5.2", "NIST-CSF-PR.AA-03"),
+    ),
+    ReasonCode.TTS_REQUEST: _R("the request is not one for a transaction token", "the request cannot be answered", ("RFC8693-2.1",)),
+    ReasonCode.TTS_TARGET: _R("the audience that is asked for is not the trust domain", "another audience", ("RFC8693-2.2.2",)),
     ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),
     ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
     ReasonCode.INTENT_TOOL: _R("the intent does not use this tool", "not part of this task", ("OWASP-ASI01", "OWASP-LLM06")),

@@ -26,6 +26,7 @@ ROOMS = {
     "args": "Arguments",
     "grant": "Grants of the token",
     "delegation": "Delegation",
+    "tts": "Token service",
     "intent": "Intent",
     "limit": "Limits of grant and intent",
     "flow": "Sources of values",

@@ -45,7 +45,7 @@ class RevocationList:
 
     | kind       | value                                   | what dies                                              |
     |------------|-----------------------------------------|--------------------------------------------------------|
-    | credential | `jti`                                   | that token, whatever its text                          |
+    | credential | `jti`                                   | that token, whatever its text, and what was made of it |
     | session    | `sid`                                   | every token of that session                            |
     | origin     | `sub`, or the claim `person`            | tokens issued before `at`: a later login works again   |
     | actor      | a name anywhere in the chain            | every token it acts or acted under                     |
@@ -156,6 +156,10 @@ def lineage(d: Delegation) -> tuple[Delegation, ...]:
 def revocable(d: Delegation) -> Iterator[tuple[str, str]]:
     """Everything of one delegation that can be taken back, as (kind, value)."""
     yield "credential", d.credential.jti
+    if "~" in d.credential.jti:  # made of another one, which is named before it (`guard.tokens.issue`)
+        path = d.credential.jti.split("~")
+        for i in range(1, len(path)):
+            yield "credential", "~".join(path[:i])
     if d.session is not None:
         yield "session", d.session
     yield "origin", d.origin

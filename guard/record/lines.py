@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from json.encoder import encode_basestring_ascii as _quote
 
-from guard.events import DecisionRecord, OutcomeRecord, Record, filled
+from guard.events import DecisionRecord, IssueRecord, OutcomeRecord, Record, filled
 from guard.model import Finding, finding_dict
 from guard.record.chain import encode
 
@@ -33,7 +33,7 @@ _findings: dict[int, tuple[Finding, str]] = {}
 _lists: dict[int, tuple[tuple[Finding, ...], str]] = {}
 
 
-def record_body(record: Record) -> str:
+def record_body(record: Record | IssueRecord) -> str:
     """Any record, the plain way."""
     return encode(record.to_dict())
 

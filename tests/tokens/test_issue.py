@@ -27,6 +27,7 @@ from tests.tokens.test_narrow import TOOLS, admits, calls, delegation, near, som
 
 CAMPAIGN = os.environ.get("HYPOTHESIS_PROFILE") == "campaign"
 TTS, DOMAIN = "https://tts.acme.example", "acme.example"
+NOTHING = Asked("gateway")
 SERVICE = Service(TTS, DOMAIN, 300)
 DERIVE = deriver(b"k" * 32)
 ISSUERS = {ISS: replace(RULES, derive=DERIVE, tenant=TTS)}
@@ -37,12 +38,12 @@ PAY = {"type": "agent_tool", "tool": "pay", "args": {"iban": {"one_of": ["DE1", 
 READ = {"type": "agent_tool", "tool": "read"}
 
 
-def made(of: Mapping[str, object], asked: Asked = Asked("gateway"), service: Service = SERVICE, *, now: int = NOW) -> Composed:
+def made(of: Mapping[str, object], asked: Asked = NOTHING, service: Service = SERVICE, *, now: int = NOW) -> Composed:
     parent, found = verified(token(of), ISSUERS, now=now)
     return compose(parent, found, asked, service, chance="x" * 16, kid="s1", now=now)
 
 
-def said(of: Mapping[str, object], asked: Asked = Asked("gateway"), service: Service = SERVICE, *, now: int = NOW) -> str:
+def said(of: Mapping[str, object], asked: Asked = NOTHING, service: Service = SERVICE, *, now: int = NOW) -> str:
     try:
         made(of, asked, service, now=now)
     except TokenRefused as refused:
