@@ -15,7 +15,7 @@ import typer
 
 from guard.cli.files import show_problem
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, count, dump, note, say, table
-from guard.errors import ConfigError, PolicyError
+from guard.errors import ConfigError
 
 if TYPE_CHECKING:
     from guard.identity.signing import SigningKey
@@ -86,11 +86,11 @@ def serve(
     --json: {"issuer", "token_endpoint", "jwks_uri", "listens"}, once it listens
     Exit 0: it was ended; 2: the file is wrong; 3: it cannot listen there, or keys, secrets or store cannot be read.
     """
-    from guard.server.ttsconfig import read_config, service_of
+    from guard.server.ttsconfig import ConfigWrong, read_config, service_of
 
     try:
         read = read_config(config)
-    except PolicyError as error:
+    except ConfigWrong as error:
         for problem in error.problems:
             show_problem(problem)
         raise WrongUsage(f"{config}: {count(len(error.problems), 'error')}") from None

@@ -57,6 +57,7 @@ EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 TXN_TOKEN: Final = "urn:ietf:params:oauth:token-type:txn_token"
 SUBJECTS: Final = ("urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:jwt")
 METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
+_PROOF: Final = "invalid_dpop_proof"
 _PATIENCE = 4.0
 """Seconds a request may wait for the keys of an issuer."""
 _MOST_DETAILS = 32 * 1024
@@ -68,7 +69,6 @@ _TEMPORARY: Final = frozenset(
 _WORDS: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.TTS_CLIENT: "invalid_client",
     ReasonCode.TTS_TARGET: "invalid_target",
-    ReasonCode.TOKEN_PROOF: "invalid_dpop_proof",
     ReasonCode.GUARD_ERROR: "server_error",
 }
 
@@ -237,7 +237,7 @@ class TokenService:
         except TokenRefused as refused:
             raise Refusal(refused.reason, _asked_too_much(refused.reason, asked, parent), str(refused)) from None
         if mark:
-            self._use(mark, KEPT, Refusal(ReasonCode.TOKEN_PROOF, text="this proof was used before"))
+            self._use(mark, KEPT, Refusal(ReasonCode.TOKEN_PROOF, _PROOF, "this proof was used before"))
         self._note(draft, "issued", ReasonCode.PERMIT)
         child = composed.delegation
         body: dict[str, object] = {
@@ -336,7 +336,10 @@ class TokenService:
             )
         if not parent.bound and not headers:
             return ""
-        return verify_dpop(headers, parent, token, method="POST", url=self.token_endpoint, now=now)
+        try:
+            return verify_dpop(headers, parent, token, method="POST", url=self.token_endpoint, now=now)
+        except TokenRefused as refused:
+            raise Refusal(refused.reason, _PROOF, str(refused)) from None
 
     def _alive(self, parent: Delegation, now: int) -> None:
         """What was written before this moment counts, in this second too: the new token may outlive the old one's end."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from guard.errors import ConfigError, PolicyError
+from guard.errors import ConfigError, Problem
 from guard.identity._files import WatchedFile, secret_bytes, why_not
 from guard.identity.issuers import Issuer
 from guard.identity.revocation import RevocationList
@@ -29,10 +29,18 @@ from guard.tokens import KeySet
 from guard.tokens.issue import MAX_TTL
 from guard.tokens.text import is_name
 
-__all__ = ["Config", "read_config", "service_of"]
+__all__ = ["Config", "ConfigWrong", "read_config", "service_of"]
 
 _MOST = 1 << 20
 _LEAST_SECRET = 24
+
+
+class ConfigWrong(ConfigError):
+    """The file is wrong; `problems` has every error with its place, and no value: secrets could have been put there."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
 
 
 def _name(value: str) -> str:
@@ -106,7 +114,7 @@ class Config(_Part):
 
 
 def read_config(path: Path) -> Config:
-    """Raises PolicyError with every error and its place, ConfigError where the file cannot be read."""
+    """Raises ConfigWrong with every error and its place, ConfigError where the file cannot be read."""
     try:
         text = WatchedFile(path, most=_MOST).read().decode("utf-8")
     except UnicodeDecodeError:
@@ -129,12 +137,12 @@ def read_config(path: Path) -> Config:
     if found is not None:
         _sound(found, report)
     if report.failed or found is None:
-        raise PolicyError(report.problems)
+        raise ConfigWrong(report.problems)
     return found
 
 
 def _tell(report: Report, tree: Node, error: Any) -> None:
-    """One finding of pydantic, at the place in the file it is about. Never the value: secrets could have been put there."""
+    """One finding of pydantic, at the place in the file it is about."""
     at, node = tree.at, tree
     for step in error["loc"]:
         if isinstance(node, Map) and step in node.entries:
@@ -151,7 +159,7 @@ def _tell(report: Report, tree: Node, error: Any) -> None:
         report.error("missing-key", at, f"`{last}` is missing")
     else:
         member = next((f"`{step}`: " for step in reversed(error["loc"]) if isinstance(step, str)), "")
-        report.error("value", at, member + str(error["msg"]).removeprefix("Value error, ").lower())
+        report.error("value", at, member + str(error["msg"]).removeprefix("Value error, "))
 
 
 def _sound(config: Config, report: Report) -> None:
