@@ -263,4 +263,7 @@ def _run(asgi: Any, listener: socket.socket) -> None:
         asgi, access_log=False, log_level=level, server_header=False, lifespan="off", limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=5,
         h11_max_incomplete_event_size=32 * 1024,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    except KeyboardInterrupt:  # it has come to its end, and says once more why
+        pass

@@ -21,6 +21,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -63,7 +64,7 @@ class SigningKey:
     made: int
     signs_from: int
     jwk: Mapping[str, str]
-    private: Any = None
+    private: Any = field(default=None, repr=False)
     retired: int | None = None
     stolen: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from guard.errors import ConfigError, GuardError
 from guard.identity.holder import HolderKey
@@ -534,6 +537,43 @@ def test_one_proof_presented_many_times_at_once(world: World) -> None:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda i: services[i % 2].answer(Asking(pairs, basic("gateway", SECRET), [proof])).status, range(8)))  # noqa: B023
         assert sorted(answers) == [200] + [400] * 7
+
+
+# -- whatever comes ------------------------------------------------------------------------------------------------------------------
+
+GOOD_FORM = parse_qsl(form(token(claims(scope="a b", authorization_details=[PAY]))))
+TEXTS = st.text(max_size=12) | st.sampled_from(
+    ["a", "a b", "c", DOMAIN, SECRET, "gateway", "[]", json.dumps([PAY]), "{}", "\ud800", "\x00", "x" * 40_000]
+)
+NAMES = st.sampled_from(
+    ["scope", "authorization_details", "resource", "client_id", "client_secret", "request_details", "request_context", "actor_token", "x"]
+)
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("tts"))
+
+
+@settings(max_examples=2_000 if os.environ.get("HYPOTHESIS_PROFILE") == "campaign" else 150)
+@given(data=st.data())
+def test_law_whatever_is_asked_over_http(data: st.DataObject, lasting: World) -> None:
+    """An answer with a token is never wider than the subject; any other is an OAuth error in words of ours."""
+    members = [pair for pair in GOOD_FORM if data.draw(st.integers(0, 19)) > 0]
+    members += data.draw(st.lists(st.tuples(NAMES, TEXTS), max_size=3))
+    auth = data.draw(st.sampled_from([basic("gateway", SECRET)] * 6 + ["", "Basic x", basic("gateway", "x" * 30), "\xff"]))
+    answer = lasting.service.answer(Asking(members, auth, data.draw(st.sampled_from([[]] * 4 + [["x"], ["x", "y"]]))))
+    assert answer.status in (200, 400, 401)
+    if answer.status == 200:
+        assert auth == basic("gateway", SECRET)
+        found = lasting.read(str(answer.body["access_token"]))
+        assert (
+            found.scopes <= {"a", "b"} and found.grants is not None and found.grants.keys() == {"pay"} and found.grants["pay"][0].calls == 1
+        )
+        assert found.expires_at <= NOW + 300
+    else:
+        assert answer.body.keys() == {"error", "error_description"}
+        assert SECRET not in json.dumps(dict(answer.body))
 
 
 # -- the file ------------------------------------------------------------------------------------------------------------------------

@@ -97,6 +97,20 @@ def test_who_is_added_comes_last() -> None:
     assert said(claims(act=eight), asking(actor="bot")) == "token.actors", "A069"
 
 
+@pytest.mark.parametrize(
+    ("may_act", "says"),
+    [
+        ({"sub": "bot"}, "issued"), ({"sub": "bot", "iss": ISS}, "issued"), ({"sub": "bot", "iss": TTS}, "token.actors"), ({"sub": "other"}, "token.actors"),
+        ({}, "token.actors"), (None, "token.actors"), ("bot", "token.actors"), (["bot"], "token.actors"),
+    ],
+)  # fmt: skip
+def test_a074_who_may_act(may_act: object, says: str) -> None:
+    assert said(claims(may_act=may_act), asking(actor="bot")) == says
+    assert said(claims(may_act=may_act)) == "issued", "nobody is added"
+    assert said(claims(may_act=may_act), asking(actor="payer")) == "issued"
+    assert "may_act" not in body(made(claims(may_act=may_act)))
+
+
 def test_an_autonomous_workload_stays_one() -> None:
     of = claims(sub="agent-7", act=..., owner="platform@acme.example")
     composed = made(of)
