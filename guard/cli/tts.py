@@ -166,6 +166,9 @@ def list_(dir: Folder = Path("tts-keys"), as_json: Json = False) -> int:
     older    published, signs no more      stolen   neither
 
     \b
+    guardtrail tts keys list --dir tts-keys
+
+    \b
     --json: {"keys": [{"kid", "alg", "state", "published", "made", "signs_from", "retired"}]}   times: epoch seconds or null
     Exit 0: listed; 3: the folder cannot be read.
     """

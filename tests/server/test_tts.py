@@ -21,6 +21,7 @@ from guard.identity.revoked import StoreRevocations
 from guard.identity.signing import make_key, retire_key
 from guard.record import verify_log
 from guard.server.issuing import TXN_TOKEN, Asking
+from guard.sources.audit import is_audit, of_record
 from guard.state import open_state
 from guard.tokens.jose import b64url_encode, split
 from tests.server.ttsworld import DOMAIN, HOLDER, SECRET, TTS, World, basic, form
@@ -138,6 +139,7 @@ def test_everything_is_recorded_and_nothing_secret_is(world: World, tmp_path: Pa
         assert text not in world.log
     world.service._notes.close()  # type: ignore[attr-defined]
     assert verify_log(tmp_path / "records").ok
+    assert all(is_audit(one) and of_record(one) is None for one in world.records), "replay knows them, and has no use for them"
 
 
 def test_a_flood_of_strangers_writes_one_record_a_minute(world: World) -> None:
