@@ -18,6 +18,7 @@ from guard.model import Delegation
 from guard.reasons import ReasonCode
 from guard.suggest import did_you_mean
 from guard.tokens.jose import NotStrict, strict_json
+from guard.tokens.rules import MADE_OF
 from guard.tokens.text import is_name
 
 __all__ = ["KINDS", "RevocationKind", "RevocationList", "lineage", "read_entries", "revocable"]
@@ -156,10 +157,8 @@ def lineage(d: Delegation) -> tuple[Delegation, ...]:
 def revocable(d: Delegation) -> Iterator[tuple[str, str]]:
     """Everything of one delegation that can be taken back, as (kind, value)."""
     yield "credential", d.credential.jti
-    if "~" in d.credential.jti:  # made of another one, which is named before it (`guard.tokens.issue`)
-        path = d.credential.jti.split("~")
-        for i in range(1, len(path)):
-            yield "credential", "~".join(path[:i])
+    if MADE_OF in d.credential.jti:  # by a token service, of another one that is named before it
+        yield "credential", d.credential.jti.rpartition(MADE_OF)[0]
     if d.session is not None:
         yield "session", d.session
     yield "origin", d.origin

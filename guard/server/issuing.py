@@ -22,18 +22,13 @@ from __future__ import annotations
 
 import secrets
 import time
-from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
-from hmac import compare_digest
-from typing import Any, Final, NoReturn, Protocol
-from urllib.parse import unquote_plus
+from typing import Any, Final, Protocol
 
-from guard.errors import ConfigError, GuardError, KeysWanted, TokenRefused
+from guard.errors import GuardError, KeysWanted, TokenRefused
 from guard.events import IssueRecord
-from guard.frozen import frozen
 from guard.house import Refusals
 from guard.identity.issuers import Issuer
 from guard.identity.revoked.store import StoreRevocations
@@ -43,73 +38,20 @@ from guard.model import Delegation
 from guard.ops import Absent, Applied, Mark, Refused
 from guard.ports import Revocations, StateStore, Verifier
 from guard.reasons import REASONS, ReasonCode
+from guard.server.forms import Answer, Asking, Refusal, asked_of, once
+from guard.server.requesters import Requester, Requesters, method_of
 from guard.tokens import IssuerRules, KeySet, split, token_json
-from guard.tokens.assertion import ASSERTION, LONGEST, named_client, verify_assertion
-from guard.tokens.claims import SKEW
 from guard.tokens.issue import Asked, Composed, Service, compose, deriver
-from guard.tokens.jose import NotStrict, strict_json
 from guard.tokens.proof import KEPT, verify_dpop
-from guard.tokens.text import is_name
 
-__all__ = ["Answer", "Asking", "Refusal", "Requester", "SubjectIssuer", "TokenService"]
+__all__ = ["EXCHANGE", "SUBJECTS", "TXN_TOKEN", "SubjectIssuer", "TokenService"]
 
 EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 TXN_TOKEN: Final = "urn:ietf:params:oauth:token-type:txn_token"
 SUBJECTS: Final = ("urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:jwt")
-METHODS: Final = ("client_secret_basic", "client_secret_post", "private_key_jwt")
 _PROOF: Final = "invalid_dpop_proof"
 _PATIENCE = 4.0
 """Seconds a request may wait for the keys of an issuer."""
-_MOST_DETAILS = 32 * 1024
-_TEMPORARY: Final = frozenset(
-    {
-        ReasonCode.KEYS_UNAVAILABLE, ReasonCode.REVOCATION_UNAVAILABLE, ReasonCode.RECORD_UNAVAILABLE, ReasonCode.STATE_UNAVAILABLE,
-    }
-)  # fmt: skip
-_WORDS: Final[Mapping[ReasonCode, str]] = {
-    ReasonCode.TTS_CLIENT: "invalid_client",
-    ReasonCode.TTS_TARGET: "invalid_target",
-    ReasonCode.GUARD_ERROR: "server_error",
-}
-
-
-class Refusal(Exception):
-    """Why there is no token. `word`: the OAuth error. `text`: names only, for the record and not for the answer."""
-
-    def __init__(self, code: ReasonCode, word: str = "", text: str = "") -> None:
-        super().__init__(text or REASONS[code].meaning)
-        self.code = code
-        self.word = word or ("temporarily_unavailable" if code in _TEMPORARY else _WORDS.get(code, "invalid_request"))
-
-
-@frozen
-class Requester:
-    """A client that may ask. Exactly one of `secrets` (SHA-256 of each; two while one is being rotated) and `keys`.
-
-    `workload`: its name in `req_wl`. `acts`: the client is an agent, and acts from now on under that name; None: it only passes on.
-    """
-
-    id: str
-    workload: str
-    acts: str | None = None
-    secrets: tuple[bytes, ...] = ()
-    keys: KeySet | None = None
-
-
-@frozen
-class Asking:
-    """One request as it came. `form`: its members in order. `authorization`: that header, "" for none. `dpop`: every `DPoP` header."""
-
-    form: Sequence[tuple[str, str]]
-    authorization: str = ""
-    dpop: Sequence[str] = ()
-
-
-@frozen
-class Answer:
-    status: int
-    body: Mapping[str, object]
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Notes(Protocol):
@@ -126,18 +68,7 @@ class SubjectIssuer(Issuer):
         super().__init__(url, **more)
 
     def _rules(self, keys: KeySet) -> IssuerRules:
-        found = super()._rules(keys)
-        return IssuerRules(
-            found.url,
-            found.tenant,
-            found.audience,
-            found.max_ttl,
-            found.keys,
-            found.local,
-            found.task_claim,
-            found.algorithms,
-            self._derive,
-        )
+        return replace(super()._rules(keys), derive=self._derive)
 
 
 class _Draft:
@@ -178,12 +109,8 @@ class TokenService:
         """`url`: its own `iss`. `domain`: the `aud` of what it issues. `issuers`: arguments of `Issuer`, of those whose tokens it takes. `store`: where used
         proofs are, and the index of what was taken back. `pseudonym`: (tenant, person) -> the name in records. `over`: what asks more of every
         subject token (status lists), `listed`: of which issuers. `scopes`: the policy's map. Raises ConfigError."""
-        if not clients:
-            raise ConfigError("tts: there is no client; whoever may ask must be known, or a stolen token would be a task of its thief's")
-        self._clients = {client.id: client for client in clients}
-        if len(self._clients) != len(clients):
-            raise ConfigError("tts: two clients have one `id`")
         self.service = Service(url, domain, ttl, scopes)
+        self._clients = Requesters(clients, url)
         self.ring = ring
         self.token_endpoint = f"{url.removesuffix('/')}/token"
         self._tenant = tenant or url
@@ -217,10 +144,11 @@ class TokenService:
 
     def _issue(self, asking: Asking, draft: _Draft) -> Answer:
         now = int(self._clock())
-        form = _once(asking.form)
-        draft.client = self._authenticated(form, asking.authorization, draft, now)
+        form = once(asking.form)
+        draft.method = method_of(form, asking.authorization)
+        client = draft.client = self._clients.authenticated(form, asking.authorization, now, self._use)
         self._is_ours(form)
-        asked = _asked(form, draft.client)
+        asked = asked_of(form, workload=client.workload, actor=client.acts)
         token = form["subject_token"]
         parent = draft.parent = self._subject(token, now)
         claims = token_json(split(token).payload)  # verified a moment ago
@@ -251,45 +179,6 @@ class TokenService:
         if details is not None:
             body["authorization_details"] = details
         return Answer(200, body)
-
-    # -- who asks ------------------------------------------------------------------------------------------------------------------
-
-    def _authenticated(self, form: Mapping[str, str], header: str, draft: _Draft, now: int) -> Requester:
-        """By exactly one method (RFC 6749 2.3). Every failure is the same to whoever asks."""
-        shown = [bool(header), "client_secret" in form, "client_assertion" in form or "client_assertion_type" in form]
-        if sum(shown) != 1:
-            _no_client("no credentials, or several at once")
-        if shown[2]:
-            draft.method = "private_key_jwt"
-            return self._asserted(form, now)
-        draft.method = "client_secret_basic" if header else "client_secret_post"
-        name, secret = _basic(header) if header else (form.get("client_id", ""), form["client_secret"])
-        if form.get("client_id", name) != name:
-            _no_client("two clients in one request")
-        client = self._clients.get(name)
-        given = sha256(secret.encode("utf-8", "surrogatepass")).digest()
-        known = client.secrets if client is not None else ()
-        # All of them are compared, and something always is: how long it takes tells nothing of which clients there are.
-        right = [compare_digest(given, one) for one in (*known, bytes(32))]
-        if client is None or not any(right[: len(known)]):
-            _no_client("an unknown client or another secret")
-        return client
-
-    def _asserted(self, form: Mapping[str, str], now: int) -> Requester:
-        text = form.get("client_assertion", "")
-        if form.get("client_assertion_type") != ASSERTION:
-            _no_client("an assertion of another type")
-        name = named_client(text)
-        client = self._clients.get(name) if name is not None else None
-        if client is None or client.keys is None or form.get("client_id", name) != name:
-            _no_client("an unknown client, or one without keys")
-        try:
-            jti = verify_assertion(text, client.keys, client=client.id, audience=self.service.issuer, now=now)
-        except TokenRefused as refused:
-            raise Refusal(ReasonCode.TTS_CLIENT, text=f"its assertion: {refused.code}") from None
-        mark = f"tts|assertion|{sha256(f'{client.id}|{jti}'.encode()).hexdigest()}"
-        self._use(mark, LONGEST + 4 * SKEW, Refusal(ReasonCode.TTS_CLIENT, text="this assertion was used before"))
-        return client
 
     # -- the request ---------------------------------------------------------------------------------------------------------------
 
@@ -413,52 +302,6 @@ class TokenService:
             raise GuardError(REASONS[ReasonCode.RECORD_UNAVAILABLE].meaning, code=ReasonCode.RECORD_UNAVAILABLE) from None
 
 
-def _once(form: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """RFC 6749 3.2: no member twice; one without a value is not there."""
-    found: dict[str, str] = {}
-    for name, value in form:
-        if name in found:
-            raise Refusal(ReasonCode.TTS_REQUEST, text="a member of the form stands in it twice")
-        found[name] = value
-    return {name: value for name, value in found.items() if value}
-
-
-def _asked(form: Mapping[str, str], client: Requester) -> Asked:
-    scopes = details = None
-    if "scope" in form:
-        scopes = frozenset(form["scope"].split(" "))
-        if "" in scopes:
-            raise Refusal(ReasonCode.TTS_REQUEST, "invalid_scope", "`scope` is words with single spaces between them")
-    if "authorization_details" in form:
-        details = _list(form["authorization_details"])
-    for name in ("request_context", "request_details"):  # looked at for their form, and then left: nobody here can vouch for them
-        if name in form:
-            _object(form[name], name)
-    return Asked(client.workload, client.acts, scopes, details)
-
-
-def _list(text: str) -> list[object]:
-    raw = text.encode("utf-8", "surrogatepass")
-    found = None
-    if len(raw) <= _MOST_DETAILS and raw.lstrip()[:1] == b"[":
-        try:
-            members = strict_json(b'{"":' + raw + b"}")
-        except NotStrict:
-            members = {}
-        found = members.get("") if members.keys() == {""} else None
-    if not isinstance(found, list):
-        raise Refusal(ReasonCode.TOKEN_DETAILS, "invalid_authorization_details", "`authorization_details` is no list in strict JSON")
-    return found
-
-
-def _object(text: str, name: str) -> None:
-    raw = text.encode("utf-8", "surrogatepass")
-    try:
-        strict_json(raw[: _MOST_DETAILS + 1] if len(raw) <= _MOST_DETAILS else b"")
-    except NotStrict:
-        raise Refusal(ReasonCode.TTS_REQUEST, text=f"`{name}` is no object in strict JSON") from None
-
-
 def _asked_too_much(code: ReasonCode, asked: Asked, parent: Delegation) -> str:
     """The OAuth error that says which member of the request was too much."""
     if code in (ReasonCode.TOKEN_DETAILS, ReasonCode.TOKEN_NO_GRANT) and asked.details is not None:
@@ -469,19 +312,3 @@ def _asked_too_much(code: ReasonCode, asked: Asked, parent: Delegation) -> str:
         if asked.details is not None:
             return "invalid_authorization_details"
     return ""
-
-
-def _basic(header: str) -> tuple[str, str]:
-    """RFC 6749 2.3.1: HTTP Basic, both parts form-encoded."""
-    scheme, _, text = header.partition(" ")
-    try:
-        name, colon, secret = b64decode(text.strip().encode("ascii"), validate=True).decode("utf-8").partition(":")
-    except ValueError:
-        name = colon = secret = ""
-    if scheme.lower() != "basic" or not colon or not is_name(unquote_plus(name)):
-        _no_client("a header that is no HTTP Basic")
-    return unquote_plus(name), unquote_plus(secret)
-
-
-def _no_client(text: str) -> NoReturn:
-    raise Refusal(ReasonCode.TTS_CLIENT, text=text)

@@ -17,7 +17,9 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from guard.errors import ConfigError, GuardError
-from guard.server.issuing import EXCHANGE, METHODS, Asking, TokenService
+from guard.server.forms import Asking
+from guard.server.issuing import EXCHANGE, TokenService
+from guard.server.requesters import METHODS
 from guard.tokens.keys import ALGORITHMS
 
 try:

@@ -23,7 +23,8 @@ from guard.policy.times import seconds
 from guard.policy.yamltext import Map, Node, Seq, parse, plain
 from guard.ports import Verifier
 from guard.record import AuditFile, Blinds, directory
-from guard.server.issuing import Requester, TokenService
+from guard.server.issuing import TokenService
+from guard.server.requesters import Requester
 from guard.state import open_state
 from guard.tokens import KeySet
 from guard.tokens.issue import MAX_TTL

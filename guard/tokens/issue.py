@@ -4,7 +4,7 @@
 |---------------------------------------------|--------------------------------------------------------------------------------------|
 | `iss`, `aud`                                | the service, the trust domain                                                        |
 | `txn`                                       | the subject token's; where it names none, derived from its (issuer, `jti`)           |
-| `jti`                                       | the subject token's, `~`, chance: the path names the whole lineage                   |
+| `jti`                                       | the subject token's, `^`, chance: it names where it comes from                       |
 | `iat`, `exp`                                | now; the earlier one of the subject token's `exp` and now + `ttl`                    |
 | `sub`, `client_id`, `act`, `person`, `sid`, `owner`, `cnf`, `mdp` | the subject token's; `act` stands where it had none: its client acts |
 | `scope`, `authorization_details`            | the subject token's, or those that were asked for                                    |
@@ -32,7 +32,7 @@ from guard.tokens.details import read_details
 from guard.tokens.jose import NotStrict, b64url_encode, strict_json
 from guard.tokens.keys import KeySet
 from guard.tokens.narrow import reissued
-from guard.tokens.rules import IssuerRules
+from guard.tokens.rules import MADE_OF, IssuerRules
 from guard.tokens.text import MAX_TEXT
 
 __all__ = ["MAX_TTL", "NO_SCOPE", "Asked", "Composed", "Service", "compose", "deriver"]
@@ -93,7 +93,7 @@ def compose(
     """
     if not parent.expires_at > now:  # within the skew it still counts where it is, but nothing is made of it
         raise TokenRefused(ReasonCode.TOKEN_EXPIRED)
-    jti = f"{parent.credential.jti}~{chance}"
+    jti = f"{parent.credential.jti}{MADE_OF}{chance}"
     if len(jti) > MAX_TEXT:
         raise TokenRefused(ReasonCode.TOKEN_CLAIMS, "the claim `jti` is too long to be carried")
     if asked.details is not None:

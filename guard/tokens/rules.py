@@ -10,7 +10,7 @@ from guard.suggest import did_you_mean
 from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["HOP", "MAX_CHAIN", "MAX_LINKS", "IssuerRules", "by_typ"]
+__all__ = ["HOP", "MADE_OF", "MAX_CHAIN", "MAX_LINKS", "IssuerRules", "by_typ"]
 
 _TYPS = ("at+jwt", "txntoken+jwt", "secevent+jwt", "statuslist+jwt", "token-introspection+jwt")
 _ANY = ""
@@ -23,6 +23,8 @@ MAX_LINKS = 8
 """So many tokens a chain may have, its root included."""
 HOP = "guard-att+jwt"
 """`typ` of an offline hop (`chain.py`)."""
+MADE_OF = "^"
+"""In a `jti`, between that of a subject token and what tells the tokens apart that a service made of it. Not `~`: that is a path in a chain."""
 
 # Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
 # is the same in many tasks: they would become one.

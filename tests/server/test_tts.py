@@ -20,10 +20,15 @@ from guard.identity.revocation import RevocationList
 from guard.identity.revoked import StoreRevocations
 from guard.identity.signing import make_key, retire_key
 from guard.record import verify_log
-from guard.server.issuing import TXN_TOKEN, Asking
+from guard.server.forms import Asking
+from guard.server.issuing import TXN_TOKEN
 from guard.sources.audit import is_audit, of_record
 from guard.state import open_state
+from guard.tokens import IssuerRules, KeySet
+from guard.tokens.chain import verify_presented
 from guard.tokens.jose import b64url_encode, split
+from tests.identity.revoked.test_statuses import packed
+from tests.identity.revoked.web import serving
 from tests.server.ttsworld import DOMAIN, HOLDER, SECRET, TTS, World, basic, form
 from tests.tokens.forge import AUD, ISS, NOW, OTHER, claims, token
 
@@ -112,14 +117,17 @@ def test_a_bound_token_stays_bound_and_is_proven(world: World) -> None:
     subject = bound()
     found = world.issued(subject, dpop=[world.proof(subject)])
     assert (found.bound, found.credential.thumbprint) == ("jkt", HOLDER.thumbprint)
-    whole = token(claims(cnf={"jwk": dict(HOLDER.public)}, mdp=2))
+    whole = token(claims(cnf={"jwk": dict(HOLDER.public)}, mdp=2, authorization_details=[PAY]))
     answer = world.ask(whole, dpop=[world.proof(whole)])
     chain = (
         HOLDER.attenuate(answer.json()["access_token"], actor="mailer", key=HolderKey.generate(), tools=None)
         if answer.status_code == 200
         else ""
     )
-    assert chain.count("~") == 1
+    found = KeySet.from_jwks(world.send(b"", {}, path="/agents/jwks.json", method="GET").text)
+    hop = verify_presented(chain, {TTS: IssuerRules(TTS, TTS, DOMAIN, 3600, found)}, now=NOW)
+    assert (hop.origin, hop.actor, hop.depth) == ("alice", "mailer", 1), "and may be handed on offline, as deep as the subject"
+    assert hop.credential.jti.startswith("t-1^")
 
 
 def test_everything_is_recorded_and_nothing_secret_is(world: World, tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_everything_is_recorded_and_nothing_secret_is(world: World, tmp_path: Pa
     found = world.read(answer.json()["access_token"])
     assert (issued["kind"], issued["verdict"], issued["client"], issued["method"]) == ("issue", "issued", "gateway", "client_secret_basic")
     assert (issued["parent"], issued["credential"]) == (f"{ISS}/t-1", f"{TTS}/{found.credential.jti}"), "credential in, credential out"
-    assert issued["credential"].startswith(f"{TTS}/t-1~"), "and the name of the one is in that of the other"
+    assert issued["credential"].startswith(f"{TTS}/t-1^"), "and the name of the one is in that of the other"
     assert (issued["task"], issued["tenant"], issued["actors"], issued["expires"]) == (found.txn, TTS, ["payer"], NOW + 300)
     assert (refused["verdict"], refused["code"], refused["client"]) == ("refused", "token.expired", "gateway")
     assert (unknown["code"], unknown["client"]) == ("tts.client", "")
@@ -433,6 +441,21 @@ def test_a_revoked_subject_is_no_task(kind: Any, value: str, where: str, world: 
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request"), "A096: at once"
     assert world.records[-1]["code"] == "token.revoked"
     assert world.records[-1]["parent"] == f"{ISS}/t-1"
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, ""), (1, "token.revoked")])
+def test_a_status_list_is_asked(status: int, code: str, world: World) -> None:
+    with serving(lambda asked: (200, raw)) as web:
+        uri = f"{web.url}/lists/1"
+        made = {"sub": uri, "iat": NOW - 5, "ttl": 60, "status_list": {"bits": 1, "lst": packed(bytes([status]))}}
+        raw = token(made, typ="statuslist+jwt").encode()
+        world.config["issuers"] = [{**world.config["issuers"][0], "status_lists": [f"{web.url}/lists/"]}]
+        world.service = world.made()
+        answer = world.ask(token(claims(status={"status_list": {"idx": 0, "uri": uri}})))
+        assert answer.status_code == (400 if code else 200) and code in answer.text
+        assert [one.path for one in web.asked] == ["/lists/1"]
+        other = world.ask(token(claims(jti="t-2", status={"status_list": {"idx": 0, "uri": f"{web.url}/other"}})))
+        assert other.status_code == 503 and len(web.asked) == 1, "nothing is fetched from where none may be"
 
 
 def test_who_logs_in_again_is_no_longer_revoked(world: World, tmp_path: Path) -> None:
