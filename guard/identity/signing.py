@@ -102,7 +102,8 @@ def make_key(folder: Path, *, alg: str = "ES256", lead: int = LEAD, clock: Calla
     if alg not in ALGORITHMS:
         raise ConfigError(f"keys: the algorithm is {' or '.join(ALGORITHMS)}")
     now = int(clock())
-    first = not folder.is_dir() or not any(folder.iterdir())
+    # What begins with a dot is the draft of somebody who was killed, or is at it: of two who are first at once, one names the tasks.
+    first = not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir())
     keys = [] if first else read_keys(folder)
     if first:
         try:

@@ -9,10 +9,14 @@ import weakref
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
-from guard.events import DecisionRecord, IssueRecord, OutcomeRecord, PivotRecord, TaskRecord
+from guard.events import DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
 from guard.record.lines import decision_body, outcome_body, record_body
 from guard.record.log import LIMIT, Log
+
+if TYPE_CHECKING:
+    from guard.issued import IssueRecord
 
 __all__ = ["AuditFile", "writing"]
 

@@ -18,10 +18,14 @@ their values; what changes from call to call is put between them.
 from __future__ import annotations
 
 from json.encoder import encode_basestring_ascii as _quote
+from typing import TYPE_CHECKING
 
-from guard.events import DecisionRecord, IssueRecord, OutcomeRecord, Record, filled
+from guard.events import DecisionRecord, OutcomeRecord, Record, filled
 from guard.model import Finding, finding_dict
 from guard.record.chain import encode
+
+if TYPE_CHECKING:
+    from guard.issued import IssueRecord
 
 __all__ = ["decision_body", "outcome_body", "record_body"]
 

@@ -28,12 +28,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from guard.errors import GuardError, KeysWanted, TokenRefused
-from guard.events import IssueRecord
 from guard.house import Refusals
 from guard.identity.issuers import Issuer
 from guard.identity.revoked.store import StoreRevocations
 from guard.identity.signing import Ring, SigningKey, signed
 from guard.identity.trusted import TrustedIssuers
+from guard.issued import IssueRecord
 from guard.model import Delegation
 from guard.ops import Absent, Applied, Mark, Refused
 from guard.ports import Revocations, StateStore, Verifier

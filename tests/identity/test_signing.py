@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,22 @@ def test_what_names_tasks_is_never_made_anew(folder: Path, clock: Clock) -> None
             txn_key(folder)
     with pytest.raises(ConfigError, match="guardtrail tts keys new"):
         Ring(folder / "nowhere", clock=clock)
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    (folder / ".txn.key.0badcafe").write_bytes(b"00")
+    make_key(folder, clock=clock)
+    (folder / ".x.json.0badcafe").write_bytes(b"{")
+    assert len(kids(Ring(folder, clock=clock))) == 1
+
+
+def test_many_who_are_first_at_once_name_tasks_alike(tmp_path: Path, clock: Clock) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: make_key(tmp_path / "keys", clock=clock) and txn_key(tmp_path / "keys"), range(8)))
+    assert len(set(found)) == 1
+    assert len(read_keys(tmp_path / "keys")) == 8
 
 
 def test_a_folder_of_which_a_part_cannot_be_read_signs_nothing(folder: Path, clock: Clock) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,17 @@ def test_killed_in_the_middle_it_goes_on(iam: AuthorizationServer, service: Serv
     assert token_json(split(service.issued(access)).payload)["txn"] == first
     found = verify_log(service.folder / "records")
     assert found.problems == (), found
+
+
+def test_two_hundred_requests_for_one_token(iam: AuthorizationServer, service: Service) -> None:
+    content = form(iam.login("alice", details=DETAILS)["access_token"])
+    headers = {"content-type": "application/x-www-form-urlencoded", "authorization": basic("gateway", SECRET)}
+    with httpx.Client(trust_env=False, timeout=60) as http, ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: http.post(f"{service.url}/token", content=content, headers=headers), range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    found = [token_json(split(answer.json()["access_token"]).payload) for answer in answers]
+    assert (len({one["txn"] for one in found}), len({one["jti"] for one in found})) == (1, 200)
+    assert len(service.log.splitlines()) == 200
 
 
 def test_hostile_connections(service: Service) -> None:
