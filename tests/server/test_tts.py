@@ -470,6 +470,16 @@ def test_who_logs_in_again_is_no_longer_revoked(world: World, tmp_path: Path) ->
     assert world.issued(token(claims(iat=NOW + 30, jti="t-2"))).origin == "alice"
 
 
+def test_a_service_that_has_not_heard_makes_nothing_young(world: World) -> None:
+    """The guard's list is not the service's: what was made after the revocation, of a token from before, is from before."""
+    taken_back = RevocationList(clock=world.clock)
+    world.now += 20
+    taken_back.revoke("origin", "alice")
+    world.now += 20
+    assert taken_back.find(world.issued(), now=int(world.now)) == "origin"
+    assert taken_back.find(world.issued(token(claims(iat=NOW + 30, jti="t-2"))), now=int(world.now)) is None
+
+
 def test_what_was_made_of_a_revoked_credential_is_revoked(world: World) -> None:
     found = world.issued()
     taken_back = RevocationList()
