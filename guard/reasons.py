@@ -87,6 +87,9 @@ class ReasonCode(StrEnum):
     CREDENTIAL_REFUSED = "credential.refused"
     CREDENTIAL_UNAVAILABLE = "credential.unavailable"
     CREDENTIAL_NONE = "credential.none"
+    TTS_CLIENT = "tts.client"
+    TTS_REQUEST = "tts.request"
+    TTS_TARGET = "tts.target"
     INTENT_UNKNOWN = "intent.unknown"
     INTENT_PARAMS = "intent.params"
     INTENT_TOOL = "intent.tool"
@@ -247,6 +250,13 @@ REASONS: dict[ReasonCode, Reason] = {
         "use the credential inside the body it was lent to",
         ("OWASP-ASI03",),
     ),
+    ReasonCode.TTS_CLIENT: _R(
+        "who asks for a transaction token is not a client that is known, or did not prove to be it",
+        "the client could not be authenticated",
+        ("RFC6749-5.2", "NIST-CSF-PR.AA-03"),
+    ),
+    ReasonCode.TTS_REQUEST: _R("the request is not one for a transaction token", "the request cannot be answered", ("RFC8693-2.1",)),
+    ReasonCode.TTS_TARGET: _R("the audience that is asked for is not the trust domain", "another audience", ("RFC8693-2.2.2",)),
     ReasonCode.INTENT_UNKNOWN: _R("the token names an intent the policy does not have", "unknown intent"),
     ReasonCode.INTENT_PARAMS: _R("the parameters do not fit the intent's declaration", "the intent's parameters do not fit"),
     ReasonCode.INTENT_TOOL: _R("the intent does not use this tool", "not part of this task", ("OWASP-ASI01", "OWASP-LLM06")),

@@ -27,6 +27,7 @@ ROOMS = {
     "grant": "Grants of the token",
     "delegation": "Delegation",
     "credential": "Credentials of tools",
+    "tts": "Token service",
     "intent": "Intent",
     "limit": "Limits of grant and intent",
     "flow": "Sources of values",

@@ -20,6 +20,7 @@ from guard.cli.replay import replay
 from guard.cli.revoke import revoke, revoked
 from guard.cli.ssf import app as _ssf
 from guard.cli.test import test
+from guard.cli.tts import app as _tts
 
 __all__ = ["app", "main"]
 
@@ -38,6 +39,7 @@ in the order of the work
   revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
   ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
+  tts serve       access tokens in, tasks out             guardtrail tts serve --config tts.yaml
   identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
@@ -87,6 +89,7 @@ app.command()(replay)
 app.command()(revoke)
 app.command()(revoked)
 app.add_typer(_ssf, name="ssf")
+app.add_typer(_tts, name="tts")
 app.add_typer(_identity, name="identity")
 app.add_typer(_audit, name="audit")
 

@@ -18,6 +18,7 @@ from guard.model import Delegation
 from guard.reasons import ReasonCode
 from guard.suggest import did_you_mean
 from guard.tokens.jose import NotStrict, strict_json
+from guard.tokens.rules import MADE_OF
 from guard.tokens.text import is_name
 
 __all__ = ["KINDS", "RevocationKind", "RevocationList", "lineage", "read_entries", "revocable"]
@@ -45,7 +46,7 @@ class RevocationList:
 
     | kind       | value                                   | what dies                                              |
     |------------|-----------------------------------------|--------------------------------------------------------|
-    | credential | `jti`                                   | that token, whatever its text                          |
+    | credential | `jti`                                   | that token, whatever its text, and what was made of it |
     | session    | `sid`                                   | every token of that session                            |
     | origin     | `sub`, or the claim `person`            | tokens issued before `at`: a later login works again   |
     | actor      | a name anywhere in the chain            | every token it acts or acted under                     |
@@ -156,6 +157,8 @@ def lineage(d: Delegation) -> tuple[Delegation, ...]:
 def revocable(d: Delegation) -> Iterator[tuple[str, str]]:
     """Everything of one delegation that can be taken back, as (kind, value)."""
     yield "credential", d.credential.jti
+    if MADE_OF in d.credential.jti:  # by a token service, of another one that is named before it
+        yield "credential", d.credential.jti.rpartition(MADE_OF)[0]
     if d.session is not None:
         yield "session", d.session
     yield "origin", d.origin

@@ -9,10 +9,14 @@ import weakref
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from guard.events import DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
 from guard.record.lines import decision_body, outcome_body, record_body
 from guard.record.log import LIMIT, Log
+
+if TYPE_CHECKING:
+    from guard.issued import IssueRecord
 
 __all__ = ["AuditFile", "writing"]
 
@@ -78,7 +82,7 @@ class AuditFile:
     def outcome(self, record: OutcomeRecord) -> None:
         self._log.append(outcome_body(record), "os", look=False)
 
-    def note(self, record: PivotRecord | TaskRecord) -> None:
+    def note(self, record: IssueRecord | PivotRecord | TaskRecord) -> None:
         self._log.append(record_body(record), "os", look=True)
 
     def checkpoint(self) -> None:

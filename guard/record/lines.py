@@ -19,10 +19,14 @@ the object they were made from; what changes from call to call is put between th
 from __future__ import annotations
 
 from json.encoder import encode_basestring_ascii as _quote
+from typing import TYPE_CHECKING
 
 from guard.events import DecisionRecord, OutcomeRecord, Record, Standing, filled
 from guard.model import Finding, finding_dict
 from guard.record.chain import encode
+
+if TYPE_CHECKING:
+    from guard.issued import IssueRecord
 
 __all__ = ["decision_body", "outcome_body", "record_body"]
 
@@ -34,7 +38,7 @@ _findings: dict[int, tuple[Finding, str]] = {}
 _lists: dict[int, tuple[tuple[Finding, ...], str]] = {}
 
 
-def record_body(record: Record) -> str:
+def record_body(record: Record | IssueRecord) -> str:
     """Any record, the plain way."""
     return encode(record.to_dict())
 

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from guard.server.door import Door
     from guard.server.events import events_app
     from guard.server.headers import client_cert
+    from guard.server.tts import tts_app
 
-__all__ = ["Door", "client_cert", "events_app"]
+__all__ = ["Door", "client_cert", "events_app", "tts_app"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from guard.server.headers import client_cert
 
         return client_cert
+    if name == "tts_app":
+        from guard.server.tts import tts_app
+
+        return tts_app
     raise AttributeError(f"module 'guard.server' has no attribute {name!r}")

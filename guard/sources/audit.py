@@ -12,7 +12,7 @@ from guard.sources.seen import Seen
 
 __all__ = ["KINDS", "is_audit", "of_record", "read_audit"]
 
-KINDS: Final = frozenset(("decision", "outcome", "task", "pivot", "approval", "checkpoint", "writer"))
+KINDS: Final = frozenset(("decision", "outcome", "task", "pivot", "approval", "issue", "checkpoint", "writer"))
 _JUDGES: Final = frozenset(get_args(Judge))
 _MEMBERS: Final = ("judge", "says", "code", "rule", "where", "text", "mode", "fix")
 _MOST: Final = 4096

@@ -49,7 +49,11 @@ def read_access_token(claims: Claims, rules: IssuerRules, kid: str, now: int) ->
 
 def read_transaction_token(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
     """`txntoken+jwt`, draft-ietf-oauth-transaction-tokens: REQUIRED iat, aud, exp, txn, sub, scope, req_wl; here also iss and jti,
-    without which a token can be neither attributed nor revoked."""
+    without which a token can be neither attributed nor revoked.
+
+    A token that was made of another one is as old as that one (`tctx.subject_iat`, written by our own token service): by its own `iat` it
+    would outlive a revocation of everything issued before some time, and a task would look younger than a store that lost it.
+    """
     if "scope" not in claims:
         _claim("scope")
     return _read("txntoken+jwt", "req_wl", claims, rules, kid, now)
@@ -58,6 +62,8 @@ def read_transaction_token(claims: Claims, rules: IssuerRules, kid: str, now: in
 def _read(kind: str, holder: str, claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
     """The checklist. `holder`: the claim that names the software that holds the token."""
     issued_at, expires_at = _times(claims, rules, now)
+    if "tctx" in claims and kind == "txntoken+jwt":
+        issued_at = _since(claims["tctx"], issued_at)
     _audience(claims, rules)
     origin, workload, jti = _name(claims, "sub"), _name(claims, holder), _name(claims, "jti")
     person, session = _optional(claims, "person"), _optional(claims, "sid")
@@ -141,6 +147,12 @@ def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:
     return issued_at, expires_at
 
 
+def _since(tctx: object, issued_at: int) -> int:
+    """Only ever earlier: of another service `tctx` may hold anything, and what we know nothing of is not read."""
+    at = tctx.get("subject_iat") if type(tctx) is dict else None
+    return at if type(at) is int and 0 <= at < issued_at else issued_at
+
+
 def _time(claims: Claims, name: str) -> int:
     value = claims.get(name)
     if type(value) is not int or not 0 <= value <= MAX_TIME:  # `type is`: True is an int to isinstance
@@ -210,6 +222,8 @@ def _task(kind: str, claims: Claims, rules: IssuerRules, session: str | None) ->
         return _name(claims, "txn")
     if rules.task_claim is not None and rules.task_claim in claims:
         return _name(claims, rules.task_claim)
+    if rules.derive is not None:
+        return rules.derive(rules.url, _name(claims, "jti"))
     if session is None:
         raise TokenRefused(ReasonCode.TOKEN_NO_TASK)
     return session

@@ -31,7 +31,7 @@ from typing import Final
 from guard.constraints import Constraint, subsumes
 from guard.model import Delegation, Grant
 
-__all__ = ["NO_SCOPES", "exceeds", "grant_exceeds", "widened"]
+__all__ = ["NO_SCOPES", "exceeds", "grant_exceeds", "reissued", "widened"]
 
 NO_SCOPES: Final[Mapping[str, tuple[str, ...]]] = {}
 
@@ -57,6 +57,53 @@ def widened(
     if not parent.hands_to(child.actor):
         return "the new actor is not the one its parent names in `may_act`"
     return exceeds(parent, child, scopes=scopes, given=given)
+
+
+def reissued(
+    parent: Delegation,
+    child: Delegation,
+    *,
+    given: Mapping[str, object],
+    actor: str | None = None,
+    scopes: Mapping[str, tuple[str, ...]] | None = None,
+) -> str | None:
+    """Why `child` is no narrower delegation that a token service made of `parent`; None where it is.
+
+    `given`: as above. `actor`: whom the service added; None: the actors are the same. `scopes` None: the service does not know the policy's
+    map, and what it says holds under whatever map. That is stricter, because the fewer scopes and grants a token has the *more* it may mean:
+
+    | without the map                              | what a policy could make of it                                        |
+    |----------------------------------------------|-----------------------------------------------------------------------|
+    | a task and scopes, and one scope less        | the scope that is gone restricted the task, the others are not mapped |
+    | a task and scopes, and now a grant too       | the scopes did not lead to that tool                                  |
+    | a restricted grant less, and scopes are left | a scope leads to the tool without the restriction                     |
+    """
+    if actor is None:
+        why = (
+            "the actors are not the same"
+            if child.actors != parent.actors
+            else exceeds(parent, child, scopes=scopes or NO_SCOPES, given=given)
+        )
+    else:
+        why = widened(parent, child, scopes=scopes or NO_SCOPES, given=given)
+        if why is None and child.actor != actor:
+            why = "another actor was added"
+    if why is None and (child.bound, child.credential.thumbprint) != (parent.bound, parent.credential.thumbprint):
+        why = "it is bound to another key"
+    return why if why is not None or scopes is not None else _unmapped(parent, child)
+
+
+def _unmapped(parent: Delegation, child: Delegation) -> str | None:
+    """The table above, of a child that does not exceed its parent as long as no scope means anything."""
+    if parent.grants is None:
+        if parent.intent is not None and parent.scopes and (child.grants is not None or child.scopes != parent.scopes):
+            return "fewer scopes, or a grant beside them, could be more than its parent has"
+        return None
+    if child.scopes:
+        for tool, grants in parent.grants.items():
+            if tool not in (child.grants or {}) and _grants(grants, (Grant(tool),)) is not None:
+                return f"tool {tool}: its restricted grant is left out, and a scope could lead to it"
+    return None
 
 
 def exceeds(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from guard.errors import ConfigError
 from guard.frozen import frozen
@@ -10,7 +10,7 @@ from guard.suggest import did_you_mean
 from guard.tokens.keys import ALGORITHMS, KeySet
 from guard.tokens.text import is_name
 
-__all__ = ["HOP", "MAX_CHAIN", "MAX_LINKS", "IssuerRules", "by_typ"]
+__all__ = ["HOP", "MADE_OF", "MAX_CHAIN", "MAX_LINKS", "IssuerRules", "by_typ"]
 
 _TYPS = ("at+jwt", "txntoken+jwt", "secevent+jwt", "statuslist+jwt", "token-introspection+jwt")
 _ANY = ""
@@ -23,6 +23,8 @@ MAX_LINKS = 8
 """So many tokens a chain may have, its root included."""
 HOP = "guard-att+jwt"
 """`typ` of an offline hop (`chain.py`)."""
+MADE_OF = "^"
+"""In a `jti`, between that of a subject token and what tells the tokens apart that a service made of it. Not `~`: that is a path in a chain."""
 
 # Claims that never name a task. `jti` changes with every refresh: a task would forget what it has done. Who a token is for or held by
 # is the same in many tasks: they would become one.
@@ -53,7 +55,8 @@ class IssuerRules:
 
     `url`: the exact `iss`. `may_act`: a token without that claim is handed on to nobody. `audience`: the exact `aud`. `max_ttl`: seconds that `exp - iat` may be. `local`: a development issuer;
     every record says so. `task_claim`: the claim that names the task where an `at+jwt` has no `txn`; without one `sid` does.
-    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for.
+    `algorithms`: what `by_typ` made of a configured list; None: whatever each key is for. `derive`: (issuer, jti) -> the task of a token
+    that names none, instead of `sid`: a token service has it, for whom one token is one task (`guard.tokens.issue`).
     """
 
     url: str
@@ -65,6 +68,7 @@ class IssuerRules:
     local: bool = False
     task_claim: str | None = None
     algorithms: Mapping[str, frozenset[str]] | None = None
+    derive: Callable[[str, str], str] | None = None
 
     def admits(self, typ: str, alg: str) -> bool:
         """Whether a token of this `typ` (without `application/`) may be signed with `alg`. Besides this, each key has its own one."""

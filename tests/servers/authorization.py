@@ -51,9 +51,9 @@ class AuthorizationServer:
     """One running server. Clients: `ui` (logs people in), `orchestrator` and `guard` (secret; `guard` may introspect everything),
     `worker` (private_key_jwt), `worker-bound` (the same, and always DPoP)."""
 
-    def __init__(self, folder: Path, *, keys: str = "a", nonce: bool = False) -> None:
+    def __init__(self, folder: Path, *, keys: str = "a", nonce: bool = False, txn: bool = True) -> None:
         self.folder = folder
-        self._nonce = nonce
+        self._nonce, self._txn = nonce, txn
         self._process: subprocess.Popen[str] | None = None
         (folder / "node_modules").symlink_to(MODULES / "node_modules")
         for name in ("package.json", "server.mjs", "dpop.mjs"):
@@ -64,7 +64,13 @@ class AuthorizationServer:
     def start(self, keys: str = "a") -> None:
         """`keys`: generations of signing keys, comma-separated; the first signs, all are published. The port stays the same."""
         port = self.issuer.rpartition(":")[2] or "0"
-        environ = {"PORT": port, "STATE": str(self.folder), "KEYS": keys, "DPOP_NONCE": "1" if self._nonce else ""}
+        environ = {
+            "PORT": port,
+            "STATE": str(self.folder),
+            "KEYS": keys,
+            "DPOP_NONCE": "1" if self._nonce else "",
+            "NO_TXN": "" if self._txn else "1",
+        }
         with (self.folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
                 [_node(), "server.mjs"], cwd=self.folder, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -319,7 +325,7 @@ def installed() -> str | None:
 
 @pytest.fixture(scope="session")
 def start_authorization_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., AuthorizationServer]]:
-    """`start_authorization_server(keys="a", nonce=False)`: a server of the test's own, to restart or stop. Skips where it cannot run."""
+    """`start_authorization_server(keys="a", nonce=False, txn=True)`: a server of the test's own, to restart or stop. Skips where it cannot run."""
     why = installed()
     if why is not None:
         pytest.skip(why)

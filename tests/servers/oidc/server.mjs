@@ -1,5 +1,6 @@
 // An authorization server for tests: npm oidc-provider with its features switched on, and the token exchange it leaves to its deployer.
-// PORT (0: any free one), STATE (a folder: what this writes for the test), KEYS ("b,a": sign with b, publish both), DPOP_NONCE=1.
+// PORT (0: any free one), STATE (a folder: what this writes for the test), KEYS ("b,a": sign with b, publish both), DPOP_NONCE=1,
+// NO_TXN=1 (tokens of a login name no task, as those of most servers).
 // Prints one line, {"issuer": ...}, when it listens. Everything is in memory but keys and client secrets, which a restart finds again.
 import { createServer } from 'node:http';
 import { randomBytes, randomUUID } from 'node:crypto';
@@ -87,7 +88,7 @@ function claims(ctx, token) {
   const exchanged = ctx?.[EXCHANGED];
   if (exchanged) return exchanged;
   if (token.kind === 'ClientCredentials') return { txn: randomUUID(), owner: 'platform@example' };
-  return { txn: token.grantId ?? randomUUID(), ...(token.sessionUid ? { sid: token.sessionUid } : {}) };
+  return { ...(process.env.NO_TXN === '1' ? {} : { txn: token.grantId ?? randomUUID() }), ...(token.sessionUid ? { sid: token.sessionUid } : {}) };
 }
 
 function provide(issuer) {
