@@ -67,8 +67,8 @@ class Guard:
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
         I/O included; later is a deny. `revocations`: what was taken back, asked on every call; a list of such lists; None: the index in `state`
         where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
-        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
-        None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`); without `proofs` of
+        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: where persons are asked and
+        answer (`guard.approvals.Approvals`); None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`); without `proofs` of
         its own the guard takes the registry's.
         """
         from guard.loading import load_layers
@@ -103,6 +103,9 @@ class Guard:
             proofs=proofs if proofs is not None or registry is None else registry.proofs(),
             registry=registry,
         )
+        attach = getattr(approvals, "attach", None)
+        if attach is not None:
+            attach(self._house, trust)
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
         self._current: ContextVar[Frame | None] = ContextVar("guardtrail_task", default=None)

@@ -25,6 +25,7 @@ from guard.record.files import directory
 from guard.record.metrics import Metrics
 from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
+    APPROVALS,
     CALL_ID,
     DECISION,
     DECISION_ID,
@@ -313,6 +314,13 @@ class CallSpan:
                 self._room._context.detach(token)
             except Exception:  # noqa: S110 - a span less
                 pass
+
+    def approved(self, said: tuple[str, ...]) -> None:
+        """The call runs because persons have answered: what was asked, and their pseudonyms."""
+        try:
+            self._span.set_attribute(APPROVALS, tuple(each.removeprefix("approved: ") for each in said))
+        except Exception:  # noqa: S110 - a span less
+            pass
 
     def denied(self, decision: Decision) -> None:
         """The body will not run: say so, and end. `decision` may differ from the one at the start: no sink took its record."""
