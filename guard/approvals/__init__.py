@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
-from guard.approvals.desk import Answered, AnswerRefused, Approvals, Pending
+from guard.approvals.desk import Approvals
+from guard.approvals.pending import Answered, AnswerRefused, Pending
 
 __all__ = ["AnswerRefused", "Answered", "Approvals", "Pending"]
