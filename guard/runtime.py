@@ -94,7 +94,7 @@ class Guard:
             store,
             tuple(sorted((sink for sink in chosen if sink is not spans), key=lambda sink: sink.required is not True)),
             clock,
-            Blinds(_keys_beside(chosen) if given else directory()),
+            Blinds((_keys_beside(chosen) or getattr(approvals, "home", None)) if given else directory()),
             spans,
             os.path.realpath,
             seconds,

@@ -78,7 +78,9 @@ class Approvals:
         self._drawer = Drawer(open_state(given) if isinstance(given, str) else given, self._seal)
         self._trust = None if trust is None else Trust(trust, groups)
         self._plain = [] if self._trust is None else self._trust.plain()
-        self._home, self._revocations, self._sinks, self._clock = home, revocations, sinks, clock
+        self.home = None if memory else home
+        """Where its keys lie; a guard without an audit file has those of its keyed hashes there too: an answer must find the call again after a restart."""
+        self._revocations, self._sinks, self._clock = revocations, sinks, clock
         self._blinds: Blinds | None = None
         self._changed = Condition()
 
@@ -298,11 +300,11 @@ class Approvals:
         if self._sinks is None:
             from guard.record import AuditFile
 
-            self._sinks = (AuditFile(self._home),)
+            self._sinks = (AuditFile(self.home or directory()),)
         if self._blinds is None:
             from guard.record import Blinds
 
-            self._blinds = Blinds(self._home)
+            self._blinds = Blinds(self.home)
         try:
             by = self._blinds.origin(request.tenant, said.approver)
             what = "approved" if answer.yes else "rejected"

@@ -152,6 +152,7 @@ class LocalIssuer:
     def login(
         self,
         person: str,
+        /,
         *,
         groups: Sequence[str] = (),
         ttl: str = "10m",
