@@ -190,16 +190,24 @@ class Drawer:
         return "full"
 
     def take(self, approvals: Sequence[Approval], decision: str, *, now: int) -> bool:
-        """Use them up, all or none. False: one was used before, or its request was closed meanwhile."""
+        """Use them up, all or none. False: one was used before, or its request was closed by a no meanwhile.
+
+        One whose request was superseded since they were found counts: another call, made at the same time, has asked for itself.
+        """
         requests = list(dict.fromkeys(one.request for one in approvals))
-        ops: list[Op] = [Require(f"ap|q|{each}") for each in requests]
-        ops += [Absent(f"ap|x|{each}") for each in requests]
-        for one in approvals:
-            key = f"ap|u|{_hash(one.id)}"
-            ops += [Absent(key), Mark(key, decision, _SALT, decision)]
-        for each in requests:
-            ops += [Mark(f"ap|x|{each}", decision, _SALT, "used"), Take(f"ap|v|{each}", need=False)]
-        return type(self._apply(ops, now)) is Applied
+        for _ in range(2):
+            stands = self._values(tuple(Lookup(f"ap|x|{each}") for each in requests), now)
+            ops: list[Op] = [Require(f"ap|q|{each}") for each in requests]
+            for each, why in zip(requests, stands, strict=True):
+                ops.append(Pin(f"ap|x|{each}", "superseded") if why == "superseded" else Absent(f"ap|x|{each}"))
+            for one in approvals:
+                key = f"ap|u|{_hash(one.id)}"
+                ops += [Absent(key), Mark(key, decision, _SALT, decision)]
+            for each in requests:
+                ops += [Mark(f"ap|x|{each}", decision, _SALT, "used"), Take(f"ap|v|{each}", need=False)]
+            if type(self._apply(ops, now)) is Applied:
+                return True
+        return False
 
     def forget(self, tenant: str, issuer: str, task: str, *, now: int) -> None:
         """The task has ended: what was locked under its key cannot be opened any more."""

@@ -21,7 +21,10 @@ ROUNDS = 1000 if os.environ.get("HYPOTHESIS_PROFILE") == "campaign" else 25
 
 def process(folder: Path, mode: str, first: int = 0) -> subprocess.Popen[bytes]:
     started = subprocess.Popen(
-        [sys.executable, "-m", "tests.approvals.killed", str(folder), str(first), mode], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.approvals.killed", str(folder), str(first), mode],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert started.stdout is not None
     assert started.stdout.read(1) == b"r"

@@ -63,7 +63,9 @@ def test_no_file_holds_an_argument_or_a_token(tmp_path: Path) -> None:
     whole = files(tmp_path)
     digest = world.desk.to_prove(world.asked[0])["args_digest"]
     assert SECRET.encode() not in whole and token.rpartition(".")[2].encode() not in whole
-    assert digest.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "log").glob("audit*")), "of the arguments records hold keyed hashes"
+    assert digest.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "log").glob("audit*")), (
+        "of the arguments records hold keyed hashes"
+    )
 
 
 @pytest.mark.parametrize("how", ["approved", "rejected", "used", "expired", "ended"])
@@ -233,8 +235,18 @@ def test_who_could_approve_with_a_tasks_token_is_not_let_in() -> None:
     keys = Path(__file__)
     one = Issuer("https://iam.acme.example", audience="tools", keys=keys)
     with pytest.raises(ConfigError, match="have the audience of the tasks' tokens, tools"):
-        Guard(POLICY, trust=one, sinks=[ListSink()], approvals=Approvals("memory:", trust=Issuer("https://iam.acme.example", audience="tools", keys=keys)))
-    Guard(POLICY, trust=one, sinks=[ListSink()], approvals=Approvals("memory:", trust=Issuer("https://iam.acme.example", audience="approvals", keys=keys)))
+        Guard(
+            POLICY,
+            trust=one,
+            sinks=[ListSink()],
+            approvals=Approvals("memory:", trust=Issuer("https://iam.acme.example", audience="tools", keys=keys)),
+        )
+    Guard(
+        POLICY,
+        trust=one,
+        sinks=[ListSink()],
+        approvals=Approvals("memory:", trust=Issuer("https://iam.acme.example", audience="approvals", keys=keys)),
+    )
     with pytest.raises(ConfigError, match="a guard needs `trust=`"):
         Guard(POLICY, trust=one, sinks=[ListSink()], approvals=Approvals("memory:"))
 
@@ -280,7 +292,9 @@ def test_a_desk_of_a_guard_is_told_nothing_by_a_stranger_with_the_file(tmp_path:
     assert refused.value.code == "token.issuer"
     assert elsewhere.approve(world.asked[0], world.token("alice")).state == "approved"
     assert world.said(world.pay(200)) == "allow"
-    mine = Approvals(world.store, trust=world.others["unknown"], folder=tmp_path, sinks=[world.sink], clock=lambda: world.clock.now().timestamp())
+    mine = Approvals(
+        world.store, trust=world.others["unknown"], folder=tmp_path, sinks=[world.sink], clock=lambda: world.clock.now().timestamp()
+    )
     world.pay(300)
     with pytest.raises(AnswerRefused) as refused:
         mine.approve(world.asked[-1], world.token("alice", issuer="unknown"))
@@ -392,5 +406,9 @@ def test_spans_say_who_answered() -> None:
         world.desk.approve(first.id, world.token("alice"))
         second = world.guard.before(ToolCall("pay", {"to": "bob", "amount": "200"}))
         world.guard.after(second, Outcome("ok"))
-    said = [span.attributes["guardtrail.approvals"] for span in exporter.get_finished_spans() if "guardtrail.approvals" in (span.attributes or {})]
+    said = [
+        span.attributes["guardtrail.approvals"]
+        for span in exporter.get_finished_spans()
+        if "guardtrail.approvals" in (span.attributes or {})
+    ]
     assert len(said) == 1 and said[0][0].startswith("big by p-") and "alice" not in str(said)

@@ -78,7 +78,13 @@ class World:
             self.seal = self.seal or self.desk._seal
             self.desk._seal = self.desk._drawer._seal = self.seal
         self.guard = Guard(
-            POLICY, trust=self.iam, state=self.state, sinks=[self.sink], clock=self.clock, approvals=self.desk, deadline=timedelta(seconds=60)
+            POLICY,
+            trust=self.iam,
+            state=self.state,
+            sinks=[self.sink],
+            clock=self.clock,
+            approvals=self.desk,
+            deadline=timedelta(seconds=60),
         )
         self.open = {}
 
@@ -154,7 +160,12 @@ class World:
         assert isinstance(self.desk._drawer.store.apply((Mark(key, value=value, ttl=3600),), now=self.clock.now()), Applied)
 
     def forge(
-        self, by: str = "", typ: str = "guard-approval+jwt", claims: Mapping[str, Any] = {}, approver: Mapping[str, Any] = {}, without: str = ""
+        self,
+        by: str = "",
+        typ: str = "guard-approval+jwt",
+        claims: Mapping[str, Any] = {},
+        approver: Mapping[str, Any] = {},
+        without: str = "",
     ) -> None:
         key = f"ap|a|{self.asked[0]}|0"
         text = self.row(key)
