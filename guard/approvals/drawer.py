@@ -8,12 +8,11 @@ not at all, across processes, also when one is killed; rows end by themselves.
 |--------------------|----------------------------------------------------------------------------------|---------------------------|
 | `ap|q|ID`          | the request without its arguments, encrypted: whoever writes into the file cannot change it | twice the time it waits |
 | `ap|v|ID`          | its arguments, encrypted                                                         | answered, or it waits no more |
-| `ap|x|ID`          | why it is closed: `rejected`, `used`, `superseded`                               | as the request            |
+| `ap|x|ID`          | why it is closed: `rejected`, `used` (and all answers to it with it), `superseded` | three weeks             |
 | `ap|a|ID|N`        | an answer, signed (32 at most)                                                   | as the request            |
 | `ap|p|ID|NAME`     | that this person has approved (by a hash)                                        | the approval lapses       |
 | `ap|d|ID`          | a later decision that asked the same: the request                                | as the request            |
 | `ap|c|CALL`        | the request about this very call                                                 | as the request            |
-| `ap|u|APPROVAL`    | used, by which decision                                                          | the approval lapses       |
 | `ap|s|TASK`        | the salt of the task's key; gone with the task, and what it locked with it       | three weeks               |
 | `ap|n`, `ap|l|N`   | how many requests there were, and their ids in that order                        | as the request            |
 """
@@ -190,7 +189,7 @@ class Drawer:
         return "full"
 
     def take(self, approvals: Sequence[Approval], decision: str, *, now: int) -> bool:
-        """Use them up, all or none. False: one was used before, or its request was closed by a no meanwhile.
+        """Use up the requests they answer, all or none. False: one was used before, or closed by a no meanwhile.
 
         One whose request was superseded since they were found counts: another call, made at the same time, has asked for itself.
         """
@@ -200,9 +199,6 @@ class Drawer:
             ops: list[Op] = [Require(f"ap|q|{each}") for each in requests]
             for each, why in zip(requests, stands, strict=True):
                 ops.append(Pin(f"ap|x|{each}", "superseded") if why == "superseded" else Absent(f"ap|x|{each}"))
-            for one in approvals:
-                key = f"ap|u|{_hash(one.id)}"
-                ops += [Absent(key), Mark(key, decision, _SALT, decision)]
             for each in requests:
                 ops += [Mark(f"ap|x|{each}", decision, _SALT, "used"), Take(f"ap|v|{each}", need=False)]
             if type(self._apply(ops, now)) is Applied:
