@@ -13,7 +13,7 @@ not at all, across processes, also when one is killed; rows end by themselves.
 | `ap|p|ID|NAME`     | that this person has approved (by a hash)                                        | the approval lapses       |
 | `ap|d|ID`          | a later decision that asked the same: the request                                | as the request            |
 | `ap|c|CALL`        | the request about this very call                                                 | as the request            |
-| `ap|s|TASK`        | the salt of the task's key; gone with the task, and what it locked with it       | three weeks               |
+| `ap|s|TASK`        | the salt of the task's key; gone with the task, and what it locked with it       | three months              |
 | `ap|n`, `ap|l|N`   | how many requests there were, and their ids in that order                        | as the request            |
 """
 
@@ -38,7 +38,7 @@ from guard.ports import StateStore
 __all__ = ["MOST_ANSWERS", "Drawer", "Held"]
 
 MOST_ANSWERS = 32
-_SALT = 21 * 86400
+_SALT, _USED = 90 * 86400, 21 * 86400
 _SPARE = 3600
 _TRIES = 64
 _LISTED = 4096
@@ -200,7 +200,7 @@ class Drawer:
             for each, why in zip(requests, stands, strict=True):
                 ops.append(Pin(f"ap|x|{each}", "superseded") if why == "superseded" else Absent(f"ap|x|{each}"))
             for each in requests:
-                ops += [Mark(f"ap|x|{each}", decision, _SALT, "used"), Take(f"ap|v|{each}", need=False)]
+                ops += [Mark(f"ap|x|{each}", decision, _USED, "used"), Take(f"ap|v|{each}", need=False)]
             if type(self._apply(ops, now)) is Applied:
                 return True
         return False

@@ -110,10 +110,10 @@ def test_revoked_as_the_guards_state_says(office: Office, cli: Run) -> None:
 
 def test_by_the_beginning_of_an_id(office: Office, cli: Run) -> None:
     first, second = office.ask("200"), office.ask("201")
-    common = os.path.commonprefix([first, second])
-    said = cli("approvals", "show", common)
+    said = cli("approvals", "show", first[:4])
     assert said.code == 2 and first in said.err and second in said.err
-    assert cli("approvals", "show", f" {first[: len(common) + 1].lower()} ").code == 0
+    last = max(i for i in range(1, 27) if first[:i] == second[:i])
+    assert cli("approvals", "show", f" {first[: last + 1].lower()} ").code == 0
 
 
 @pytest.mark.parametrize(
