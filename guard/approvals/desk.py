@@ -35,6 +35,7 @@ from guard.record.files import directory
 from guard.state import MemoryState, open_state
 from guard.tokens.approval import APPROVAL, APPROVE, REJECT, REJECTION, Answer, approver_claims, read_answer
 from guard.tokens.proof import digest, verify_pop
+from guard.tokens.text import is_name
 from guard.workflow.approvals import answerable, met
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ class Approvals:
         said = _unsaid(claims, person, groups, now)
         asks = answerable(request.asks, request, said)
         if not asks:
-            raise AnswerRefused(f"{said.approver} may not answer what this call asks", code="approval.person")
+            raise AnswerRefused("this person may not answer what the call asks", code="approval.person")
         self._still(held, now, yes=yes)
         within = min(rule.within for ask in request.asks if ask.name in asks for rule in ask.rules)
         text = self._seal.sign(APPROVAL if yes else REJECTION, {**claims, "asks": list(asks), "exp": now + within})
@@ -319,7 +320,7 @@ class Approvals:
     # -- reading -----------------------------------------------------------------------------------------------------------------
 
     def _held(self, id: str, now: int) -> Held:
-        held = self._drawer.read(id, now=now) if id else None
+        held = self._drawer.read(id, now=now) if is_name(id) else None
         if held is None:
             raise AnswerRefused("there is no such request: it has lapsed, its task has ended, or it never was", code="approval.unknown")
         return held

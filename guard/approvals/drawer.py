@@ -9,7 +9,7 @@ not at all, across processes, also when one is killed; rows end by themselves.
 | `ap|q|ID`          | the request without its arguments, encrypted: whoever writes into the file cannot change it | twice the time it waits |
 | `ap|v|ID`          | its arguments, encrypted                                                         | answered, or it waits no more |
 | `ap|x|ID`          | why it is closed: `rejected`, `used` (and all answers to it with it), `superseded` | three weeks             |
-| `ap|a|ID|N`        | an answer, signed (32 at most)                                                   | as the request            |
+| `ap|a|ID|N`        | an answer, signed and encrypted (32 at most): it names persons, and a plain hash of the arguments | as the request |
 | `ap|p|ID|NAME`     | that this person has approved (by a hash)                                        | the approval lapses       |
 | `ap|d|ID`          | a later decision that asked the same: the request                                | as the request            |
 | `ap|c|CALL`        | the request about this very call                                                 | as the request            |
@@ -136,7 +136,8 @@ class Drawer:
             return None
         plain = json.loads(raw)
         request = request_from(plain["request"])
-        said = tuple(each for each in answers if isinstance(each, str))
+        opened = [self._seal.unlock(salt, f"answer|{given}", each) for each in answers if isinstance(each, str)]
+        said = tuple(each.decode("utf-8", "replace") for each in opened if each is not None)
         return Held(request, plain["trust"], closed if isinstance(closed, str) else "", said, isinstance(args, str), salt)
 
     def about(self, task: str, tool: str, args_hmac: str, *, now: int) -> Held | None:
@@ -167,6 +168,7 @@ class Drawer:
         """Keep an answer; "" where it is kept, else why not: `closed`, `gone`, `twice`, `full`. `last`: nothing more is asked then."""
         request = held.request.id
         ttl = max(1, held.request.at + held.kept - now)
+        locked = self._seal.lock(held.salt, f"answer|{request}", text.encode())
         whole: list[Op] = [Require(f"ap|q|{request}"), Absent(f"ap|x|{request}")]
         persons = [f"ap|p|{request}|{_hash(name)}" for name in names]
         if yes:
@@ -178,7 +180,7 @@ class Drawer:
             whole.append(Take(f"ap|v|{request}", need=False))
         for place in range(MOST_ANSWERS):
             key = f"ap|a|{request}|{place}"
-            ops = (*whole, Absent(key), Mark(key, ttl=ttl, value=text))
+            ops = (*whole, Absent(key), Mark(key, ttl=ttl, value=locked))
             answer = self._apply(ops, now, commit=commit)
             if not isinstance(answer, Refused):
                 return ""

@@ -48,9 +48,13 @@ def _do(world: World, verb: str, what: dict[str, Any]) -> str:
         case "forge":
             world.forge(**what)
         case "move":
-            text = world.row(f"ap|a|{world.asked[what['from']]}|0")
+            text = world.opened(world.asked[what["from"]])
             assert text is not None
-            world.put(f"ap|a|{world.asked[what['to']]}|5", text)
+            world.slip_in(world.asked[what["to"]], 5, text)
+        case "move the row":
+            row = world.row(f"ap|a|{world.asked[what['from']]}|0")
+            assert row is not None
+            world.put(f"ap|a|{world.asked[what['to']]}|5", row)
         case "swap requests":
             first, second = world.asked[:2]
             rows = {name: world.row(f"ap|q|{name}") for name in (first, second)}

@@ -198,9 +198,11 @@ class Asking(RuleBasedStateMachine):
         if here.id == there.id:
             return
         for place in range(3):
-            text = self.world.row(f"ap|a|{here.id}|{place}")
-            if text is not None:
-                self.world.put(f"ap|a|{there.id}|{20 + place}", text)
+            text, row = self.world.opened(here.id, place), self.world.row(f"ap|a|{here.id}|{place}")
+            if row is not None and of_another:
+                self.world.put(f"ap|a|{there.id}|{20 + place}", row)
+            elif text is not None and there.task not in self.gone and self.now < there.at + 2 * (there.until - there.at):
+                self.world.slip_in(there.id, 20 + place, text)
 
     @rule(task=st.sampled_from(["two"]), sure=st.sampled_from([False, False, False, True]))
     def ends(self, task: str, sure: bool) -> None:

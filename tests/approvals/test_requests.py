@@ -62,6 +62,7 @@ def test_no_file_holds_an_argument_or_a_token(tmp_path: Path) -> None:
     assert world.said(world.pay(200, SECRET)) == "allow"
     whole = files(tmp_path)
     digest = world.desk.to_prove(world.asked[0])["args_digest"]
+    assert digest.encode() not in whole and b"groups" not in whole, "an answer names persons, and a hash anybody can try values on"
     assert SECRET.encode() not in whole and token.rpartition(".")[2].encode() not in whole
     assert digest.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "log").glob("audit*")), (
         "of the arguments records hold keyed hashes"
