@@ -8,7 +8,7 @@
 
 **Who signs.** The desk does, with its own key, once it has verified the approver's token: a token is never kept, so nobody could verify it again, and what
 is kept must be worth something by itself. Where the approver's token is bound to a key, the proof by that key over request and arguments stands in
-the answer besides: then not even whoever holds the desk's key can say that this person has approved.
+the answer besides, and is looked at again: whoever holds the desk's key, and not theirs, cannot make one.
 
 **A no.** Whoever may answer may say no, also after a yes and until it is used; that closes the request, and the call is denied as long as a yes would hold.
 """
@@ -33,7 +33,7 @@ from guard.model import Approval, Delegation, Rejection, Request
 from guard.reasons import ReasonCode
 from guard.record.files import directory
 from guard.state import MemoryState, open_state
-from guard.tokens.approval import APPROVAL, APPROVE, REJECT, REJECTION, Answer, approver_claims, read_answer
+from guard.tokens.approval import APPROVAL, APPROVE, REJECT, REJECTION, Answer, approver_claims, read_answer, to_prove
 from guard.tokens.proof import digest, verify_pop
 from guard.tokens.text import is_name
 from guard.workflow.approvals import answerable, met
@@ -179,7 +179,8 @@ class Approvals:
 
     def to_prove(self, id: str) -> dict[str, str]:
         """What the holder of a bound token proves: the arguments of the proof."""
-        return _proven(self._held(id, self._now()).request)
+        request = self._held(id, self._now()).request
+        return to_prove(request.id, request.args_digest)
 
     def wait(self, id: str, seconds: float) -> str:
         """The request's state once it is no longer open, or `open` after so many seconds. Looks at once a second, at once where it is answered here."""
@@ -270,7 +271,9 @@ class Approvals:
         if not person.bound and not proof:
             return ""
         try:
-            verify_pop(proof, person, token, tool=APPROVE if yes else REJECT, args=canonical(_proven(request)), now=now)
+            verify_pop(
+                proof, person, token, tool=APPROVE if yes else REJECT, args=canonical(to_prove(request.id, request.args_digest)), now=now
+            )
             return proof
         except TokenRefused as refused:
             text = str(refused)
@@ -391,10 +394,6 @@ def _with_args(request: Request, args: bytes) -> Request:
     if args and digest(args) != request.args_digest:
         raise StateUnavailable("the arguments of a request are not those that were asked about")
     return replace(request, args=args)
-
-
-def _proven(request: Request) -> dict[str, str]:
-    return {"request": request.id, "args_digest": request.args_digest}
 
 
 def _unsaid(claims: Mapping[str, object], person: Delegation, groups: frozenset[str], now: int) -> Approval:

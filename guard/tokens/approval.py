@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NoReturn
 
+from guard.constraints import canonical
 from guard.errors import TokenRefused
 from guard.frozen import frozen
 from guard.model import Approval, Credential, Delegation
@@ -31,11 +32,24 @@ from guard.reasons import ReasonCode
 from guard.tokens.claims import MAX_TIME, SKEW, read_person
 from guard.tokens.jose import b64url_encode, split, token_json
 from guard.tokens.keys import Key
+from guard.tokens.proof import verify_kept
 from guard.tokens.rules import IssuerRules
 from guard.tokens.text import is_name
 from guard.tokens.verify import signed
 
-__all__ = ["APPROVAL", "APPROVE", "REJECT", "REJECTION", "Answer", "approver_claims", "read_answer", "read_approver", "read_groups"]
+__all__ = [
+    "APPROVAL",
+    "APPROVE",
+    "REJECT",
+    "REJECTION",
+    "Answer",
+    "approver_claims",
+    "read_answer",
+    "read_approver",
+    "read_groups",
+    "segments",
+    "to_prove",
+]
 
 APPROVAL: Final = "guard-approval+jwt"
 REJECTION: Final = "guard-rejection+jwt"
@@ -146,6 +160,7 @@ def _read(text: str, key: Key, desk: str, tenant: str, now: int) -> Answer:
     jti, request, tool, digest, issuer, txn = map(str, words)
     names = frozenset((person.origin, *([person.person] if person.person else [])))
     groups = frozenset(_names(claims["groups"]))
+    _evidence(str(claims["pop"]), person, typ == APPROVAL, request, digest)
     said = Approval(
         jti, txn, tool, "", asks, person.person or person.origin, groups, at, request, names, person.issuer, person
     )  # fmt: skip
@@ -164,6 +179,20 @@ def _approver(found: object, tenant: str) -> Delegation:
         "at+jwt", tenant, found["iss"], "", credential, found["sub"], "person", (found["client_id"],), at, ends, "",
         workload=found["client_id"], person=found.get("person"), session=found.get("sid"), bound="jkt" if "jkt" in found else "",
     )  # fmt: skip
+
+
+def _evidence(pop: str, person: Delegation, yes: bool, request: str, digest: str) -> None:
+    """The approver's own signature, where the token was bound to a key. Attack: who holds the desk's key, and not the approver's, has them approve."""
+    if bool(pop) != (person.bound == "jkt"):
+        _refuse("lacks the approver's own proof, or has one of nobody")
+    if pop:
+        args = canonical(to_prove(request, digest))
+        verify_kept(pop, str(person.credential.thumbprint), tool=APPROVE if yes else REJECT, args=args)
+
+
+def to_prove(request: str, args_digest: str) -> dict[str, str]:
+    """What the holder of a bound token proves: the arguments of the proof."""
+    return {"request": request, "args_digest": args_digest}
 
 
 def _names(found: object) -> tuple[str, ...]:
