@@ -58,6 +58,7 @@ class Approvals:
         *,
         trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer] | None = None,
         groups: str | Mapping[str, str] = "groups",
+        clients: Sequence[str] | None = None,
         folder: str | Path | None = None,
         revocations: Revocations | None = None,
         sinks: Sequence[Sink] | None = None,
@@ -66,6 +67,7 @@ class Approvals:
         """`store`: where requests lie, `sqlite:PATH` or `memory:`; None: `approvals.db` in `folder`. `folder`: where the keys lie; None:
         `$GUARDTRAIL_DIR`, else `.guardtrail`. `trust`: whose tokens approvers show, with an audience of their own; None: as each request says,
         which is enough to answer and not to ask. `groups`: the claim with a person's groups, or issuer -> claim.
+        `clients`: the `client_id`s of the pages where persons log in to approve; None: any. Say them where an agent could exchange a person's token.
 
         What a guard has (`sinks`, `revocations`, its clock), this takes over from it; without a guard answers go to the audit file in `folder`.
         """
@@ -77,7 +79,7 @@ class Approvals:
         except (OSError, ValueError) as error:
             raise ConfigError(f"Approvals: the key {home / 'keys' / 'approvals.key'} cannot be used: {error}") from None
         self._drawer = Drawer(open_state(given) if isinstance(given, str) else given, self._seal)
-        self._trust = None if trust is None else Trust(trust, groups)
+        self._trust = None if trust is None else Trust(trust, groups, clients)
         self._plain = [] if self._trust is None else self._trust.plain()
         self.home = None if memory else home
         """Where its keys lie; a guard without an audit file has those of its keyed hashes there too: an answer must find the call again after a restart."""

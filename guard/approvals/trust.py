@@ -26,11 +26,12 @@ _PATIENCE = 10.0
 
 
 class _Known(NamedTuple):
-    """One issuer. `issuer` None: its keys stand in `rules`, which do not change."""
+    """One issuer. `issuer` None: its keys stand in `rules`, which do not change. `clients`: who may have got the token for the person; None: whoever."""
 
     rules: IssuerRules | None
     issuer: Issuer | None
     groups: str
+    clients: tuple[str, ...] | None = None
 
     def now(self) -> IssuerRules:
         if self.rules is not None:
@@ -40,16 +41,24 @@ class _Known(NamedTuple):
 
 
 class Trust(Mapping[str, IssuerRules]):
-    """Issuers of approvers' tokens by their exact `iss`. `groups`: the claim that holds a person's groups, or issuer -> claim."""
+    """Issuers of approvers' tokens by their exact `iss`. `groups`: the claim that holds a person's groups, or issuer -> claim. `clients`: the
+    `client_id`s whose tokens count; None: all."""
 
-    def __init__(self, trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer], groups: str | Mapping[str, str] = "groups") -> None:
+    def __init__(
+        self,
+        trust: Issuer | LocalIssuer | Sequence[Issuer | LocalIssuer],
+        groups: str | Mapping[str, str] = "groups",
+        clients: Sequence[str] | None = None,
+    ) -> None:
         given = list(trust) if isinstance(trust, Sequence) else [trust]
         if not given or not all(isinstance(each, Issuer | LocalIssuer) for each in given):
             raise ConfigError("Approvals: `trust` is an Issuer, a LocalIssuer or a list of them: whose tokens approvers show")
         claims = {each.url: groups if isinstance(groups, str) else groups.get(each.url, "groups") for each in given}
         if not all(map(is_name, claims.values())) or (not isinstance(groups, str) and not set(groups) <= set(claims)):
             raise ConfigError("Approvals: `groups` is the name of the claim that holds a person's groups, or a mapping of issuer to claim")
-        self._known = {each.url: _known(each, claims[each.url]) for each in given}
+        if clients is not None and (isinstance(clients, str) or not clients or not all(map(is_name, clients))):
+            raise ConfigError("Approvals: `clients` is a list of `client_id`s: those of the pages where persons log in to approve")
+        self._known = {each.url: _known(each, claims[each.url], clients) for each in given}
         if len(self._known) != len(given):
             raise ConfigError("Approvals: `trust` names an issuer twice")
 
@@ -88,7 +97,12 @@ class Trust(Mapping[str, IssuerRules]):
         refused: TokenRefused | None = None
         for _ in range(2):
             try:
-                return read_approver(token, self, groups=groups, now=now)
+                person, found = read_approver(token, self, groups=groups, now=now)
+                clients = self._known[person.issuer].clients
+                if clients is not None and person.workload not in clients:
+                    # Attack: an exchange that leaves no `act` turns the token an agent holds of a person into one of the person alone.
+                    raise TokenRefused(ReasonCode.TOKEN_CLAIMS, "the token was given to a client with which nobody approves")
+                return person, found
             except KeysWanted as error:
                 refused, issuer = error, self._known[error.issuer].issuer
                 wanted = (issuer, error.kid) if issuer is not None else None
@@ -125,22 +139,24 @@ class Trust(Mapping[str, IssuerRules]):
         return made
 
 
-def _known(issuer: Issuer | LocalIssuer, claim: str) -> _Known:
+def _known(issuer: Issuer | LocalIssuer, claim: str, clients: Sequence[str] | None) -> _Known:
+    only = None if clients is None else tuple(clients)
     if isinstance(issuer, LocalIssuer):
-        return _Known(replace(issuer.rules(), audience=AUDIENCE), None, claim)
-    return _Known(None, issuer, claim)
+        return _Known(replace(issuer.rules(), audience=AUDIENCE), None, claim, only)
+    return _Known(None, issuer, claim, only)
 
 
 def _plain(url: str, known: _Known) -> dict[str, Any]:
     issuer, rules = known.issuer, known.rules
+    both = {"url": url, "groups": known.groups, "clients": None if known.clients is None else list(known.clients)}
     if issuer is None:
         assert rules is not None
-        return {"url": url, "tenant": rules.tenant, "max_ttl": rules.max_ttl, "groups": known.groups, "jwks": _published(rules.keys)}
+        return {**both, "tenant": rules.tenant, "max_ttl": rules.max_ttl, "jwks": _published(rules.keys)}
     keys = issuer.keys if issuer.keys is None or "://" in issuer.keys else str(Path(issuer.keys).absolute())
     algorithms = None if issuer.algorithms is None else {typ: sorted(names) for typ, names in issuer.algorithms.items()}
     return {
-        "url": url, "audience": issuer.audience, "tenant": issuer.tenant, "max_ttl": int(issuer.max_ttl.total_seconds()), "keys": keys,
-        "algorithms": algorithms, "groups": known.groups,
+        **both, "audience": issuer.audience, "tenant": issuer.tenant, "max_ttl": int(issuer.max_ttl.total_seconds()), "keys": keys,
+        "algorithms": algorithms,
     }  # fmt: skip
 
 
@@ -158,13 +174,12 @@ def _published(keys: KeySet) -> str:
 
 
 def _from(row: Mapping[str, Any]) -> _Known:
+    clients = None if row["clients"] is None else tuple(row["clients"])
     if "jwks" in row:
         keys = KeySet.from_jwks(row["jwks"])
-        return _Known(IssuerRules(row["url"], row["tenant"], AUDIENCE, row["max_ttl"], keys, local=True), None, row["groups"])
+        return _Known(IssuerRules(row["url"], row["tenant"], AUDIENCE, row["max_ttl"], keys, local=True), None, row["groups"], clients)
     algorithms = row["algorithms"]
     given = algorithms.get("") if algorithms is not None and "" in algorithms else algorithms
     ttl = timedelta(seconds=row["max_ttl"])
-    issuer = Issuer(
-        row["url"], audience=row["audience"], keys=row["keys"], max_ttl=ttl, tenant=row["tenant"], algorithms=given
-    )  # fmt: skip
-    return _Known(None, issuer, row["groups"])
+    issuer = Issuer(row["url"], audience=row["audience"], keys=row["keys"], max_ttl=ttl, tenant=row["tenant"], algorithms=given)
+    return _Known(None, issuer, row["groups"], clients)

@@ -256,7 +256,7 @@ def test_who_could_approve_with_a_tasks_token_is_not_let_in() -> None:
     ("what", "says"),
     [
         ({"trust": []}, "`trust` is"), ({"trust": "https://iam.acme.example"}, "`trust` is"), ({"trust": None, "groups": 1}, ""),
-        ({"groups": ""}, "`groups` is"), ({"groups": {"https://other.example": "g"}}, "`groups` is"),
+        ({"clients": []}, "`clients` is"), ({"clients": "page"}, "`clients` is"), ({"groups": ""}, "`groups` is"), ({"groups": {"https://other.example": "g"}}, "`groups` is"),
     ],
 )  # fmt: skip
 def test_what_makes_no_desk(what: dict[str, Any], says: str) -> None:
@@ -265,6 +265,30 @@ def test_what_makes_no_desk(what: dict[str, Any], says: str) -> None:
         return
     with pytest.raises(ConfigError, match=says):
         Approvals("memory:", **{"trust": LocalIssuer("acme-dev"), **what})
+
+
+def test_only_the_clients_where_persons_log_in(tmp_path: Path) -> None:
+    """Attack: an agent exchanges the token it holds of a person, at a server that leaves no `act`, for one to approve with. Also elsewhere: the
+    request says which clients count."""
+    world = World(tmp_path)
+    world.desk = Approvals(world.store, trust=world.iam, folder=tmp_path, clients=["page"])
+    world.guard = Guard(
+        POLICY,
+        trust=world.iam,
+        state=world.state,
+        sinks=[world.sink],
+        clock=world.clock,
+        approvals=world.desk,
+        deadline=timedelta(seconds=60),
+    )
+    world.pay(200)
+    elsewhere = Approvals(world.store, folder=tmp_path, sinks=[world.sink], clock=lambda: world.clock.now().timestamp())
+    for desk in (world.desk, elsewhere):
+        with pytest.raises(AnswerRefused) as refused:
+            desk.approve(world.asked[0], world.iam.login("alice", client="payer"))
+        assert refused.value.code == "token.claims"
+    assert elsewhere.approve(world.asked[0], world.iam.login("alice", client="page")).state == "approved"
+    assert world.said(world.pay(200)) == "allow"
 
 
 def test_a_key_file_that_was_emptied_is_no_key(tmp_path: Path) -> None:
