@@ -125,7 +125,7 @@ class Blinds(Protocol):
 class Approvals(Protocol):
     """What persons have answered. Looked at only where the verdict is ask; whether one counts is judged from its content.
 
-    A port that keeps requests too has, besides, what `guard/approving.py` asks of it: `guard.approvals.Approvals` does.
+    A port that keeps requests too has, besides, what `guard/asking.py` asks of it: `guard.approvals.Approvals` does.
     """
 
     def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval | Rejection]:

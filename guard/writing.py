@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from time import monotonic, perf_counter, time_ns
 from typing import Any
 
-from guard.approving import ask_persons, asked_note, take_approvals, used_notes
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
@@ -73,6 +72,8 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
             ruling = yield from _count(house, draft, task, ruling)
         if ruling.verdict == "ask" and house.approvals is not None and task is not None:
+            from guard.asking import ask_persons, asked_note
+
             nobody, asked = yield from ask_persons(house, draft, task)
             if nobody is not None:
                 draft.findings.append(nobody)
@@ -80,6 +81,8 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
             elif asked:
                 notes = (asked_note(draft, task),)
     elif draft.approvals and task is not None:
+        from guard.asking import take_approvals, used_notes
+
         refusal = yield from take_approvals(house, draft)
         if refusal is not None:
             ruling, allowed = refusal, False

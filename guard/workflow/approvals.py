@@ -22,17 +22,31 @@ A rejection holds as long as an approval of that person would.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 from unicodedata import is_normalized
 
 from guard.model import Approval, Delegation, Finding, Rejection, Unmet
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from guard.policy.data import AskRule, PolicyData
+
+    class Parties(Protocol):
+        """For whom and by whom a call is made: what a delegation has, and a request."""
+
+        @property
+        def issuer(self) -> str: ...
+        @property
+        def origin(self) -> str: ...
+        @property
+        def person(self) -> str | None: ...
+        @property
+        def actors(self) -> tuple[str, ...]: ...
+
 
 __all__ = [
     "Cleared",
-    "Parties",
     "about",
     "answerable",
     "asks_of",
@@ -49,19 +63,6 @@ _AHEAD: Final = 5
 """Seconds an approver's clock may run before ours."""
 _MOST: Final = 256
 """So many approvals of one call are looked at, the newest."""
-
-
-class Parties(Protocol):
-    """For whom and by whom a call is made: what a delegation has, and a request."""
-
-    @property
-    def issuer(self) -> str: ...
-    @property
-    def origin(self) -> str: ...
-    @property
-    def person(self) -> str | None: ...
-    @property
-    def actors(self) -> tuple[str, ...]: ...
 
 
 class Cleared(NamedTuple):

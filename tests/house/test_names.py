@@ -76,6 +76,7 @@ def test_what_feeds_revocations_is_loaded_when_used() -> None:
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     later = (
         "guard.approvals",
+        "guard.asking",
         "guard.constraints.confusables",
         "guard.tokens.approval",
         "guard.identity.revoked",
