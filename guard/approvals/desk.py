@@ -71,7 +71,7 @@ class Approvals:
 
         What a guard has (`sinks`, `revocations`, its clock), this takes over from it; without a guard answers go to the audit file in `folder`.
         """
-        home = Path(folder) if folder is not None else directory()
+        home = (Path(folder) if folder is not None else directory()).absolute()
         given = store if store is not None else f"sqlite:{home / 'approvals.db'}"
         memory = isinstance(given, MemoryState) or given == "memory:"
         try:

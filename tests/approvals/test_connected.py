@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from guard import ApprovalRequired, Guard, Issuer, Policy, ToolCall
-from guard.approvals import Approvals
+from guard.approvals import AnswerRefused, Approvals
 from guard.record import AuditFile
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer
 
@@ -94,3 +94,43 @@ def test_bob_approves_what_alices_agent_asks(authorization_server: Authorization
     for each in (root, agent, alice, bob, carol):
         assert each not in text and each.rpartition(".")[2] not in text
     assert "bob" not in text and "DE89370400440532013000" not in text
+
+
+@pytest.mark.slow
+def test_keys_that_were_rotated_are_fetched(start_authorization_server: Any, tmp_path: Path) -> None:
+    server: AuthorizationServer = start_authorization_server()
+    issuer = Issuer(server.issuer, audience=OTHER)
+    desk = Approvals("memory:", trust=issuer)
+    guard = Guard(
+        POLICY, trust=Issuer(server.issuer, audience=TOOLS), sinks=[AuditFile(tmp_path)], approvals=desk, deadline=timedelta(seconds=10)
+    )
+    agent = server.exchange(server.login("alice", details=[TASK])["access_token"], "orchestrator").json()["access_token"]
+    with guard.task(agent), pytest.raises(ApprovalRequired) as required:
+        guard._openers.clear()
+        guard.call(PAY, lambda iban, amount: None)
+    id = str(required.value.request["id"])
+    with pytest.raises(AnswerRefused) as refused:
+        desk.approve(id, server.login("carol", resource=OTHER, scope="tools:read")["access_token"])
+    assert refused.value.code == "approval.person"
+    server.restart("b,a")
+    remote: Any = issuer._remote
+    steady = remote._clock
+    remote._clock = lambda: steady() + 31  # later than keys are asked for again
+    assert desk.approve(id, server.login("bob", resource=OTHER, scope="tools:read")["access_token"]).state == "approved"
+    server.stop()
+    with pytest.raises(AnswerRefused) as refused:  # an issuer that is not there, and keys that never were
+        without_keys(server.issuer, desk, id)
+    assert refused.value.code == "keys.unavailable"
+
+
+def without_keys(url: str, desk: Approvals, id: str) -> None:
+    from guard.approvals.trust import Trust
+
+    desk._trust = Trust(Issuer(url, audience=OTHER))
+    desk.reject(id, "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCIsImtpZCI6ImEifQ." + _b64({"iss": url}) + ".AAAA")
+
+
+def _b64(claims: dict[str, str]) -> str:
+    from guard.tokens.jose import b64url_encode
+
+    return b64url_encode(json.dumps(claims).encode())

@@ -275,7 +275,7 @@ def test_requests_and_answers() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Asking,
         settings=settings(
-            max_examples=400 if CAMPAIGN else 40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=2000 if CAMPAIGN else 40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -98,6 +98,9 @@ def test_arguments_go_when_the_request_is_over(how: str, tmp_path: Path) -> None
 def test_the_same_call_is_asked_about_once() -> None:
     """An agent that tries again and again makes one request, found under every id it got."""
     world = World()
+    with world.task():
+        assert world.guard.check(ToolCall("pay", {"to": "bob", "amount": "200"})).verdict == "ask"
+    assert list(world.desk.pending(every=True)) == [], "a dry run asks nobody"
     for _ in range(4):
         world.pay(200)
     assert [each.request.id for each in world.desk.pending()] == world.asked[:1]
@@ -153,11 +156,21 @@ def test_records_name_who_answered_by_a_pseudonym_and_a_replay_comes_to_the_same
         for verb in verbs:
             assert world.answer(verb, by="alice") == "ok"
             world.pay(amount)
+    ask, world.desk.ask = world.desk.ask, lambda *args, **kwargs: ""  # type: ignore[method-assign]
+    assert world.said(world.pay(203)) == "deny ask.unavailable"
+    world.desk.ask = ask  # type: ignore[method-assign]
+    world.pay(204)
+    world.answer("approve", by="alice")
+    take, world.desk.take = world.desk.take, lambda *args, **kwargs: False  # type: ignore[method-assign]
+    assert world.said(world.pay(204)) == "deny ask.used"
+    world.desk.take = take  # type: ignore[method-assign]
+    assert world.said(world.pay(204)) == "allow"
     rows = [json.loads(line) for path in (tmp_path / "log").glob("audit*.jsonl") for line in path.read_text().splitlines()]
     notes = [row for row in rows if row["kind"] == "approval"]
     assert [(note["what"], bool(note["by"]), note["asks"]) for note in notes] == [
         ("asked", False, ["big"]), ("approved", True, ["big"]), ("used", True, ["big"]),
         ("asked", False, ["big"]), ("rejected", True, ["big"]), ("asked", False, ["big"]),
+        ("asked", False, ["big"]), ("approved", True, ["big"]), ("used", True, ["big"]),
     ]  # fmt: skip
     decisions = {row["id"]: row for row in rows if row["kind"] == "decision"}
     used = notes[2]
@@ -168,7 +181,7 @@ def test_records_name_who_answered_by_a_pseudonym_and_a_replay_comes_to_the_same
     for event in read([tmp_path / "log"]):
         list(run.feed(event))
     list(run.close())
-    assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 6)
+    assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 10)
 
 
 # -- where something fails ---------------------------------------------------------------------------------------------------------
@@ -437,3 +450,67 @@ def test_spans_say_who_answered() -> None:
         if "guardtrail.approvals" in (span.attributes or {})
     ]
     assert len(said) == 1 and said[0][0].startswith("big by p-") and "alice" not in str(said)
+
+
+@pytest.mark.parametrize("what", [None, 1, True, b"x", [], {}, object(), "\ud800", "x" * 10_000, "a\x00b", " "])
+def test_what_is_no_id_token_or_proof_is_refused_as_such(what: Any) -> None:
+    world = World()
+    world.pay(200)
+    token = world.token("alice")
+    for call in (
+        lambda: world.desk.approve(what, token), lambda: world.desk.reject(what, token), lambda: world.desk.open(what),
+        lambda: world.desk.approve(world.asked[0], what),
+    ):  # fmt: skip
+        with pytest.raises(AnswerRefused):
+            call()
+    if what:
+        with pytest.raises(AnswerRefused) as refused:
+            world.desk.approve(world.asked[0], token, proof=what)
+        assert refused.value.code == "token.proof"
+    assert world.desk.wait(what, 0) == "expired"
+    assert world.answer("approve", by="alice") == "ok"
+
+
+def test_a_request_as_large_as_arguments_may_be(tmp_path: Path) -> None:
+    """A megabyte of letters that look like others, shown whole."""
+    from guard import Policy
+
+    world = World(tmp_path)
+    world.guard.reload(Policy.from_text(LARGE, file="large.yaml"))
+    text = "\u0430a " * 300_000
+    with world.task():
+        decision = world.guard.before(ToolCall("note", {"text": text}))
+        assert decision.verdict == "ask"
+        found = world.desk.open(decision.id)
+        assert found.args == {"text": text} and len(found.marks()) == 300_000
+        assert world.desk.approve(decision.id, world.token("alice")).state == "approved"
+        assert not world.guard.before(ToolCall("note", {"text": text})).blocks
+
+
+LARGE = """
+guardtrail: 1
+name: desk
+tools: {note: {effect: write, data: {text: text}, returns: none}}
+intents: {work: {description: d, allow: {note: {}}}}
+rules: [{id: every, when: {tool: note}, then: ask}]
+"""
+
+
+def test_an_older_copy_of_the_file_brings_no_approval_back(tmp_path: Path) -> None:
+    """Attack: `approvals.db` is copied after the answer and put back after the call. The state knows what was used."""
+    import shutil
+
+    world = World(tmp_path)
+    world.pay(200)
+    assert world.answer("approve", by="alice") == "ok"
+    world.desk._drawer.store.close()  # type: ignore[attr-defined]
+    shutil.copytree(tmp_path, tmp_path.parent / "copy")
+    world.start()
+    assert world.said(world.pay(200)) == "allow"
+    world.desk._drawer.store.close()  # type: ignore[attr-defined]
+    for path in tmp_path.glob("approvals.db*"):
+        path.unlink()
+    shutil.copy(tmp_path.parent / "copy" / "approvals.db", tmp_path / "approvals.db")
+    world.start()
+    assert world.desk.open(world.asked[0]).state == "approved"
+    assert world.said(world.pay(200)) == "ask big"
