@@ -8,6 +8,7 @@
 | file         | what                                                                                                   |
 |--------------|--------------------------------------------------------------------------------------------------------|
 | `desk.py`    | `Approvals`: `guard.ports.Approvals`, and what a person or a page does with requests                   |
+| `answers.py` | from answers to approvals                                                                              |
 | `drawer.py`  | where requests lie: a state store of their own, arguments encrypted, each row with its end             |
 | `sealing.py` | the desk's keys: what is encrypted, what is signed                                                      |
 | `trust.py`   | whose tokens approvers may show                                                                        |

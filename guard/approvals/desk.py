@@ -22,19 +22,20 @@ from secrets import token_urlsafe
 from threading import Condition
 from typing import TYPE_CHECKING
 
+from guard.approvals.answers import about, belongs, unsaid, with_args
 from guard.approvals.drawer import Drawer, Held
 from guard.approvals.pending import Answered, AnswerRefused, Pending
 from guard.approvals.sealing import Seal
 from guard.approvals.trust import Trust
 from guard.constraints import canonical
-from guard.errors import ConfigError, StateUnavailable, TokenRefused
+from guard.errors import ConfigError, TokenRefused
 from guard.events import ApprovalRecord
 from guard.model import Approval, Delegation, Rejection, Request
 from guard.reasons import ReasonCode
 from guard.record.files import directory
 from guard.state import MemoryState, open_state
 from guard.tokens.approval import APPROVAL, APPROVE, REJECT, REJECTION, Answer, approver_claims, read_answer, to_prove
-from guard.tokens.proof import digest, verify_pop
+from guard.tokens.proof import verify_pop
 from guard.tokens.text import is_name
 from guard.workflow.approvals import answerable, met
 
@@ -126,8 +127,8 @@ class Approvals:
             return ()
         answers = [each for each in self._answers(held, now) if self._known(each.said.issuer, held.request.tenant)]
         if held.closed:
-            return tuple(Rejection(_about(each, held.request)) for each in answers if not each.yes)
-        return tuple(_about(each, held.request) for each in answers if each.yes)
+            return tuple(Rejection(about(each, held.request)) for each in answers if not each.yes)
+        return tuple(about(each, held.request) for each in answers if each.yes)
 
     def take(self, approvals: Sequence[Approval], decision: str, *, now: int) -> bool:
         """Use up the approvals a call rests on, all or none; False where one was used, or its request closed, meanwhile."""
@@ -229,7 +230,7 @@ class Approvals:
             "groups": sorted(groups),
             "pop": self._proof(person, token, proof, request, now, yes=yes),
         }
-        said = _unsaid(claims, person, groups, now)
+        said = unsaid(claims, person, groups, now)
         asks = answerable(request.asks, request, said)
         if not asks:
             raise AnswerRefused("this person may not answer what the call asks", code="approval.person")
@@ -342,7 +343,7 @@ class Approvals:
                 answer = read_answer(text, self._seal.key, desk=self._seal.desk, tenant=held.request.tenant, now=now)
             except TokenRefused:
                 continue
-            if _belongs(answer, held.request):
+            if belongs(answer, held.request):
                 found.append(answer)
         return found
 
@@ -357,7 +358,7 @@ class Approvals:
         left = self._left(request, answers, now)
         state = held.closed or ("approved" if not left else "open" if now < request.until and held.readable else "expired")
         args = self._drawer.args(held, now=now) if held.readable and not held.closed and now < request.until else None
-        return Pending(_with_args(request, args or b""), state, tuple(answers), left)
+        return Pending(with_args(request, args or b""), state, tuple(answers), left)
 
     def _state(self, id: str) -> str:
         try:
@@ -371,35 +372,3 @@ class Approvals:
     def _tell(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-
-def _belongs(answer: Answer, request: Request) -> bool:
-    """Is it about this very request?"""
-    said = answer.said
-    return (
-        (said.request, said.task, said.tool) == (request.id, request.task, request.tool)
-        and (answer.issuer, answer.args_digest) == (request.issuer, request.args_digest)
-        and {ask.name for ask in request.asks} >= set(said.asks)
-    )
-
-
-def _about(answer: Answer, request: Request) -> Approval:
-    """With the keyed hash of the arguments, which only the request knows."""
-    from dataclasses import replace
-
-    return replace(answer.said, args_hmac=request.args_hmac)
-
-
-def _with_args(request: Request, args: bytes) -> Request:
-    from dataclasses import replace
-
-    if args and digest(args) != request.args_digest:
-        raise StateUnavailable("the arguments of a request are not those that were asked about")
-    return replace(request, args=args)
-
-
-def _unsaid(claims: Mapping[str, object], person: Delegation, groups: frozenset[str], now: int) -> Approval:
-    """An answer before it is known what it covers: who it is, for the rules of who may answer."""
-    names = frozenset((person.origin, *([person.person] if person.person else [])))
-    name = person.person or person.origin
-    return Approval(str(claims["jti"]), "", "", "", (), name, groups, now, "", names, person.issuer)
