@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Approvals"]
 
+_JUST = 5
+"""Seconds within which an answer may have come between the guard's look and its question."""
 _SOONEST, _LATEST = 0.05, 1.0
 """Seconds between two looks of whoever waits for an answer: they double."""
 
@@ -118,7 +120,12 @@ class Approvals:
         """Keep a request; the id under which persons see it. Raises where nobody could ever answer it."""
         if not self._plain:
             raise ConfigError("Approvals: without `trust=` nobody could answer")
-        return self._drawer.put(request, self._plain, now=now)
+
+        def answered(held: Held) -> bool:
+            answers = self._answers(held, now)
+            return not self._left(held.request, answers, now) and max(each.said.at for each in answers) >= now - _JUST
+
+        return self._drawer.put(request, self._plain, now=now, answered=answered)
 
     def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval | Rejection]:
         """The good answers about this very call. A forged, expired or closed one is left out; a no is handed out as what it is."""

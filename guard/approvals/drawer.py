@@ -20,7 +20,7 @@ not at all, across processes, also when one is killed; rows end by themselves.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from os import urandom
@@ -74,8 +74,11 @@ class Drawer:
 
     # -- asking ----------------------------------------------------------------------------------------------------------------
 
-    def put(self, request: Request, trust: Sequence[Mapping[str, Any]], *, now: int) -> str:
-        """Keep it; the id of the one that persons see: an open one about the same call that asks the same stays, and takes no second answer."""
+    def put(self, request: Request, trust: Sequence[Mapping[str, Any]], *, now: int, answered: Callable[[Held], bool]) -> str:
+        """Keep it; the id of the one that persons see: an open one about the same call that asks the same stays, and takes no second answer.
+
+        `answered`: whether a request was just answered, between the guard's look and this: then it stays too, and the next call finds the answer.
+        """
         call, salt = (
             _call(request.task, request.tool, request.args_hmac),
             self._salt(_task(request.tenant, request.issuer, request.task), now),
@@ -92,11 +95,13 @@ class Drawer:
             known, counted = self._values((Lookup(f"ap|c|{call}"), Sum("ap|n")), now)
             count = counted[0] if isinstance(counted, tuple) else 0
             old = self.read(known, now=now) if isinstance(known, str) else None
-            if old is not None and _same(old, request, now):
-                stays: list[Op] = [Absent(f"ap|x|{known}"), Require(f"ap|v|{known}"), Mark(f"ap|d|{new}", ttl=ttl, value=str(known))]
-                if type(self._apply(stays, now)) is Applied:
-                    return str(known)
-                continue
+            if old is not None and _same(old, request):
+                waiting = old.readable and now < old.request.until
+                if waiting or answered(old):
+                    stays: list[Op] = [Absent(f"ap|x|{known}"), *([Require(f"ap|v|{known}")] if waiting else [])]
+                    if type(self._apply([*stays, Mark(f"ap|d|{new}", ttl=ttl, value=str(known))], now)) is Applied:
+                        return str(known)
+                    continue
             # Only over the one that was seen: two processes that ask at once make one request.
             begin: list[Op] = [Absent(f"ap|c|{call}")]
             if isinstance(known, str):
@@ -223,11 +228,11 @@ class Drawer:
         return self.store.apply(ops, now=datetime.fromtimestamp(now, UTC), commit=commit)
 
 
-def _same(old: Held, new: Request, now: int) -> bool:
-    """Would whoever answers the old one answer the new one? As long as it can be answered."""
+def _same(old: Held, new: Request) -> bool:
+    """Would whoever answers the old one answer the new one?"""
     then = old.request
     asks = then.asks == new.asks and (then.origin, then.person, then.actors) == (new.origin, new.person, new.actors)
-    return asks and not old.closed and old.readable and now < then.until and then.args_digest == new.args_digest
+    return asks and not old.closed and then.args_digest == new.args_digest
 
 
 def _hash(text: str) -> str:

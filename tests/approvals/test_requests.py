@@ -111,6 +111,37 @@ def test_the_same_call_is_asked_about_once() -> None:
     assert world.said(world.pay(200)) == "allow"
 
 
+def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_next_call() -> None:
+    """The agent tries again in the very moment in which the person says yes."""
+    world = World()
+    world.pay(200)
+    find = world.desk.find
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        found = find(*args, **kwargs)
+        world.answer("approve", by="alice", request=0)
+        return found
+
+    world.desk.find = late  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == "ask big"
+    world.desk.find = find  # type: ignore[method-assign]
+    assert world.desk.open(world.asked[1]).request.id == world.asked[0]
+    assert world.said(world.pay(200)) == "allow"
+
+
+def test_an_answer_that_does_not_do_is_asked_for_anew() -> None:
+    """Its approver was locked out since: the request that was answered does not stay in the way of another."""
+    world = World()
+    world.pay(200)
+    assert world.answer("approve", by="alice", more={"sid": "s-1"}) == "ok"
+    world.guard._house.revocations.revoke("session", "s-1")  # type: ignore[attr-defined]
+    world.clock.advance(6)
+    assert world.said(world.pay(200)) == "ask big"
+    assert [world.desk.open(each).state for each in world.asked] == ["superseded", "open"]
+    assert world.answer("approve", by="alice") == "ok"
+    assert world.said(world.pay(200)) == "allow"
+
+
 def test_what_comes_up_later_is_asked_anew_and_whole() -> None:
     """The policy was changed meanwhile: who approved the smaller list has not approved the longer one."""
     from guard import Policy
