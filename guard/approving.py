@@ -2,17 +2,21 @@
 
 The approvals port says what persons have answered; whether it counts is judged here, from what it says
 (`guard/workflow/approvals.py`). A framework's "approved = true" comes nowhere near.
+
+A rejection by somebody who may answer denies the very call, as long as an approval of that person would hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guard.drive import Flow, Need
 from guard.house import House, TaskState
-from guard.model import Delegation, Finding
+from guard.model import Approval, Delegation, Finding
 from guard.ops import Absent, Applied, Lookup, Mark, Op, Take
 from guard.reasons import ReasonCode
-from guard.steps import Draft
-from guard.workflow.approvals import about, asks_of, clear, used_key
+from guard.steps import Draft, forbid
+from guard.workflow.approvals import about, asks_of, clear, rejected_by, rejections, used_key
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.verb import Hold
 from guard.workflow.weigh import approved
@@ -39,6 +43,12 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     found = draft.ask(port, port.find, (task.delegation.txn, draft.call.tool, hashed), now)
     if type(found) is Need:
         found = yield found
+    said_no = about(rejections(found), task.delegation, draft.call.tool, hashed)
+    no = rejected_by(house.layers, task.delegation, asks, said_no, now["now"]) if said_no else None
+    if no is not None:
+        text = f"rejected by {pseudonyms(house, task.delegation, no)}"
+        draft.findings.append(forbid("task", ReasonCode.ASK_REJECTED, text, "none: a person has said no to this call"))
+        return False
     approvals = about(found, task.delegation, draft.call.tool, hashed)
     if not approvals:
         return False
@@ -48,7 +58,7 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
         answer = yield answer
     if type(answer) is not Applied or len(answer.values) != len(looks):
         return False
-    fresh = [one for one, used in zip(approvals, answer.values, strict=True) if used is None]
+    fresh = yield from _in_force(house, draft, [one for one, used in zip(approvals, answer.values, strict=True) if used is None])
     cleared = clear(house.layers, task.delegation, asks, fresh, now["now"])
     if cleared.asks.keys() != asks.keys():
         return False
@@ -57,6 +67,24 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     draft.endorses = draft.endorses or any(code.startswith("flow.") for code in asks.values())
     draft.approvals = tuple({one.id: one for one in (*draft.approvals, *cleared.used)}.values())
     return True
+
+
+def _in_force(house: House, draft: Draft, approvals: Sequence[Approval]) -> Flow[list[Approval]]:
+    """Those whose approvers' tokens were not taken back since: who is locked out at noon has approved nothing in the morning.
+
+    Only None says so; a port that fails leaves the ask.
+    """
+    port, now = house.revocations, {"now": draft.at // 1_000_000}
+    kept = []
+    for one in approvals:
+        if one.credential is not None:
+            revoked = draft.ask(port, port.find, (one.credential,), now)
+            if type(revoked) is Need:
+                revoked = yield revoked
+            if revoked is not None:
+                continue
+        kept.append(one)
+    return kept
 
 
 def pseudonyms(house: House, delegation: Delegation, *persons: str) -> str:

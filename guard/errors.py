@@ -106,7 +106,8 @@ class Denied(GuardError):
 class ApprovalRequired(Denied):
     """Not yet: a person must answer first. A `Denied`, so code that knows only denial stays closed.
 
-    `.request` is what an approver signs: task, tool, arguments digest, the rules that ask.
+    `.request` names what a person is asked: its `id`, task, tool, keyed hash of the arguments, the rules that ask. Plain data, without a value: it may
+    be kept, sent and read back; the request itself lies with the guard's `Approvals` and survives the process.
     """
 
     @property

@@ -304,20 +304,25 @@ class TaskRecord:
 
 @frozen
 class ApprovalRecord:
-    """A person's word that changed what a task may do. `what`: `endorse` (one value of `argument` of `tool`) or `declassify` (`label`).
+    """A person's word that changed what a task may do, and what became of a request.
 
-    `by`: keyed pseudonym of the person. `value`: keyed hash of what was endorsed, never the value. `approval`: its id.
+    `what`: `endorse` (one value of `argument` of `tool`), `declassify` (`label`); `asked` (a request was made), `approved`, `rejected`, `used` (by the call
+    `decision`). `by`: keyed pseudonym of the person, "" where nobody has answered yet. `value`: keyed hash of what was endorsed, never the value.
+    `approval`: its id. `request`: the decision that asked; `asks`: what the answer covers.
     """
 
     at: int
     task: str
-    what: Literal["endorse", "declassify"]
+    what: Literal["endorse", "declassify", "asked", "approved", "rejected", "used"]
     by: str
     approval: str
     tool: str = ""
     argument: str = ""
     value: str = ""
     label: str = ""
+    request: str = ""
+    asks: tuple[str, ...] = ()
+    decision: str = ""
     kind: str = field(default="approval", init=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -329,7 +334,15 @@ class ApprovalRecord:
             "what": self.what,
             "by": self.by,
             "approval": self.approval,
-            **filled(tool=self.tool, argument=self.argument, value=self.value, label=self.label),
+            **filled(
+                tool=self.tool,
+                argument=self.argument,
+                value=self.value,
+                label=self.label,
+                request=self.request,
+                asks=self.asks,
+                decision=self.decision,
+            ),
         }
 
 

@@ -16,9 +16,11 @@ from guard.reasons import REASONS, ReasonCode
 
 if TYPE_CHECKING:
     from guard.constraints import Constraint
+    from guard.policy.data import AskRule
 
 __all__ = [
-    "Approval", "Bound", "Credential", "CredentialRequest", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Issued", "Judge", "Outcome", "Signal", "ToolCall", "Verdict",
+    "Approval", "Bound", "Credential", "CredentialRequest", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Issued", "Judge", "Outcome",
+    "Rejection", "Request", "Signal", "ToolCall", "Unmet", "Verdict",
 ]  # fmt: skip
 
 Verdict = Literal["allow", "deny", "ask"]
@@ -254,9 +256,9 @@ class Decision:
         return self.text() + (f" Instead: {self.fix}." if self.fix and not self.fix.startswith("none") else "")
 
     def request(self) -> dict[str, object]:
-        """What an approver would sign for this decision."""
-        asks = [f.rule or f.code for f in self.findings if f.says == "ask" and f.mode == "enforce"]
-        return {"task": self.task, "tool": self.tool, "args_hmac": self.args_hmac, "asks": asks, "decision": self.id}
+        """What persons are asked for this decision, without a value. `id`: what `guardtrail approve` takes."""
+        asks = [f.rule or str(f.code) for f in self.findings if f.says == "ask" and f.mode == "enforce"]
+        return {"id": self.id, "task": self.task, "tool": self.tool, "args_hmac": self.args_hmac, "asks": asks, "decision": self.id}
 
     def explain(self) -> str:
         """Several lines for a person, with values. Not for logs or models."""
@@ -330,6 +332,8 @@ class Approval:
     """What a person answered to a request: this very call (`task`, `tool`, `args_hmac`), these `asks` (rule ids or codes), once.
 
     `approver`: the person, `groups`: theirs, as the port has verified them. `at`: epoch seconds. `request`: the decision that asked.
+    `names`: every name the person's token gave (`sub`, `person`); `issuer`: whose token it was, "" where the port does not say; `credential`: the
+    token itself as revocations are asked about it, None where there was none.
     """
 
     id: str
@@ -341,6 +345,52 @@ class Approval:
     groups: frozenset[str]
     at: int
     request: str
+    names: frozenset[str] = frozenset()
+    issuer: str = ""
+    credential: Delegation | None = None
+
+
+@frozen
+class Rejection:
+    """A person said no. `said`: by whom and to what, as an approval has it; it approves nothing."""
+
+    said: Approval
+
+
+@frozen
+class Unmet:
+    """One ask of a request. `name`: its rule, else its code. `rules`: who may answer, of each layer that says it; all must be met."""
+
+    name: str
+    code: str
+    text: str
+    rules: tuple[AskRule, ...]
+
+
+@frozen
+class Request:
+    """What persons are asked: every unmet ask of one call at once. `id`: of the decision that asked. Times are epoch seconds.
+
+    `args`: canonical arguments, the only values here; `args_digest`: base64url SHA-256 of them, for what is signed and for nothing else. `control`:
+    the names of its control arguments. `until`: from then on it cannot be answered any more. `origin`, `person`, `actors`: for whom and by whom the call is made.
+    """
+
+    id: str
+    at: int
+    until: int
+    tenant: str
+    issuer: str
+    task: str
+    tool: str
+    args_hmac: str
+    args_digest: str
+    asks: tuple[Unmet, ...]
+    origin: str
+    person: str | None
+    actors: tuple[str, ...]
+    policy: str
+    control: tuple[str, ...] = ()
+    args: bytes = field(default=b"", repr=False)
 
 
 @frozen

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from guard.events import ApprovalRecord, DecisionRecord, OutcomeRecord, PivotRecord, TaskRecord
-from guard.model import Approval, CredentialRequest, Delegation, ExchangeRequest, Finding, Issued, Signal
+from guard.model import Approval, CredentialRequest, Delegation, ExchangeRequest, Finding, Issued, Rejection, Signal
 from guard.ops import Applied, Op, Refused
 
 __all__ = [
@@ -144,10 +144,13 @@ class Blinds(Protocol):
 
 
 class Approvals(Protocol):
-    """What persons have answered. Looked at only where the verdict is ask; whether one counts is judged from its content."""
+    """What persons have answered. Looked at only where the verdict is ask; whether one counts is judged from its content.
 
-    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval]:
-        """The verified approvals of this very call; a forged or expired one is left out."""
+    A port that keeps requests too has, besides, what `guard/asking.py` asks of it: `guard.approvals.Approvals` does.
+    """
+
+    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval | Rejection]:
+        """The verified approvals and rejections of this very call; a forged or expired one is left out."""
         ...
 
 

@@ -108,6 +108,9 @@ class ReasonCode(StrEnum):
     ASKED_NOT_ASKED = "asked.not_asked"
     ASKED_DELEGATED = "asked.delegated"
     ASK_TOO_MANY = "ask.too_many"
+    ASK_REJECTED = "ask.rejected"
+    ASK_UNAVAILABLE = "ask.unavailable"
+    ASK_USED = "ask.used"
     ASK_ENDORSE = "ask.endorse"
     ASK_DECLASSIFY = "ask.declassify"
 
@@ -314,6 +317,9 @@ REASONS: dict[ReasonCode, Reason] = {
         "the trusted prompt hands its orders to somebody else's words (a heuristic)", "a person must look first", ("OWASP-ASI01",)
     ),
     ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
+    ReasonCode.ASK_REJECTED: _R("a person who may answer has said no to this very call", "a person has said no", ("OWASP-ASI09",)),
+    ReasonCode.ASK_UNAVAILABLE: _R("the request could not be kept, so nobody can answer it", "not available now", ("OWASP-ASI09",)),
+    ReasonCode.ASK_USED: _R("the approval was used or taken back meanwhile", "a person must look again", ("OWASP-ASI09",)),
     ReasonCode.ASK_ENDORSE: _R("a person must vouch for the value before it may be used", "a person must look first", ("OWASP-ASI09",)),
     ReasonCode.ASK_DECLASSIFY: _R("a person must vouch that a label does not hold any more", "a person must look first", ("OWASP-ASI09",)),
     ReasonCode.LIMIT_CALLS: _R("the number of calls of the grant or intent is used up", "limit reached", ("OWASP-LLM10",)),

@@ -69,10 +69,10 @@ class Guard:
         list replaces both and needs one sink with `required = True`. Several policies are layers. `deadline`: the whole decision,
         I/O included; later is a deny. `revocations`: what was taken back, asked on every call; a list of such lists; None: the index in `state`
         where that names a store on disk, else one in memory. `clock`: for tests. `signals`, `proofs`: what is
-        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: what persons have answered;
-        None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act (`guard.identity.Registry`): the names
-        under which they count come of it, by the keys and workloads that are registered to them. `credentials`: who makes what tools need
-        downstream (`credential:`); None: the issuer of the token.
+        said of devices and sessions, which actors have proven to be one; None: there are none. `approvals`: where persons are asked and
+        answer (`guard.approvals.Approvals`); None: an ask stays one, and nothing runs. `registry`: what is known of the agents that act
+        (`guard.identity.Registry`): the names under which they count come of it, by the keys and workloads that are registered to them.
+        `credentials`: who makes what tools need downstream (`credential:`); None: the issuer of the token.
         """
         from guard.loading import load_layers
 
@@ -97,7 +97,7 @@ class Guard:
             store,
             tuple(sorted((sink for sink in chosen if sink is not spans), key=lambda sink: sink.required is not True)),
             clock,
-            Blinds(_keys_beside(chosen) if given else directory()),
+            Blinds((_keys_beside(chosen) or getattr(approvals, "home", None)) if given else directory()),
             spans,
             os.path.realpath,
             seconds,
@@ -107,6 +107,9 @@ class Guard:
             registry=registry,
             credentials=credentials,
         )
+        attach = getattr(approvals, "attach", None)
+        if attach is not None:
+            attach(self._house, trust)
         self._house.wall0, self._house.steady0 = clock.now().timestamp(), clock.monotonic()
         self._house.binders = {name: Binder(name, None, tool.types) for name, tool in base.tools.items()}
         self._current: ContextVar[Frame | None] = ContextVar("guardtrail_task", default=None)

@@ -312,6 +312,9 @@ def end_flow(house: House, state: TaskState, *, final: bool = True) -> Flow[Deci
     yield from note_flow(house, TaskRecord(at, decision.task, decision.verdict, str(decision.code), decision.step, rules, decision.policy))
     if house.spans is not None:
         house.spans.ended(state, decision)
+    forget = getattr(house.approvals, "forget", None) if ended else None
+    if forget is not None:  # what the task has asked for, arguments and all: nobody can answer it any more
+        yield Need(house.approvals, forget, state.delegation.task, {"now": at // 1_000_000})
     return decision
 
 

@@ -15,6 +15,7 @@ from typing import Final
 
 __all__ = [
     "ACTOR",
+    "APPROVALS",
     "ARGS_HMAC",
     "CALL_ID",
     "CHAIN",
@@ -121,6 +122,8 @@ WORKLOAD: Final = "guardtrail.workload"
 OWNER: Final = "guardtrail.owner"
 """Who answers for the actor, by the registry."""
 ARGS_HMAC: Final = "guardtrail.args_hmac"
+APPROVALS: Final = "guardtrail.approvals"
+"""On a call that was asked about and runs: each ask with the pseudonyms of those who answered it."""
 WITNESSES: Final = "guardtrail.witnesses"
 FIX: Final = "guardtrail.fix"
 LINK: Final = "guardtrail.link"

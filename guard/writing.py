@@ -66,10 +66,29 @@ def decision_of(house: House, draft: Draft, ruling: Ruling) -> Decision:
 def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
     """Number and record ahead; what no required sink could take is denied and its reservation taken back."""
     task, allowed = draft.task, ruling.verdict == "allow"
+    notes: Sequence[ApprovalRecord] = ()
     if not allowed:
         yield from cancel(house, draft)
         if task is not None and draft.now is not None and draft.step == 0 and not task.closed:
             ruling = yield from _count(house, draft, task, ruling)
+        if ruling.verdict == "ask" and house.approvals is not None and task is not None:
+            from guard.asking import ask_persons, asked_note
+
+            nobody, asked = yield from ask_persons(house, draft, task)
+            if nobody is not None:
+                draft.findings.append(nobody)
+                ruling = yield from _count(house, draft, task, decide(draft.findings, ()))
+            elif asked:
+                notes = (asked_note(draft, task),)
+    elif draft.approvals and task is not None:
+        from guard.asking import take_approvals, used_notes
+
+        refusal = yield from take_approvals(house, draft)
+        if refusal is not None:
+            ruling, allowed = refusal, False
+            yield from cancel(house, draft)
+        else:
+            notes = used_notes(house, draft, task)
     decision = decision_of(house, draft, ruling)
     span = house.spans.start(decision, task, draft.call.id, time_ns()) if house.spans is not None else None
     refused = yield from write(house, draft, decision, span)
@@ -82,6 +101,11 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
             draft.findings.append(finding)
             decision = decision_of(house, draft, decide(draft.findings, ()))
             yield from write(house, draft, decision, span, besides=sink)  # the refusal, to whatever sink still listens
+    if notes:  # also where the record failed: what was used up stays so
+        if span is not None and draft.approvals:
+            span.approved(tuple(draft.cleared.values()))
+        for note in notes:
+            yield from note_flow(house, note)
     if span is not None and decision.verdict != "allow":
         span.denied(decision)
     if house.spans is not None:
@@ -98,7 +122,7 @@ def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[
     A rule suspends by a finding that enforces, whoever else forbids.
     """
     by, key = draft.id, task.key
-    ops: list[Op] = [Add(task.step_key, 1, None, None, by)]
+    ops: list[Op] = [Add(task.step_key, 1, None, None, by)] if draft.step == 0 else []
     if ruling.verdict == "deny":
         ops += [Add(f"{key}|denied", 1, None, window, by) for window in house.windows]
         stops = draft.plan.suspending if draft.plan is not None else ()
@@ -115,7 +139,7 @@ def _count(house: House, draft: Draft, task: TaskState, ruling: Ruling) -> Flow[
         text = f"{house.most_asks} asks of this task were made, and no more may be"
         draft.findings.append(forbid("task", ReasonCode.ASK_TOO_MANY, text, fix="a new task"))
         return (yield from _count(house, draft, task, decide(draft.findings, ())))
-    if type(answer) is Applied and type(answer.values[0]) is int:
+    if type(answer) is Applied and draft.step == 0 and type(answer.values[0]) is int:
         draft.step = answer.values[0]
     return ruling
 

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from guard.cli import token as _token
+from guard.cli.approvals import app as _approvals
+from guard.cli.approvals import approve, reject
 from guard.cli.audit import app as _audit
 from guard.cli.check import check
 from guard.cli.explain import explain
@@ -32,9 +34,12 @@ in the order of the work
   lint            what does not mean what you think       guardtrail lint policy.yaml
   test            the policy's own tests                  guardtrail test policy.yaml
   token mint      a development token                     guardtrail token mint --issuer acme-dev --origin alice ...
+  token login     a development token of an approver      guardtrail token login --issuer acme-dev --person bob ...
   token inspect   what a token says                       guardtrail token inspect @task.jwt
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
   explain         one recorded decision and its chain     guardtrail explain last
+  approvals list  calls that wait for a person            guardtrail approvals list
+  approve         say yes to one of them (or `reject`)    guardtrail approve 01KAW5C --token @bob.jwt
   replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
   revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
@@ -85,6 +90,9 @@ app.command()(test)
 app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
+app.add_typer(_approvals, name="approvals")
+app.command()(approve)
+app.command()(reject)
 app.command()(replay)
 app.command()(revoke)
 app.command()(revoked)

@@ -181,6 +181,11 @@ def _note(row: Row) -> list[str]:
         rules = ", ".join(f"rule {rule}" for rule in row.get("rules") or ())
         return ["", "", "task.end", _verdict(row), "", "" if row.get("verdict") == "allow" else f"{row.get('code')}: {rules}".rstrip(": ")]
     if row.get("kind") == "approval":
+        if row.get("request"):
+            asks = ", ".join(str(each) for each in row.get("asks") or ())
+            by = f" by {row['by']}" if row.get("by") else ""
+            about = f" for decision {row['decision']}" if row.get("decision") else ""
+            return ["", "", "approval", "", "", f"{row.get('what')} {asks}{by} (request {row['request']!s}){about}"]
         about = row.get("label") or " ".join(str(row[name]) for name in ("tool", "argument") if row.get(name))
         return ["", "", "approval", "", "", f"{row.get('what')} {about} by {row.get('by')}"]
     changed = " and ".join(str(each) for each in row.get("changed") or ())

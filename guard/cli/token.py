@@ -66,6 +66,40 @@ def mint(
     return YES
 
 
+@app.command()
+@answers
+def login(
+    issuer: Annotated[str, typer.Option(help="Name of the development issuer.", show_default=False)],
+    person: Annotated[str, typer.Option(help="Who logs in.", show_default=False)],
+    group: Annotated[list[str] | None, typer.Option(help="A group of theirs; may be repeated.", show_default=False)] = None,
+    ttl: Annotated[str, typer.Option(help="How long it is valid: 30s, 10m, 1h.")] = "10m",
+    as_json: Json = False,
+) -> int:
+    """Print a token of a person who acts in person: to approve and reject with. For development and tests; it opens no task.
+
+    The issuer's key is that of `guardtrail token mint`; whoever can read it can be anybody.
+
+    \b
+    guardtrail token login --issuer acme-dev --person bob --group treasury > bob.jwt
+    guardtrail approve 01KAW5C --token @bob.jwt
+
+    \b
+    --json: {"token", "issuer", "file"}
+    """
+    file = issuer_file(issuer)
+    local = LocalIssuer.load(file) if file.is_file() else _made(issuer, file)
+    try:
+        token = local.login(person, groups=group or [], ttl=ttl)
+    except ConfigError as error:
+        raise WrongUsage(str(error)) from None
+    note(f"development issuer {issuer} ({file}); not for production")
+    if as_json:
+        dump({"token": token, "issuer": issuer, "file": str(file)})
+    else:
+        say(token)
+    return YES
+
+
 def _made(name: str, file: Path) -> LocalIssuer:
     """Of several commands that make it at once, one wins and the others use its key."""
     try:

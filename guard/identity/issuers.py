@@ -74,7 +74,9 @@ class Issuer:
         self.tenant = tenant or url
         self.max_ttl = max_ttl
         self.task_claim = task_claim
-        self._algorithms = by_typ(algorithms)
+        self.keys = None if source is None else str(source)
+        """Where its keys are: a file, an address, or None: where its metadata says."""
+        self.algorithms = self._algorithms = by_typ(algorithms)
         self.exchanger: Exchanger | None = None
         self.lender: Credentials | None = None
         if client is not None:

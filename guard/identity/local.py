@@ -159,6 +159,44 @@ class LocalIssuer:
         """The key that a token for `actor` is bound to: to none, here."""
         return
 
+    def login(
+        self,
+        person: str,
+        /,
+        *,
+        groups: Sequence[str] = (),
+        ttl: str = "10m",
+        audience: str = "approvals",
+        client: str = "local",
+        key: Mapping[str, object] | None = None,
+        **more: object,
+    ) -> str:
+        """An access token (`at+jwt`) of a person who acts in person, as an IAM gives one after a login: to approve and reject with
+        (`guard.approvals`). It opens no task.
+
+        `key`: the public JWK it is bound to. `more`: other claims, for tests (`sid`, `person`, `scope`).
+        """
+        if not is_name(person) or not is_name(client) or person == client:
+            raise ConfigError("login: `person` and `client` are visible names of at most 256 characters, and two of them")
+        if isinstance(groups, str) or not all(map(is_name, groups)):
+            raise ConfigError("login: `groups` is a list of names")
+        issued_at = _issued_at(self.clock())
+        claims: dict[str, object] = {
+            "iss": self.name,
+            "aud": audience,
+            "iat": issued_at,
+            "exp": issued_at + _ttl(ttl),
+            "jti": secrets.token_urlsafe(9),
+            "sub": person,
+            "client_id": client,
+            "groups": list(groups),
+            **({"cnf": {"jwk": _public(key)}} if key is not None else {}),
+            **more,
+        }
+        header = b64url_encode(_json({"alg": "ES256", "typ": "at+jwt", "kid": self.kid}))
+        signed = f"{header}.{b64url_encode(_json(claims))}"
+        return f"{signed}.{b64url_encode(_ES256.sign(signed.encode('ascii'), self._private))}"
+
     def exchange(self, request: ExchangeRequest) -> str:
         """`guard.ports.Exchanger`, as an IAM with token exchange does it (RFC 8693): same subject and task, `act` nested, never longer than the
         parent. What it is asked for it gives: that it is not wider is the guard's business, and tested on this.

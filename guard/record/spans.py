@@ -25,6 +25,7 @@ from guard.record.files import directory
 from guard.record.metrics import Metrics
 from guard.record.roots import Roots, fired, violation_facts
 from guard.telemetry import (
+    APPROVALS,
     CALL_ID,
     CREDENTIAL_LENT,
     DECISION,
@@ -319,6 +320,13 @@ class CallSpan:
         """The body was lent a credential of this id."""
         try:
             self._span.set_attribute(CREDENTIAL_LENT, name[:1024])
+        except Exception:  # noqa: S110 - a span less
+            pass
+
+    def approved(self, said: tuple[str, ...]) -> None:
+        """The call runs because persons have answered: what was asked, and their pseudonyms."""
+        try:
+            self._span.set_attribute(APPROVALS, tuple(each.removeprefix("approved: ") for each in said))
         except Exception:  # noqa: S110 - a span less
             pass
 

@@ -118,6 +118,10 @@ class Desk:
         """A person answers what a call asked for, all of it or the named asks: the same call may run once now, if they may answer it."""
         self.approvals.approve(asked.decision if isinstance(asked, ApprovalRequired) else asked, *asks, by=by, groups=groups)
 
+    def reject(self, asked: Decision | ApprovalRequired, *asks: str, by: str, groups: Iterable[str] = ()) -> None:
+        """A person says no: the same call is denied from now on, if they may answer it."""
+        self.approvals.reject(asked.decision if isinstance(asked, ApprovalRequired) else asked, *asks, by=by, groups=groups)
+
     def _take(self, guard: Guard) -> None:
         """The test's house for `guard`, and how to put its own back."""
         if id(guard) in self._undo:

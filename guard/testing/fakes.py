@@ -15,7 +15,7 @@ from itertools import count
 from secrets import token_urlsafe
 
 from guard.errors import ConfigError, GuardError, TokenRefused
-from guard.model import Approval, CredentialRequest, Decision, Delegation, Issued, Signal
+from guard.model import Approval, CredentialRequest, Decision, Delegation, Issued, Rejection, Signal
 from guard.ports import Clock
 from guard.reasons import ReasonCode
 from guard.tokens.evidence import Workload
@@ -33,24 +33,36 @@ class FakeApprovals:
         self._clock = clock
         self._numbers = count(1)
         self.given: list[Approval] = []
+        self.refused: list[Rejection] = []
 
     def approve(self, decision: Decision, *asks: str, by: str, groups: Iterable[str] = (), at: int | None = None) -> Approval:
         """`by` answers the asks of `decision` (all of them, or those named). Raises ConfigError where it does not ask for one."""
+        made = self._said(decision, asks, by, groups, at)
+        self.given.append(made)
+        return made
+
+    def reject(self, decision: Decision, *asks: str, by: str, groups: Iterable[str] = (), at: int | None = None) -> Rejection:
+        """`by` says no: the very call is denied from now on, if they may answer."""
+        made = Rejection(self._said(decision, asks, by, groups, at))
+        self.refused.append(made)
+        return made
+
+    def _said(self, decision: Decision, asks: tuple[str, ...], by: str, groups: Iterable[str], at: int | None) -> Approval:
         wanted = [str(one) for one in decision.request()["asks"]]  # type: ignore[attr-defined]
         for ask in asks or wanted[:1] or ("",):
             if ask not in wanted:
                 raise ConfigError(f"the decision does not ask for `{ask}`; it asks for {', '.join(wanted) or 'nothing'}")
         now = at if at is not None else int(self._clock.now().timestamp()) if self._clock is not None else 0
-        made = Approval(
+        return Approval(
             f"approval-{next(self._numbers)}", decision.task, decision.tool, decision.args_hmac, asks or tuple(wanted), by, frozenset(groups), now,
             decision.id,
         )  # fmt: skip
-        self.given.append(made)
-        return made
 
-    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval]:
+    def find(self, task: str, tool: str, args_hmac: str, *, now: int) -> Sequence[Approval | Rejection]:
         """Everything that was answered about this call."""
-        return [one for one in self.given if (one.task, one.tool, one.args_hmac) == (task, tool, args_hmac)]
+        this = (task, tool, args_hmac)
+        said_no = [one for one in self.refused if (one.said.task, one.said.tool, one.said.args_hmac) == this]
+        return [*(one for one in self.given if (one.task, one.tool, one.args_hmac) == this), *said_no]
 
 
 class FakeSignals:

@@ -18,7 +18,7 @@ from guard.tokens.rules import IssuerRules
 from guard.tokens.text import is_name
 
 __all__ = [
-    "MAX_ACTORS", "MAX_TIME", "SKEW", "confirmed_key", "read_access_token", "read_confirmation", "read_transaction_token",
+    "MAX_ACTORS", "MAX_TIME", "SKEW", "confirmed_key", "read_access_token", "read_confirmation", "read_person", "read_transaction_token",
 ]  # fmt: skip
 
 SKEW = 5
@@ -132,6 +132,32 @@ def confirmed_key(jwk: object) -> Key:
     except KeysRefused:
         pass
     raise TokenRefused(ReasonCode.TOKEN_PROOF, "the key in `cnf` is not a public key for signatures")
+
+
+def read_person(claims: Claims, rules: IssuerRules, kid: str, now: int) -> Delegation:
+    """`at+jwt` of a person who acts in person: no `act` at all, no grants to agents, not the client's own. Names no task, grants nothing.
+
+    Attack: an agent hands in the token it works under, or one of its own, as the approval of the person it works for.
+    """
+    issued_at, expires_at = _times(claims, rules, now)
+    _audience(claims, rules)
+    origin, workload, jti = _name(claims, "sub"), _name(claims, "client_id"), _name(claims, "jti")
+    if "act" in claims:
+        _actor("whoever approves acts in person, and nobody for them")
+    if "authorization_details" in claims:
+        raise TokenRefused(ReasonCode.TOKEN_DETAILS, "a token that hands something to agents is not the one to approve with")
+    if origin == workload or _origin_kind(claims, origin, workload) != "person":
+        raise TokenRefused(ReasonCode.TOKEN_CLAIMS, "`sub` is the client itself: software approves nothing")
+    bound: Literal["", "jkt", "x5t#S256"] = ""
+    holder_print = None
+    if "cnf" in claims:
+        bound, holder_print = read_confirmation(claims)
+    credential = Credential(rules.url, jti, kid, holder_print)
+    person, session = _optional(claims, "person"), _optional(claims, "sid")
+    return Delegation(
+        "at+jwt", rules.tenant, rules.url, "", credential, origin, "person", (workload,), issued_at, expires_at, rules.audience,
+        workload=workload, person=person, session=session, local=rules.local, bound=bound,
+    )  # fmt: skip
 
 
 def _times(claims: Claims, rules: IssuerRules, now: int) -> tuple[int, int]:

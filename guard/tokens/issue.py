@@ -99,8 +99,10 @@ def compose(
     if asked.details is not None:
         read_details({"authorization_details": asked.details})
     actors = _actors(parent, asked.actor)
-    if actors != parent.actors and "may_act" in claims:
-        _may_act(claims["may_act"], parent, asked.actor)
+    if actors != parent.actors and not parent.hands_to(actors[-1]):
+        # Attack A074: where the subject token says who may act for its subject, nobody else does. Where it says nothing, nobody does either
+        # but the clients of which the service's operator has said so.
+        raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`may_act` names another than the client that asks")
     scopes = parent.scopes if asked.scopes is None else asked.scopes
     made: dict[str, object] = {
         "iss": service.issuer,
@@ -117,6 +119,8 @@ def compose(
         "tctx": {"subject_iss": parent.issuer, "subject_iat": parent.issued_at},
     }
     made |= {name: value for name, value in (("person", parent.person), ("sid", parent.session)) if value is not None}
+    if parent.may_act is not None and actors == parent.actors:  # it was not taken over yet, and goes to the same one
+        made["may_act"] = {"sub": parent.may_act} if parent.may_act else {}
     made |= _verbatim(parent, claims)
     details = claims.get("authorization_details") if asked.details is None else asked.details
     if details is not None:
@@ -168,14 +172,6 @@ def _actors(parent: Delegation, actor: str | None) -> tuple[str, ...]:
     if len(parent.actors) >= MAX_ACTORS:
         raise TokenRefused(ReasonCode.TOKEN_ACTORS, f"`act`: deeper than {MAX_ACTORS}")
     return (actor,) if parent.actors == (parent.workload,) else (*parent.actors, actor)
-
-
-def _may_act(may_act: object, parent: Delegation, actor: str | None) -> None:
-    """RFC 8693 4.4, attack A074: where the subject token says who may act for its subject, nobody else does. Where it says nothing, nobody
-    does either but the clients of which the service's operator has said so."""
-    named = may_act.get("sub") if isinstance(may_act, Mapping) else None
-    if not isinstance(may_act, Mapping) or named != actor or may_act.get("iss", parent.issuer) != parent.issuer:
-        raise TokenRefused(ReasonCode.TOKEN_ACTORS, "`may_act` names another than the client that asks")
 
 
 def _nested(actors: Sequence[str]) -> dict[str, object]:

@@ -82,6 +82,8 @@ def reissued(
         why = (
             "the actors are not the same"
             if child.actors != parent.actors
+            else "it may be taken over by another"
+            if child.may_act != parent.may_act
             else exceeds(parent, child, scopes=scopes or NO_SCOPES, given=given)
         )
     else:

@@ -30,7 +30,7 @@ from guard.tokens.claims import MAX_TIME, SKEW
 from guard.tokens.jose import NotStrict, b64url_encode, split, strict_json, token_json
 from guard.tokens.keys import Key, KeysRefused, holder_key
 
-__all__ = ["DPOP", "KEPT", "POP", "WINDOW", "NonceWanted", "digest", "verify_certificate", "verify_dpop", "verify_pop"]
+__all__ = ["DPOP", "KEPT", "POP", "WINDOW", "NonceWanted", "digest", "verify_certificate", "verify_dpop", "verify_kept", "verify_pop"]
 
 POP: Final = "guard-pop+jwt"
 DPOP: Final = "dpop+jwt"
@@ -72,6 +72,14 @@ def verify_pop(proof: str, delegation: Delegation, presented: str, *, tool: str,
     if claims["args"] != digest(args):
         _refuse("is for other arguments")
     return _mark(key, claims)
+
+
+def verify_kept(proof: str, thumbprint: str, *, tool: str, args: bytes) -> None:
+    """That the key of this thumbprint has signed a proof for this very call, whenever that was; else `TokenRefused`. It lets nobody in: for a proof
+    that was verified when it came and is kept as evidence. Under which token it came is not looked at: the token is not kept."""
+    key, claims = _opened(proof, POP)
+    if key.thumbprint != thumbprint or claims.keys() != _CLAIMS or claims["tool"] != tool or claims["args"] != digest(args):
+        _refuse("is not what was signed")
 
 
 def verify_dpop(

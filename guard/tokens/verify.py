@@ -21,7 +21,7 @@ from guard.tokens.jose import split, token_json
 from guard.tokens.keys import KID, Key, KeySet
 from guard.tokens.rules import IssuerRules
 
-__all__ = ["KINDS", "IssuerRules", "Kind", "verified", "verify", "verify_signature"]
+__all__ = ["KINDS", "IssuerRules", "Kind", "signed", "verified", "verify", "verify_signature"]
 
 _HEADER = frozenset({"alg", "typ", "kid"})
 
@@ -89,13 +89,19 @@ def verify(token: str, issuers: Mapping[str, IssuerRules], *, now: int) -> Deleg
 
 def verified(token: str, issuers: Mapping[str, IssuerRules], *, now: int) -> tuple[Delegation, Json]:
     """`verify`, and the claims themselves: for the fold of a chain, which needs the root's `cnf.jwk` and `mdp`. May raise anything."""
+    header, claims, rules = signed(token, issuers)
+    return header.kind.read(claims, rules, header.kid, now), claims
+
+
+def signed(token: str, issuers: Mapping[str, IssuerRules]) -> tuple[Header, Json, IssuerRules]:
+    """Header and claims that the issuer the token names has signed; nothing of the claims is read but `iss`. May raise anything."""
     jws = split(token)
     header = _header(jws.header)
     claims = token_json(jws.payload)
     rules, key = header.kind.key(header, claims, issuers)
     if key is None or not key.verifies(header.alg, jws.signed, jws.signature):
         raise TokenRefused(ReasonCode.TOKEN_SIGNATURE)
-    return header.kind.read(claims, rules, header.kid, now), claims
+    return header, claims, rules
 
 
 @lru_cache(maxsize=128)  # an issuer's tokens share one header; a pure function of its bytes, and refusals are not kept

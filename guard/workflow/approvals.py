@@ -13,20 +13,51 @@
 
 Who may answer: the entry of `asks` for the rule, else for the reason code, else for the part of the code before its dot, else `default`;
 of several layers that have one of the same kind, all must be met. Where none has any, the origin answers, within 15 minutes.
+
+A person is all the names a token gives (`sub`, `person`). Who is left out (`not`) is left out by any of them, and two approvals that share one are of
+one person. The origin answers with a token of the task's own issuer: another issuer may call somebody by the same name.
+A rejection holds as long as an approval of that person would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 from unicodedata import is_normalized
 
-from guard.model import Approval, Delegation, Finding
+from guard.model import Approval, Delegation, Finding, Rejection, Unmet
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from guard.policy.data import AskRule, PolicyData
 
-__all__ = ["Cleared", "about", "asks_of", "clear", "name_of", "used_key"]
+    class Parties(Protocol):
+        """For whom and by whom a call is made: what a delegation has, and a request."""
+
+        @property
+        def issuer(self) -> str: ...
+        @property
+        def origin(self) -> str: ...
+        @property
+        def person(self) -> str | None: ...
+        @property
+        def actors(self) -> tuple[str, ...]: ...
+
+
+__all__ = [
+    "Cleared",
+    "about",
+    "answerable",
+    "asks_of",
+    "clear",
+    "met",
+    "name_of",
+    "rejected_by",
+    "rejections",
+    "unmet",
+    "used_key",
+]
 
 _AHEAD: Final = 5
 """Seconds an approver's clock may run before ours."""
@@ -76,31 +107,72 @@ def _sound(one: Approval) -> bool:
     name: object = one.approver
     asks: object = one.asks
     groups: object = one.groups
+    names: object = one.names
     return (
         type(one.at) is int
         and type(one.id) is str
-        and type(name) is str
-        and name != ""
-        and name == name.strip()
-        and name.isprintable()
-        and is_normalized("NFC", name)
+        and type(one.issuer) is str
         and isinstance(asks, tuple | list)
         and isinstance(groups, frozenset | set | tuple | list)
+        and isinstance(names, frozenset | set | tuple | list)
+        and all(map(_plain, (name, *names)))
     )
 
 
-def clear(layers: Sequence[PolicyData], delegation: Delegation, asks: dict[str, str], approvals: Sequence[Approval], now: int) -> Cleared:
+def _plain(name: object) -> bool:
+    return type(name) is str and name != "" and name == name.strip() and name.isprintable() and is_normalized("NFC", name)
+
+
+def rejections(found: object) -> list[Approval]:
+    """What was said no to, as approvals have it: for `about`."""
+    given = found if isinstance(found, Sequence) and not isinstance(found, str | bytes) else ()
+    return [one.said for one in given if type(one) is Rejection]
+
+
+def clear(layers: Sequence[PolicyData], delegation: Parties, asks: Mapping[str, str], approvals: Sequence[Approval], now: int) -> Cleared:
     """Which of `asks` (name -> code) `approvals` (of `about`, not used) answer."""
+    return met({name: _rules(layers, name, code) for name, code in asks.items()}, delegation, approvals, now)
+
+
+def met(asks: Mapping[str, Sequence[AskRule]], parties: Parties, approvals: Sequence[Approval], now: int) -> Cleared:
+    """The same, of asks with the rules of who may answer them."""
     cleared: dict[str, tuple[str, ...]] = {}
     used: dict[str, Approval] = {}
-    for name, code in asks.items():
+    for name, rules in asks.items():
         naming = [one for one in approvals if name in one.asks]
-        answers = [_answers(rule, delegation, naming, now) for rule in _rules(layers, name, code)]
+        answers = [_answers(rule, parties, naming, now) for rule in rules]
         if not answers or not all(answers):
             continue
         used.update({one.id: one for answer in answers for one in answer})
         cleared[name] = tuple(sorted({one.approver for answer in answers for one in answer}))
     return Cleared(cleared, tuple(used.values()))
+
+
+def unmet(layers: Sequence[PolicyData], findings: Iterable[Finding]) -> tuple[Unmet, ...]:
+    """Every unmet ask, with who may answer it: what a request lists."""
+    found: dict[str, Unmet] = {}
+    for one in findings:
+        if one.says == "ask" and one.mode == "enforce":
+            name, code = name_of(one), str(one.code)
+            found.setdefault(name, Unmet(name, code, one.text, tuple(_rules(layers, name, code))))
+    return tuple(found.values())
+
+
+def answerable(asks: Iterable[Unmet], parties: Parties, one: Approval) -> tuple[str, ...]:
+    """Those of `asks` that the person of `one` may answer."""
+    return tuple(ask.name for ask in asks if any(_may(rule, parties, one) for rule in ask.rules))
+
+
+def rejected_by(
+    layers: Sequence[PolicyData], delegation: Parties, asks: Mapping[str, str], said: Sequence[Approval], now: int
+) -> str | None:
+    """Who has said no, of those who may answer one of `asks`; None: nobody. `said`: of `about`."""
+    for name, code in asks.items():
+        for rule in _rules(layers, name, code):
+            for one in said:
+                if name in one.asks and _fresh(rule, one, now) and _may(rule, delegation, one):
+                    return one.approver
+    return None
 
 
 def _rules(layers: Sequence[PolicyData], name: str, code: str) -> list[AskRule]:
@@ -113,22 +185,31 @@ def _rules(layers: Sequence[PolicyData], name: str, code: str) -> list[AskRule]:
     return [AskRule()]
 
 
-def _answers(rule: AskRule, delegation: Delegation, approvals: Sequence[Approval], now: int) -> list[Approval]:
+def _answers(rule: AskRule, parties: Parties, approvals: Sequence[Approval], now: int) -> list[Approval]:
     """One approval of each of as many persons as it takes; none where there are too few."""
-    persons: dict[str, Approval] = {}
+    found: list[Approval] = []
+    seen: set[str] = set()
     for one in approvals:
-        if now - rule.within < one.at <= now + _AHEAD and _may(rule, delegation, one):
-            persons.setdefault(one.approver, one)
-    found = list(persons.values())
+        names = {one.approver, *one.names}
+        if not (_fresh(rule, one, now) and _may(rule, parties, one)):
+            continue
+        if not names & seen:
+            found.append(one)
+        seen |= names
     return found[: rule.count] if len(found) >= rule.count else []
 
 
-def _may(rule: AskRule, delegation: Delegation, one: Approval) -> bool:
-    own = {delegation.origin, *([delegation.person] if delegation.person else [])}
+def _fresh(rule: AskRule, one: Approval, now: int) -> bool:
+    return now - rule.within < one.at <= now + _AHEAD
+
+
+def _may(rule: AskRule, parties: Parties, one: Approval) -> bool:
+    own = {parties.origin, *([parties.person] if parties.person else [])}
+    names = {one.approver, *one.names}
     if isinstance(rule.by, str):
-        return one.approver in own
-    if "origin" in rule.by.excluded and one.approver in own:
+        return bool(names & own) and one.issuer in ("", parties.issuer)
+    if "origin" in rule.by.excluded and names & own:
         return False
-    if "actors" in rule.by.excluded and one.approver in delegation.actors:
+    if "actors" in rule.by.excluded and names & set(parties.actors):
         return False
-    return one.approver in rule.by.persons or (rule.by.group is not None and rule.by.group in one.groups)
+    return bool(names & set(rule.by.persons)) or (rule.by.group is not None and rule.by.group in one.groups)

@@ -75,6 +75,10 @@ def test_what_feeds_revocations_is_loaded_when_used() -> None:
     script = "import sys, guard; print(*sorted(sys.modules))"
     said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     later = (
+        "guard.approvals",
+        "guard.asking",
+        "guard.constraints.confusables",
+        "guard.tokens.approval",
         "guard.identity.revoked",
         "guard.identity.signals",
         "guard.identity.telemetry",

@@ -253,6 +253,22 @@ def test_a_dry_check_uses_nothing_up() -> None:
         assert world.guard.check(ToolCall("pay", {"to": "bob", "amount": "200"})).verdict == "ask"
 
 
+def test_a_no_is_a_denial_whatever_else_was_said() -> None:
+    world = World()
+    with world.task():
+        asked = world.pay("2000")
+        world.approvals.reject(asked, "huge", by="alice")  # who may not answer `huge`
+        world.approvals.reject(asked, "huge", by="eve", groups=["sales"])
+        assert world.pay("2000").verdict == "ask"
+        world.approvals.approve(asked, "big", by="alice")
+        for person in ("tina", "theo"):
+            world.approvals.approve(asked, "huge", by=person, groups=["treasury"])
+        world.approvals.reject(asked, "huge", by="tom", groups=["treasury"])
+        denied = world.pay("2000")
+        assert (denied.verdict, denied.code) == ("deny", "ask.rejected") and "tom" not in denied.model_dump_json()
+        assert world.guard.check(ToolCall("pay", {"to": "bob", "amount": "2000"})).code == "ask.rejected"
+
+
 def test_an_approval_is_used_once_whoever_races() -> None:
     for _ in range(20):
         world = World()

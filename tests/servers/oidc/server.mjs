@@ -18,6 +18,7 @@ const JWT_TOKEN = 'urn:ietf:params:oauth:token-type:jwt';
 const SCOPES = ['tools:read', 'tools:write', 'tools:pay'];
 const ALGORITHMS = ['ES256', 'RS256', 'Ed25519'];
 const LIFETIME = 300;
+const GROUPS = { alice: ['treasury'], bob: ['treasury'], carol: ['sales'] };
 
 // Audiences. An exchange stays at its audience, or goes to one of those that any may go to.
 const jwt = (alg) => ({ accessTokenFormat: 'jwt', jwt: { sign: { alg } } });
@@ -88,7 +89,12 @@ function claims(ctx, token) {
   const exchanged = ctx?.[EXCHANGED];
   if (exchanged) return exchanged;
   if (token.kind === 'ClientCredentials') return { txn: randomUUID(), owner: 'platform@example' };
-  return { ...(process.env.NO_TXN === '1' ? {} : { txn: token.grantId ?? randomUUID() }), ...(token.sessionUid ? { sid: token.sessionUid } : {}) };
+  const groups = GROUPS[token.accountId];
+  return {
+    ...(process.env.NO_TXN === '1' ? {} : { txn: token.grantId ?? randomUUID() }),
+    ...(token.sessionUid ? { sid: token.sessionUid } : {}),
+    ...(groups ? { groups } : {}),
+  };
 }
 
 function provide(issuer) {
