@@ -78,5 +78,5 @@ def _read(text: object, child: Delegation) -> tuple[Delegation, ...] | None:
             replace(child, credential=Credential(child.issuer, str(jti), str(kid), str(thumbprint) or None), issued_at=int(at), above=())
             for jti, kid, thumbprint, at in rows
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -128,7 +128,10 @@ def test_what_cannot_be_remembered_is_not_handed_out() -> None:
         assert look(one) == "allow", "the parent goes on"
 
 
-@pytest.mark.parametrize("says", ["x", "{}", "[1]", '[["j"]]', '[["j","k","t","soon"]]', "[[]]", json.dumps([["j", "k", "", 1]] * 17)])
+@pytest.mark.parametrize(
+    "says",
+    ["x", "{}", "[1]", '[["j"]]', '[["j","k","t","soon"]]', "[[]]", '[["j","k","t",Infinity]]', json.dumps([["j", "k", "", 1]] * 17)],
+)
 def test_what_nobody_can_read_denies(says: str) -> None:
     store, iam = Broken(), LocalIssuer("acme-dev")
     one = guard(iam, store)
