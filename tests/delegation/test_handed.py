@@ -27,11 +27,13 @@ class Iam(LocalIssuer):
     """Binds what it gives to `key`, where its parent was bound."""
 
     key: HolderKey | None = None
+    depth = 0
 
     def exchange(self, request: ExchangeRequest) -> str:
         claims = claims_of(super().exchange(request))
         if request.delegation.bound and self.key is not None:
             claims["cnf"] = {"jwk": dict(self.key.public)}
+            claims |= {"mdp": self.depth} if self.depth else {}
         return self.sign(json.dumps(claims).encode())
 
 
@@ -45,8 +47,8 @@ class Broken(MemoryState):
         if mine and isinstance(ops[0], Mark) and not self.takes:
             raise StateUnavailable("full")
         answer = super().apply(ops, now=now, commit=commit)
-        if mine and self.says and not isinstance(ops[0], Mark):
-            return Applied((self.says,), int(now.timestamp()))
+        if mine and self.says and isinstance(answer, Applied):  # it is asked for when a task is opened, last of all
+            return Applied((*answer.values[:-1], self.says), answer.now)
         return answer
 
 
@@ -115,6 +117,26 @@ def test_an_ancestor_that_is_taken_back_takes_its_descendants_along(which: str, 
                 with pytest.raises(Denied) as caught:
                     deep.delegate("last")
                 assert caught.value.code == "token.revoked"
+
+
+@pytest.mark.parametrize("which", ["parent", "kept"])
+@pytest.mark.parametrize("hops", [1, 2])
+def test_hops_of_a_token_from_an_exchange_die_with_what_it_was_made_of(which: str, hops: int) -> None:
+    """Attack: whoever holds the exchanged token hands it on offline, and the first token is taken back."""
+    keys = [HolderKey.generate() for _ in range(4)]
+    iam, store = Iam("acme-dev"), MemoryState()
+    iam.key, iam.depth = keys[1], 3
+    one = guard(iam, store)
+    root = iam.mint(origin="alice", actor="lead", intent=None, tools=["look"], key=keys[0].public, depth=3)
+    with one.task(root) as task:  # without its key: the issuer is asked
+        text = task.delegate("mailer").token
+        assert "~" not in text
+    for n in range(hops):
+        text = keys[1 + n].attenuate(text, actor=f"hop-{n}", key=keys[2 + n].public, tools=["look"])
+    with one.task(text, key=keys[1 + hops]):
+        assert look(one) == "allow"
+        StoreRevocations(store).revoke("credential", claims_of(root)["jti"] if which == "parent" else "another")
+        assert look(one) == ("allow" if which == "kept" else "token.revoked")
 
 
 def test_what_cannot_be_remembered_is_not_handed_out() -> None:
