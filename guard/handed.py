@@ -14,9 +14,9 @@ from hashlib import sha256
 from guard.drive import Flow, Need
 from guard.house import House, TaskState
 from guard.model import Credential, Delegation, Finding
-from guard.ops import Applied, Lookup, Mark
+from guard.ops import Applied, Mark
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, revocation_said
+from guard.steps import Draft, failed, revocation_said
 from guard.tokens.claims import SKEW
 
 __all__ = ["ancestors", "descent_key", "gone", "remember"]

@@ -131,12 +131,12 @@ def test_hops_of_a_token_from_an_exchange_die_with_what_it_was_made_of(which: st
     with one.task(root) as task:  # without its key: the issuer is asked
         text = task.delegate("mailer").token
         assert "~" not in text
-    for n in range(hops):
-        text = keys[1 + n].attenuate(text, actor=f"hop-{n}", key=keys[2 + n].public, tools=["look"])
-    with one.task(text, key=keys[1 + hops]):
-        assert look(one) == "allow"
-        StoreRevocations(store).revoke("credential", claims_of(root)["jti"] if which == "parent" else "another")
-        assert look(one) == ("allow" if which == "kept" else "token.revoked")
+        for n in range(hops):
+            text = keys[1 + n].attenuate(text, actor=f"hop-{n}", key=keys[2 + n].public, tools=["look"])
+        with one.task(text, key=keys[1 + hops]):
+            assert look(one) == "allow"
+            StoreRevocations(store).revoke("credential", claims_of(root)["jti"] if which == "parent" else "another")
+            assert look(one) == ("allow" if which == "kept" else "token.revoked")
 
 
 def test_what_cannot_be_remembered_is_not_handed_out() -> None:
