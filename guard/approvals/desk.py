@@ -123,7 +123,11 @@ class Approvals:
 
         def answered(held: Held) -> bool:
             answers = self._answers(held, now)
-            return not self._left(held.request, answers, now) and max(each.said.at for each in answers) >= now - _JUST
+            if held.closed:
+                answers = [each for each in answers if not each.yes]
+            elif self._left(held.request, answers, now):
+                return False
+            return any(each.said.at >= now - _JUST for each in answers)
 
         return self._drawer.put(request, self._plain, now=now, answered=answered)
 

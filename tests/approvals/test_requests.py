@@ -111,22 +111,23 @@ def test_the_same_call_is_asked_about_once() -> None:
     assert world.said(world.pay(200)) == "allow"
 
 
-def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_next_call() -> None:
-    """The agent tries again in the very moment in which the person says yes."""
+@pytest.mark.parametrize(("verb", "then"), [("approve", "allow"), ("reject", "deny ask.rejected")])
+def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_next_call(verb: str, then: str) -> None:
+    """The agent tries again in the very moment in which the person answers. Attack: asks all the time, so that no no is ever seen."""
     world = World()
     world.pay(200)
     find = world.desk.find
 
     def late(*args: Any, **kwargs: Any) -> Any:
         found = find(*args, **kwargs)
-        world.answer("approve", by="alice", request=0)
+        world.answer(verb, by="alice", request=0)
         return found
 
     world.desk.find = late  # type: ignore[method-assign]
     assert world.said(world.pay(200)) == "ask big"
     world.desk.find = find  # type: ignore[method-assign]
     assert world.desk.open(world.asked[1]).request.id == world.asked[0]
-    assert world.said(world.pay(200)) == "allow"
+    assert world.said(world.pay(200)) == then
 
 
 def test_an_answer_that_does_not_do_is_asked_for_anew() -> None:
