@@ -130,6 +130,19 @@ def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_
     assert world.said(world.pay(200)) == then
 
 
+@pytest.mark.parametrize(("verb", "then"), [("approve", "allow"), ("reject", "deny ask.rejected")])
+def test_who_cannot_be_asked_what_was_answered_asks_nobody_anew(verb: str, then: str) -> None:
+    """Attack: while the desk is slow, each answer gives way to a new request, and a no is as good as none."""
+    world = World()
+    world.pay(200)
+    assert world.answer(verb, by="alice") == "ok"
+    world.clock.advance(seconds=60)
+    find, world.desk.find = world.desk.find, lambda *args, **kwargs: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    assert world.said(world.pay(200)) == "deny ask.unavailable"
+    world.desk.find = find  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == then
+
+
 def test_an_answer_that_does_not_do_is_asked_for_anew() -> None:
     """Its approver was locked out since: the request that was answered does not stay in the way of another."""
     world = World()
