@@ -197,6 +197,10 @@ class Drawer:
                 return "twice" if key in persons else "closed" if key == f"ap|x|{request}" else "gone"
         return "full"
 
+    def answered(self, id: str, *, now: int) -> None:
+        """Nobody needs to see its arguments any more."""
+        self._apply((Take(f"ap|v|{id}", need=False),), now)
+
     def take(self, approvals: Sequence[Approval], decision: str, *, now: int) -> bool:
         """Use up the requests they answer, all or none. False: one was used before, or closed by a no meanwhile.
 

@@ -42,6 +42,7 @@ def test_the_exception_names_the_request_and_may_be_kept(tmp_path: Path) -> None
     found = world.desk.open(kept["id"])
     assert (found.state, found.left, found.args) == ("open", ("big", "huge"), {"amount": "2000", "to": SECRET})
     assert SECRET not in json.dumps(found.to_dict()) and SECRET in json.dumps(found.to_dict(values=True))
+    assert "args_digest" not in found.to_dict(), "a hash anybody can try values on is one: an amount is found in no time"
     for by, groups in (("alice", ()), ("tina", ("treasury",)), ("theo", ("treasury",))):
         world.desk.approve(kept["id"], world.token(by, groups))
     ran: list[str] = []
@@ -93,6 +94,25 @@ def test_arguments_go_when_the_request_is_over(how: str, tmp_path: Path) -> None
         return
     assert world.row(f"ap|v|{id}") is None
     assert (world.desk.open(id).state, world.desk.open(id).args) == (how, None)
+
+
+def test_two_who_answer_at_once_have_answered() -> None:
+    """Each of them sees the other's answer not yet: that is no reason to keep the arguments, or to wait for a third."""
+    world = World()
+    world.pay(2000)
+    (id,) = world.asked
+    assert world.answer("approve", by="alice") == "ok"
+    keep = world.desk._keep
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        world.desk._keep = keep  # type: ignore[method-assign]
+        assert world.answer("approve", by="tina", groups=("treasury",)) == "ok"
+        keep(*args, **kwargs)
+
+    world.desk._keep = late  # type: ignore[method-assign]
+    assert world.desk.approve(id, world.token("theo", ("treasury",))).state == "approved"
+    assert (world.row(f"ap|v|{id}"), world.desk.open(id).state) == (None, "approved")
+    assert world.answer("approve", by="zoe", groups=("treasury",)) == "approval.closed"
 
 
 def test_the_same_call_is_asked_about_once() -> None:
@@ -429,6 +449,31 @@ def test_waiting() -> None:
     assert time.monotonic() - began < 30
     answering.join()
     assert world.desk.wait("01M8GP739Y6VRW9HZ8000067E5", 60) == "expired", "nobody waits for what is not there"
+
+
+def test_who_waits_holds_up_no_call() -> None:
+    """Attack: somebody waits for an answer while the store is slow, and every call that rests on an approval waits with them."""
+    world = World()
+    world.pay(200)
+    (id,) = world.asked
+    looking, go_on, state = threading.Event(), threading.Event(), world.desk._state
+
+    def slow(id: str) -> str:
+        looking.set()
+        go_on.wait(60)
+        return state(id)
+
+    world.desk._state = slow  # type: ignore[method-assign]
+    waiting = threading.Thread(target=world.desk.wait, args=(id, 60))
+    waiting.start()
+    assert looking.wait(60)
+    calling = threading.Thread(target=world.answer, args=("approve",), kwargs={"by": "alice"})
+    calling.start()
+    calling.join(5)
+    held_up = calling.is_alive()
+    go_on.set()
+    waiting.join(60)
+    assert not held_up and not waiting.is_alive()
 
 
 def test_waiting_holds_up_nobody() -> None:
