@@ -297,6 +297,21 @@ def test_a_desk_that_keeps_nothing_has_not_asked(answer: object) -> None:
     assert world.said(world.pay(200)) == "deny ask.unavailable"
 
 
+def test_what_is_revoked_while_an_approval_is_used_up_does_not_run() -> None:
+    """Attack: the desk's store is held up, and the task taken back in that time runs all the same."""
+    world = World()
+    world.pay(200)
+    world.answer("approve", by="alice")
+    take = world.desk.take
+
+    def slow(*args: Any, **kwargs: Any) -> bool:
+        world.guard._house.revocations.revoke("task", "t")  # type: ignore[attr-defined]
+        return take(*args, **kwargs)
+
+    world.desk.take = slow  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == "deny token.revoked"
+
+
 def test_no_answer_counts_unrecorded() -> None:
     world = World()
     world.pay(200)
