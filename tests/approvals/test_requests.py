@@ -544,7 +544,7 @@ def test_spans_say_who_answered() -> None:
         POLICY, trust=world.iam, state=world.state, sinks=[world.sink, Spans(provider)], clock=world.clock, approvals=world.desk,
         deadline=timedelta(seconds=60),
     )  # fmt: skip
-    with world.task():
+    with world.guard.task(world.iam.mint(origin="alice", actor="payer", intent="work", txn="t")):  # left again: its span is nobody else's
         first = world.guard.before(ToolCall("pay", {"to": "bob", "amount": "200"}))
         world.desk.approve(first.id, world.token("alice"))
         second = world.guard.before(ToolCall("pay", {"to": "bob", "amount": "200"}))
