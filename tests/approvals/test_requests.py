@@ -391,6 +391,14 @@ def test_a_key_file_that_was_emptied_is_no_key(tmp_path: Path) -> None:
         Approvals(folder=tmp_path)
 
 
+def test_a_key_file_that_others_may_open_is_no_key(tmp_path: Path) -> None:
+    """Attack: an agent under another user reads it, and answers for anybody."""
+    World(tmp_path)
+    (tmp_path / "keys" / "approvals.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        World(tmp_path)
+
+
 def test_another_key_opens_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.pay(200)
