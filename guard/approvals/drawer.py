@@ -231,7 +231,10 @@ class Drawer:
         return answer.values
 
     def _apply(self, ops: Sequence[Op], now: int, *, commit: bool = True) -> Applied | Refused:
-        return self.store.apply(ops, now=datetime.fromtimestamp(now, UTC), commit=commit)
+        answer = self.store.apply(ops, now=datetime.fromtimestamp(now, UTC), commit=commit)
+        if type(answer) is Applied or type(answer) is Refused:
+            return answer
+        raise StateUnavailable("the store of requests gave no answer")
 
 
 def _same(old: Held, new: Request) -> bool:

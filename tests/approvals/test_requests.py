@@ -312,6 +312,23 @@ def test_what_is_revoked_while_an_approval_is_used_up_does_not_run() -> None:
     assert world.said(world.pay(200)) == "deny token.revoked"
 
 
+def test_a_store_that_says_nothing_has_kept_nothing() -> None:
+    """Attack: a person is told that their no was kept, and the request stays open."""
+    world = World()
+    world.pay(200)
+    apply = world.desk._drawer.store.apply
+
+    def mute(ops: Any, **kwargs: Any) -> Any:
+        return apply(ops, **kwargs) if kwargs.get("commit") is False else None
+
+    world.desk._drawer.store.apply = mute  # type: ignore[method-assign]
+    for verb in ("approve", "reject"):
+        with pytest.raises(StateUnavailable):
+            world.answer(verb, by="alice")
+    with pytest.raises(StateUnavailable):
+        world.desk.forget("acme-dev", "acme-dev", "t", now=0)
+
+
 def test_no_answer_counts_unrecorded() -> None:
     world = World()
     world.pay(200)
