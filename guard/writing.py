@@ -85,8 +85,9 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
 
         refusal = yield from take_approvals(house, draft)
         if refusal is not None:
-            ruling, allowed = refusal, False
+            allowed = False
             yield from cancel(house, draft)
+            ruling = yield from _count(house, draft, task, refusal)
         else:
             notes = used_notes(house, draft, task)
     decision = decision_of(house, draft, ruling)

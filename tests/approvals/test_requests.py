@@ -249,6 +249,27 @@ def test_records_name_who_answered_by_a_pseudonym_and_a_replay_comes_to_the_same
     assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 10)
 
 
+def test_a_denial_for_an_approval_that_was_used_up_is_a_denial_of_the_task(tmp_path: Path) -> None:
+    """Attack: two guards race for one approval, and whoever loses has been denied nothing, as far as a limit of denials knows."""
+    from guard import Policy
+
+    policy = Policy.from_text(MORE.replace("rules:\n", "rules:\n  - {id: enough, when: {tool: pay}, limit: {denied: 1}}\n"), file="desk.yaml")
+    world = World(tmp_path)
+    world.sink = AuditFile(tmp_path / "log")  # type: ignore[assignment]
+    world.start()
+    world.guard.reload(policy)
+    world.pay(200)
+    world.answer("approve", by="alice")
+    world.desk.take = lambda *args, **kwargs: False  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == "deny ask.used"
+    assert world.said(world.pay(5, "carol")) == "deny rule.limit"
+    run = Replay([policy])
+    for event in read([tmp_path / "log"]):
+        list(run.feed(event))
+    list(run.close())
+    assert (run.summary.differ, run.summary.calls) == (0, 3)
+
+
 # -- where something fails ---------------------------------------------------------------------------------------------------------
 
 
