@@ -17,6 +17,7 @@ from guard import ApprovalRequired, Denied, Guard, Issuer, LocalIssuer, ToolCall
 from guard.approvals import AnswerRefused, Approvals
 from guard.errors import ConfigError, StateUnavailable
 from guard.model import Outcome
+from guard.ops import Take
 from guard.record import AuditFile, ListSink
 from guard.replay import Replay
 from guard.sources import read
@@ -253,7 +254,9 @@ def test_a_denial_for_an_approval_that_was_used_up_is_a_denial_of_the_task(tmp_p
     """Attack: two guards race for one approval, and whoever loses has been denied nothing, as far as a limit of denials knows."""
     from guard import Policy
 
-    policy = Policy.from_text(MORE.replace("rules:\n", "rules:\n  - {id: enough, when: {tool: pay}, limit: {denied: 1}}\n"), file="desk.yaml")
+    policy = Policy.from_text(
+        MORE.replace("rules:\n", "rules:\n  - {id: enough, when: {tool: pay}, limit: {denied: 1}}\n"), file="desk.yaml"
+    )
     world = World(tmp_path)
     world.sink = AuditFile(tmp_path / "log")  # type: ignore[assignment]
     world.start()
@@ -645,6 +648,16 @@ tools: {note: {effect: write, data: {text: text}, returns: none}}
 intents: {work: {description: d, allow: {note: {}}}}
 rules: [{id: every, when: {tool: note}, then: ask}]
 """
+
+
+def test_who_takes_the_mark_of_use_away_has_no_second_call() -> None:
+    world = World()
+    world.pay(200)
+    world.answer("approve", by="alice")
+    assert world.said(world.pay(200)) == "allow"
+    assert world.row(f"ap|x|{world.asked[0]}") == "used"
+    world.desk._drawer.store.apply((Take(f"ap|x|{world.asked[0]}"),), now=world.clock.now())
+    assert world.said(world.pay(200)) == "ask big", "the guard's own state has that mark too"
 
 
 def test_an_older_copy_of_the_file_brings_no_approval_back(tmp_path: Path) -> None:
