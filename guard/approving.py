@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from guard.drive import Flow, Need
+from guard.drive import Failure, Flow, Need
 from guard.house import House, TaskState
 from guard.model import Approval, Delegation, Finding
 from guard.ops import Absent, Applied, Lookup, Mark, Op, Take
 from guard.reasons import ReasonCode
-from guard.steps import Draft, forbid
+from guard.steps import Draft, failed, forbid
 from guard.workflow.approvals import about, asks_of, clear, rejected_by, rejections, used_key
 from guard.workflow.plan import Plan, Weighed
 from guard.workflow.verb import Hold
@@ -43,6 +43,10 @@ def answered(house: House, draft: Draft, task: TaskState) -> Flow[bool]:
     found = draft.ask(port, port.find, (task.delegation.txn, draft.call.tool, hashed), now)
     if type(found) is Need:
         found = yield found
+    if type(found) is Failure and hasattr(port, "ask"):
+        # Asked anew, an answer that could not be heard would be superseded: a no, too.
+        draft.findings.append(failed(found, "task", ReasonCode.ASK_UNAVAILABLE))
+        return False
     said_no = about(rejections(found), task.delegation, draft.call.tool, hashed)
     no = rejected_by(house.layers, task.delegation, asks, said_no, now["now"]) if said_no else None
     if no is not None:

@@ -2,6 +2,7 @@
 
 | a port that also has          | is asked                                            | an answer but a good one          |
 |-------------------------------|-----------------------------------------------------|-----------------------------------|
+| `ask(request)`                | before it is asked to keep one: what was answered   | deny `ask.unavailable`, if none   |
 | `ask(request)`                | where the verdict is ask: to keep the request       | deny `ask.unavailable`            |
 | `take(approvals, decision)`   | before a call that rests on approvals is recorded   | deny `ask.used`: it does not run  |
 | `forget(tenant, issuer, txn)` | when the task has ended                             | what it holds lapses by itself    |

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from guard.frozen import frozen
 from guard.reasons import REASONS, ReasonCode
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from guard.policy.data import AskRule
 
 __all__ = [
-    "Approval", "Bound", "Credential", "CredentialRequest", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Issued", "Judge", "Outcome",
+    "NO_SCOPE", "Approval", "Bound", "Credential", "CredentialRequest", "Decision", "Delegation", "ExchangeRequest", "Finding", "Grant", "Issued", "Judge", "Outcome",
     "Rejection", "Request", "Signal", "ToolCall", "Unmet", "Verdict",
 ]  # fmt: skip
 
@@ -28,6 +28,8 @@ Says = Literal["permit", "forbid", "ask"]
 Mode = Literal["enforce", "monitor"]
 # The order is the order in which findings are listed, and in which the first forbid names the code.
 Judge = Literal["task", "token", "call", "grants", "intent", "flow", "asked", "rules", "external", "state", "record", "guard"]
+NO_SCOPE: Final = "guardtrail"
+"""`scope` is REQUIRED in a transaction token. This word stands where the subject token has none; no policy maps it, and it grants nothing."""
 
 
 @frozen

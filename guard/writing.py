@@ -85,8 +85,9 @@ def conclude(house: House, draft: Draft, ruling: Ruling) -> Flow[Ticket]:
 
         refusal = yield from take_approvals(house, draft)
         if refusal is not None:
-            ruling, allowed = refusal, False
+            allowed = False
             yield from cancel(house, draft)
+            ruling = yield from _count(house, draft, task, refusal)
         else:
             notes = used_notes(house, draft, task)
     decision = decision_of(house, draft, ruling)
@@ -173,7 +174,7 @@ def write(
 ) -> Flow[tuple[Sink | None, Finding] | None]:
     """The decision record to every sink, required ones first; the first required one that failed an allow, with its finding. Nobody, with a
     finding: while an allow was being written it was taken back."""
-    count, waited = 1, False
+    count, waited = 1, bool(draft.approvals)  # they were used up in a store of their own
     if draft.task is None:
         count = house.refusals.count(str(decision.code), draft.at // 60_000_000)
         if count == 0:

@@ -28,7 +28,7 @@ from guard.approvals.pending import Answered, AnswerRefused, Pending
 from guard.approvals.sealing import Seal
 from guard.approvals.trust import Trust
 from guard.constraints import canonical
-from guard.errors import ConfigError, TokenRefused
+from guard.errors import ConfigError, StateUnavailable, TokenRefused
 from guard.events import ApprovalRecord
 from guard.model import Approval, Delegation, Rejection, Request
 from guard.reasons import ReasonCode
@@ -88,7 +88,7 @@ class Approvals:
         """Where its keys lie; a guard without an audit file has those of its keyed hashes there too: an answer must find the call again after a restart."""
         self._revocations, self._sinks, self._clock = revocations, sinks, clock
         self._blinds: Blinds | None = None
-        self._changed = Condition()
+        self._changed, self._changes = Condition(), 0
 
     def __repr__(self) -> str:
         return f"Approvals({self._drawer.store!r}, {self._seal.kid})"
@@ -123,7 +123,11 @@ class Approvals:
 
         def answered(held: Held) -> bool:
             answers = self._answers(held, now)
-            return not self._left(held.request, answers, now) and max(each.said.at for each in answers) >= now - _JUST
+            if held.closed:
+                answers = [each for each in answers if not each.yes]
+            elif self._left(held.request, answers, now):
+                return False
+            return any(each.said.at >= now - _JUST for each in answers)
 
         return self._drawer.put(request, self._plain, now=now, answered=answered)
 
@@ -196,12 +200,14 @@ class Approvals:
         """The request's state once it is no longer open, or `open` after so many seconds. Looks at once a second, at once where it is answered here."""
         end, pause = time.monotonic() + seconds, _SOONEST
         while True:
-            with self._changed:
-                state = self._state(id)
-                left = end - time.monotonic()
-                if state != "open" or left <= 0:
-                    return state
-                self._changed.wait(min(pause, left))
+            seen = self._changes
+            state = self._state(id)
+            left = end - time.monotonic()
+            if state != "open" or left <= 0:
+                return state
+            with self._changed:  # not while the store is looked at: calls want it too
+                if self._changes == seen:
+                    self._changed.wait(min(pause, left))
             pause = min(_LATEST, 2 * pause)
 
     async def await_answer(self, id: str, seconds: float) -> str:
@@ -247,6 +253,7 @@ class Approvals:
         answer = read_answer(text, self._seal.key, desk=self._seal.desk, tenant=request.tenant, now=now)  # what cannot be read is not kept
         last = not self._left(request, [*self._answers(held, now), answer], now)
         self._keep(held, text, answer, last=last, now=now)
+        last = last or (yes and self._complete(request.id, now))
         self._tell()
         state = "rejected" if not yes else "approved" if last else "open"
         return Answered(answer.said.id, request.id, yes, said.approver, asks, now + within, state)
@@ -308,6 +315,17 @@ class Approvals:
                 raise AnswerRefused(words.get(why, "the request was closed meanwhile"), code=f"approval.{why.replace('gone', 'closed')}")
             if not commit:
                 self._note(held.request, answer, now)
+
+    def _complete(self, id: str, now: int) -> bool:
+        """Two who answer at once do not see each other's answer; who looks once more does."""
+        try:
+            held = self._drawer.read(id, now=now)
+            if held is None or self._left(held.request, self._answers(held, now), now):
+                return False
+            self._drawer.answered(id, now=now)
+        except StateUnavailable:  # kept it is
+            return False
+        return True
 
     def _note(self, request: Request, answer: Answer, now: int) -> None:
         said = answer.said
@@ -378,4 +396,5 @@ class Approvals:
 
     def _tell(self) -> None:
         with self._changed:
+            self._changes += 1
             self._changed.notify_all()

@@ -77,7 +77,8 @@ class Drawer:
     def put(self, request: Request, trust: Sequence[Mapping[str, Any]], *, now: int, answered: Callable[[Held], bool]) -> str:
         """Keep it; the id of the one that persons see: an open one about the same call that asks the same stays, and takes no second answer.
 
-        `answered`: whether a request was just answered, between the guard's look and this: then it stays too, and the next call finds the answer.
+        `answered`: whether a request was just answered, with yes or no, between the guard's look and this: then it stays too, and the next call finds
+        the answer. Attack: an agent that asks all the time has each no forgotten.
         """
         call, salt = (
             _call(request.task, request.tool, request.args_hmac),
@@ -96,9 +97,10 @@ class Drawer:
             count = counted[0] if isinstance(counted, tuple) else 0
             old = self.read(known, now=now) if isinstance(known, str) else None
             if old is not None and _same(old, request):
-                waiting = old.readable and now < old.request.until
+                waiting = not old.closed and old.readable and now < old.request.until
                 if waiting or answered(old):
-                    stays: list[Op] = [Absent(f"ap|x|{known}"), *([Require(f"ap|v|{known}")] if waiting else [])]
+                    stays: list[Op] = [Require(f"ap|x|{known}") if old.closed else Absent(f"ap|x|{known}")]
+                    stays += [Require(f"ap|v|{known}")] if waiting else []
                     if type(self._apply([*stays, Mark(f"ap|d|{new}", ttl=ttl, value=str(known))], now)) is Applied:
                         return str(known)
                     continue
@@ -195,6 +197,10 @@ class Drawer:
                 return "twice" if key in persons else "closed" if key == f"ap|x|{request}" else "gone"
         return "full"
 
+    def answered(self, id: str, *, now: int) -> None:
+        """Nobody needs to see its arguments any more."""
+        self._apply((Take(f"ap|v|{id}", need=False),), now)
+
     def take(self, approvals: Sequence[Approval], decision: str, *, now: int) -> bool:
         """Use up the requests they answer, all or none. False: one was used before, or closed by a no meanwhile.
 
@@ -225,14 +231,17 @@ class Drawer:
         return answer.values
 
     def _apply(self, ops: Sequence[Op], now: int, *, commit: bool = True) -> Applied | Refused:
-        return self.store.apply(ops, now=datetime.fromtimestamp(now, UTC), commit=commit)
+        answer = self.store.apply(ops, now=datetime.fromtimestamp(now, UTC), commit=commit)
+        if type(answer) is Applied or type(answer) is Refused:
+            return answer
+        raise StateUnavailable("the store of requests gave no answer")
 
 
 def _same(old: Held, new: Request) -> bool:
     """Would whoever answers the old one answer the new one?"""
     then = old.request
     asks = then.asks == new.asks and (then.origin, then.person, then.actors) == (new.origin, new.person, new.actors)
-    return asks and not old.closed and then.args_digest == new.args_digest
+    return asks and old.closed in ("", "rejected") and then.args_digest == new.args_digest
 
 
 def _hash(text: str) -> str:

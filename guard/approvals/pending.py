@@ -58,8 +58,10 @@ class Pending:
         return [] if args is None else marks_of(args, self.request.control)
 
     def to_dict(self, *, values: bool = False) -> dict[str, Any]:
-        """As plain data. `values`: with the arguments, and what of them may look like something else."""
+        """As plain data. `values`: with the arguments and their plain hash, and what of them may look like something else."""
         made: dict[str, Any] = {**request_dict(self.request), "state": self.state, "left": list(self.left)}
+        if not values:
+            del made["args_digest"]  # values can be tried on it, also when the arguments are gone
         made["answers"] = [
             {"yes": each.yes, "by": each.said.approver, "issuer": each.said.issuer, "asks": list(each.said.asks), "at": each.said.at}
             for each in self.answers

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from jwt.algorithms import OKPAlgorithm
 
+from guard.identity._files import secret_bytes
 from guard.record.files import ensure, keep
 from guard.tokens import KeySet, thumbprint
 from guard.tokens.approval import segments
@@ -38,7 +39,9 @@ class Seal:
             root = os.urandom(32)
         else:
             ensure(folder)
-            root = keep(folder / "keys" / "approvals.key", lambda: os.urandom(32))
+            path = folder / "keys" / "approvals.key"
+            keep(path, lambda: os.urandom(32))
+            root = secret_bytes(path, who="Approvals", what="the key of answers")
         if len(root) != 32:  # a key file that was emptied is a key everybody knows
             raise ValueError("keys/approvals.key does not hold 32 bytes")
         self.__root = root

@@ -281,7 +281,8 @@ def _show(found: Pending) -> None:
         return
     control = {name.split(".")[0].removesuffix("[]") for name in request.control}
     for name, value in sorted(args.items()):
-        say(f"  {'control' if name in control else 'data':8} {shown(name, ())} = {_value(value, name, marks)}")
+        named = shown(name, [mark for mark in marks if mark.path == f"{name} (its name)"])
+        say(f"  {'control' if name in control else 'data':8} {named} = {_value(value, name, marks)}")
     for mark in marks:
         say(("  look", "bold yellow"), f"     {mark.path}, character {mark.at + 1}: {mark.code} ({mark.kind})")
 

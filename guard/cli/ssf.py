@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import typer
 
 from guard.cli.files import read_text
 from guard.cli.output import NO, UNKNOWN, YES, CannotAnswer, Json, WrongUsage, answers, count, dump, note, say
+from guard.cli.serving import listen, run, where
 from guard.errors import ConfigError, GuardError
 from guard.identity import Issuer
 from guard.suggest import did_you_mean
@@ -92,13 +91,13 @@ def serve(
         tokens = dict(_source(one) for one in source or ())
         inbox, feed = _inbox(issuer, audience, keys, state, owns, algorithm, frozenset(tokens))
         asgi = _app(inbox, feed if tokens else None, tokens)
-        listener = _listen(host, port)
-        where = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        listener = listen(host, port)
+        url = where(listener)
         if as_json:
-            dump({"events": f"{where}/events", "signals": f"{where}/signals" if tokens else None})
+            dump({"events": f"{url}/events", "signals": f"{url}/signals" if tokens else None})
         else:
-            note(f"listening on {where}/events")
-        _run(asgi, listener)
+            note(f"listening on {url}/events")
+        run(asgi, listener)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
     return YES
@@ -262,21 +261,3 @@ def _source(given: str) -> tuple[str, str]:
     if not name or not equals or not file:
         raise WrongUsage("`--source` is NAME=FILE: the source's name, and the file that holds its bearer token")
     return name, read_text(Path(file), "token file", most=4096).strip()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise CannotAnswer(f"cannot listen on {host} port {port}: {(error.strerror or 'no such address').lower()}") from None
-
-
-def _run(app: object, listener: socket.socket) -> None:
-    try:
-        import uvicorn
-    except ImportError:
-        raise ConfigError('guardtrail ssf serve needs uvicorn: pip install "guardtrail[server]"') from None
-    # No access log: nothing that was sent may end up in one.
-    level = "debug" if os.environ.get("GUARDTRAIL_DEBUG") == "1" else "warning"
-    config = uvicorn.Config(app, access_log=False, log_level=level, server_header=False, lifespan="off")  # type: ignore[arg-type]
-    uvicorn.Server(config).run(sockets=[listener])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +13,7 @@ import typer
 
 from guard.cli.files import show_problem
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, count, dump, note, say, table
+from guard.cli.serving import listen, run, where
 from guard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ app.add_typer(keys, name="keys")
 _LEAD = re.compile(r"([1-9][0-9]{0,4})([smh])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _PORT = 8095
-_MOST_AT_ONCE = 256
 
 Folder = Annotated[Path, typer.Option("--dir", help="The folder of the keys.", metavar="DIR")]
 
@@ -102,15 +100,13 @@ def serve(
     except ConfigError as error:
         raise CannotAnswer(str(error)) from None
     parts = urlsplit(read.issuer)
-    listener = _listen(host or "127.0.0.1", port or (parts.port if parts.scheme == "http" and parts.port else _PORT))
-    address, number = listener.getsockname()[:2]
-    where = f"http://{f'[{address}]' if ':' in address else address}:{number}"
+    listener = listen(host or "127.0.0.1", port or (parts.port if parts.scheme == "http" and parts.port else _PORT))
     url = read.issuer.removesuffix("/")
     if as_json:
-        dump({"issuer": read.issuer, "token_endpoint": service.token_endpoint, "jwks_uri": f"{url}/jwks.json", "listens": where})
+        dump({"issuer": read.issuer, "token_endpoint": service.token_endpoint, "jwks_uri": f"{url}/jwks.json", "listens": where(listener)})
     else:
-        note(f"listening on {where}, as {read.issuer}")
-    _run(asgi, listener)
+        note(f"listening on {where(listener)}, as {read.issuer}")
+    run(asgi, listener)
     return YES
 
 
@@ -246,27 +242,3 @@ def _app(service: Any) -> object:
     from guard.server import tts_app
 
     return tts_app(service)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise CannotAnswer(f"cannot listen on {host} port {port}: {(error.strerror or 'no such address').lower()}") from None
-
-
-def _run(asgi: Any, listener: socket.socket) -> None:
-    try:
-        import uvicorn
-    except ImportError:
-        raise CannotAnswer('guardtrail tts serve needs uvicorn: pip install "guardtrail[server]"') from None
-    # No access log: nothing that was sent may end up in one. What comes beyond so many at once is answered 503.
-    level = "debug" if os.environ.get("GUARDTRAIL_DEBUG") == "1" else "warning"
-    config = uvicorn.Config(
-        asgi, access_log=False, log_level=level, server_header=False, lifespan="off", limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=5,
-        h11_max_incomplete_event_size=32 * 1024,
-    )  # fmt: skip
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # it has come to its end, and says once more why
-        pass

@@ -7,7 +7,7 @@
 | `invisible`  | no width: joiners, fillers, variation selectors, tags, soft hyphens                            | everywhere         |
 | `blank`      | a blank that is not the plain one                                                              | control values     |
 | `mixed`      | a letter in a word of several scripts that look alike (Latin, Cyrillic, Greek, ...)            | everywhere         |
-| `look-alike` | a word of Cyrillic, Greek, Armenian or Cherokee letters each of which looks like a Latin one; a Latin letter of no alphabet (dotless i, script g) | control values |
+| `look-alike` | a word of Cyrillic, Greek, Armenian, Cherokee or Lisu letters each of which looks like a Latin one; a Latin letter of no alphabet (dotless i, script g, clicks); another script's digit; what looks like `/ : - . \\` and is not | control values |
 | `form`       | another form of an ordinary character (fullwidth, mathematical, ligature)                      | control values     |
 
 Japanese and Korean mix their scripts by nature, and Latin words stand among them: that is not marked. What is not marked is not proven to be
@@ -40,10 +40,13 @@ _LIKE_LATIN: Final = frozenset(
     "\u03bf\u03b1\u03bd\u03c1\u03b9\u03ba\u03c4\u03c5\u03c7\u03b3\u03b7\u03c9\u03f2\u03f3"
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03f9\u037f"
     "\u0585\u0578\u057d\u0570\u0581\u0566\u0561\u056c\u0584\u0555\u054d\u053c\u0555"
+    "\ua4d0\ua4d1\ua4d3\ua4d4\ua4d6\ua4d7\ua4da\ua4dd\ua4df\ua4e0\ua4e1\ua4e2\ua4e3\ua4e6\ua4ea\ua4eb\ua4ec\ua4ee\ua4f0\ua4f2\ua4f3\ua4f4"
     "\u13a0\u13a1\u13a2\u13a5\u13aa\u13ab\u13ac\u13b3\u13b7\u13bb\u13c0\u13c2\u13c3\u13cf\u13d9\u13da\u13d2\u13d4\u13de\u13df\u13e2\u13f4"
 )
-
-
+_LIKE_SIGNS: Final = frozenset(
+    "\u2044\u2215\u29f8\u2571\u3033\ua789\u2236\u02d0\u0589\u05c3\u2010\u2012\u2212\u02d7\u3002\u06d4\u0701\u0702\u2216\u29f5\u29f9"
+)
+"""What passes for a slash, a colon, a hyphen, a full stop or a backslash: where a host, a path or a number ends is read by them."""
 _ALPHABETS: Final = frozenset(
     "\u00df\u1e9e\u00f8\u00d8\u0111\u0110\u0142\u0141\u00e6\u00c6\u0153\u0152\u00fe\u00de\u00f0\u00d0\u0127\u0126\u014b\u014a\u0259\u018f"
 )
@@ -118,7 +121,9 @@ def _kind(c: str, control: bool) -> str:
         return "blank"
     if normalize("NFKC", c) != c:
         return "form"
-    odd = kind in ("Ll", "Lu") and script(c) == "LATIN" and c not in _ALPHABETS and not normalize("NFD", c)[0].isascii()
+    if kind == "Nd" or c in _LIKE_SIGNS:
+        return "look-alike"
+    odd = kind in ("Ll", "Lu", "Lo") and script(c) == "LATIN" and c not in _ALPHABETS and not normalize("NFD", c)[0].isascii()
     return "look-alike" if odd else ""
 
 

@@ -129,12 +129,23 @@ def retire_key(folder: Path, kid: str, *, stolen: bool = False, clock: Callable[
     if found is None:
         raise ConfigError(f"keys: there is no key {kid} in {folder}" if KID.fullmatch(kid) else "keys: that is no `kid`")
     if found.retired is not None and (found.stolen or not stolen):
+        _forget_drafts(folder, kid)
         return found
     if not stolen and signing([key for key in keys if key.kid != kid], now) is None:
         raise ConfigError(f"keys: {kid} is the only one that can sign now; make another first: guardtrail tts keys new --now")
     gone = SigningKey(found.kid, found.alg, found.made, found.signs_from, found.jwk, None, found.retired or now, stolen)
     _write(folder / f"{kid}.json", _text(gone), replace=True)
+    _forget_drafts(folder, kid)
     return gone
+
+
+def _forget_drafts(folder: Path, kid: str) -> None:
+    """Whoever was killed while the key was made may have left its private half under another name."""
+    try:
+        for path in folder.glob(f".{kid}.json.*"):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot(folder, "be written", error) from None
 
 
 def read_keys(folder: Path) -> list[SigningKey]:

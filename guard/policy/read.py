@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from guard.constraints import Constraint
+from guard.model import NO_SCOPE
 from guard.policy.credential import read_credential
 from guard.policy.data import IRREVERSIBLE, From, Intent, Limit, Permission, Tool
 from guard.policy.draft import Draft
@@ -178,6 +179,11 @@ def read_proof(draft: Draft, node: Map) -> None:
 
 def read_scopes(draft: Draft, node: Map) -> None:
     for scope, below in entries(draft.report, node, "scope", "scope"):
+        if (
+            scope.text == NO_SCOPE
+        ):  # attack: a token of few grants, exchanged for one that says this, would have the tools it maps to besides
+            text = f"scope `{NO_SCOPE}` is what a token service writes where there is none: it grants nothing"
+            draft.report.error("reserved-scope", scope.at, text, "another name")
         items = below.items if isinstance(below, Seq) else (below,)
         tools = []
         for item in items:

@@ -10,6 +10,7 @@ An event is believed for its signature, a signal for the token of its source. No
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from hashlib import sha256
 from hmac import compare_digest
@@ -34,6 +35,8 @@ _MOST_EVENT = 16 * 1024
 _MOST_SIGNALS = 256 * 1024
 _MOST_LINES = 1000
 _LEAST_TOKEN = 24
+_SECONDS = 10.0
+"""Within which a request must have come."""
 
 
 def events_app(
@@ -53,7 +56,10 @@ def events_app(
             return _refused(EventRefused("authentication_failed", "not a sender that is known here"), 401)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/secevent+jwt":
             return _refused(EventRefused("invalid_request", "the content type is not application/secevent+jwt"))
-        raw = await _body(request, _MOST_EVENT)
+        try:
+            raw = await _body(request, _MOST_EVENT)
+        except TimeoutError:
+            return _later("it came too slowly")
         if raw is None or not raw.isascii():
             return _refused(EventRefused("invalid_request", "not a security event token in compact form"))
         try:
@@ -61,14 +67,17 @@ def events_app(
         except EventRefused as refused:
             return _refused(refused)
         except GuardError as error:
-            return JSONResponse({"err": "unavailable", "description": str(error.code)}, 503, {"Retry-After": "5"})
+            return _later(str(error.code))
         return Response(status_code=202)
 
     async def signals(request: Request) -> Response:
         source = _source(request.headers.get("authorization", ""), tokens)
         if source is None:
             return JSONResponse({"err": "authentication_failed"}, 401, {"WWW-Authenticate": "Bearer"})
-        raw = await _body(request, _MOST_SIGNALS)
+        try:
+            raw = await _body(request, _MOST_SIGNALS)
+        except TimeoutError:
+            return _later("it came too slowly")
         lines = [line for line in raw.splitlines() if line.strip()] if raw is not None else []
         if feed is None or raw is None or len(lines) > _MOST_LINES:
             return JSONResponse({"err": "invalid_request", "description": "too much at once"}, 413)
@@ -88,12 +97,16 @@ def _take(feed: SignalFeed, source: str, lines: list[bytes]) -> Response:
         except SignalRefused as error:
             refused.append({"line": number, "description": str(error)})
         except GuardError as error:
-            return JSONResponse({"err": "unavailable", "description": str(error.code)}, 503, {"Retry-After": "5"})
+            return _later(str(error.code))
     return JSONResponse({"taken": len(lines) - len(refused), "refused": refused}, 400 if refused else 202)
 
 
 def _refused(refused: EventRefused, status: int = 400) -> Response:
     return JSONResponse({"err": refused.err, "description": str(refused)}, status, {"Content-Language": "en"})
+
+
+def _later(why: str) -> Response:
+    return JSONResponse({"err": "unavailable", "description": why}, 503, {"Retry-After": "5"})
 
 
 def _digest(text: str) -> bytes:
@@ -109,15 +122,16 @@ def _source(header: str, tokens: Mapping[str, bytes]) -> str | None:
 
 
 async def _body(request: Request, most: int) -> bytes | None:
-    """The body, None where it is larger than `most`: it is not read any further."""
+    """The body, None where it is larger than `most`: it is not read any further. Raises TimeoutError."""
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                return None
-            parts.append(part)
+        async with asyncio.timeout(_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    return None
+                parts.append(part)
     except ClientDisconnect:
         return None
     return b"".join(parts)

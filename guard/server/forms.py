@@ -93,6 +93,6 @@ def _list(text: str) -> list[object]:
 def _object(text: str, name: str) -> None:
     raw = text.encode("utf-8", "surrogatepass")
     try:
-        strict_json(raw[: _MOST_DETAILS + 1] if len(raw) <= _MOST_DETAILS else b"")
+        strict_json(raw if len(raw) <= _MOST_DETAILS else b"")
     except NotStrict:
         raise Refusal(ReasonCode.TTS_REQUEST, text=f"`{name}` is no object in strict JSON") from None

@@ -78,7 +78,7 @@ class _Part(BaseModel):
 
 
 class _IssuerPart(_Part):
-    """An issuer whose access tokens are taken; the members are those of `guard.Issuer`."""
+    """An issuer whose access tokens are taken; the members are those of `guard.Issuer`, but `tenant` and `client`; and its status lists."""
 
     url: Url
     audience: Name
@@ -86,6 +86,7 @@ class _IssuerPart(_Part):
     max_ttl: Annotated[str, AfterValidator(_span)] = "1h"
     task_claim: Name | None = None
     algorithms: list[Text] | None = None
+    may_act: bool = False
     status_lists: Annotated[list[Text], Field(min_length=1)] | None = None
 
 
@@ -233,6 +234,7 @@ def _issuer_of(one: _IssuerPart, at: Callable[[str], Path]) -> Mapping[str, Any]
         "max_ttl": max_ttl,
         "task_claim": one.task_claim,
         "algorithms": one.algorithms,
+        "may_act": one.may_act,
     }
 
 

@@ -25,7 +25,7 @@ from typing import Final
 
 from guard.errors import TokenRefused
 from guard.frozen import frozen
-from guard.model import Delegation
+from guard.model import NO_SCOPE, Delegation
 from guard.reasons import ReasonCode
 from guard.tokens.claims import MAX_ACTORS, read_transaction_token
 from guard.tokens.details import read_details
@@ -38,8 +38,6 @@ from guard.tokens.text import MAX_TEXT
 __all__ = ["MAX_TTL", "NO_SCOPE", "Asked", "Composed", "Service", "compose", "deriver"]
 
 MAX_TTL: Final = 3600
-NO_SCOPE: Final = "guardtrail"
-"""`scope` is REQUIRED in a transaction token. This word stands where the subject token has none; it is for no policy to map, and grants nothing."""
 
 _NO_KEYS: Final = KeySet({})
 

@@ -17,6 +17,7 @@ from guard import ApprovalRequired, Denied, Guard, Issuer, LocalIssuer, ToolCall
 from guard.approvals import AnswerRefused, Approvals
 from guard.errors import ConfigError, StateUnavailable
 from guard.model import Outcome
+from guard.ops import Take
 from guard.record import AuditFile, ListSink
 from guard.replay import Replay
 from guard.sources import read
@@ -42,6 +43,7 @@ def test_the_exception_names_the_request_and_may_be_kept(tmp_path: Path) -> None
     found = world.desk.open(kept["id"])
     assert (found.state, found.left, found.args) == ("open", ("big", "huge"), {"amount": "2000", "to": SECRET})
     assert SECRET not in json.dumps(found.to_dict()) and SECRET in json.dumps(found.to_dict(values=True))
+    assert "args_digest" not in found.to_dict(), "a hash anybody can try values on is one: an amount is found in no time"
     for by, groups in (("alice", ()), ("tina", ("treasury",)), ("theo", ("treasury",))):
         world.desk.approve(kept["id"], world.token(by, groups))
     ran: list[str] = []
@@ -95,6 +97,25 @@ def test_arguments_go_when_the_request_is_over(how: str, tmp_path: Path) -> None
     assert (world.desk.open(id).state, world.desk.open(id).args) == (how, None)
 
 
+def test_two_who_answer_at_once_have_answered() -> None:
+    """Each of them sees the other's answer not yet: that is no reason to keep the arguments, or to wait for a third."""
+    world = World()
+    world.pay(2000)
+    (id,) = world.asked
+    assert world.answer("approve", by="alice") == "ok"
+    keep = world.desk._keep
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        world.desk._keep = keep  # type: ignore[method-assign]
+        assert world.answer("approve", by="tina", groups=("treasury",)) == "ok"
+        keep(*args, **kwargs)
+
+    world.desk._keep = late  # type: ignore[method-assign]
+    assert world.desk.approve(id, world.token("theo", ("treasury",))).state == "approved"
+    assert (world.row(f"ap|v|{id}"), world.desk.open(id).state) == (None, "approved")
+    assert world.answer("approve", by="zoe", groups=("treasury",)) == "approval.closed"
+
+
 def test_the_same_call_is_asked_about_once() -> None:
     """An agent that tries again and again makes one request, found under every id it got."""
     world = World()
@@ -111,22 +132,36 @@ def test_the_same_call_is_asked_about_once() -> None:
     assert world.said(world.pay(200)) == "allow"
 
 
-def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_next_call() -> None:
-    """The agent tries again in the very moment in which the person says yes."""
+@pytest.mark.parametrize(("verb", "then"), [("approve", "allow"), ("reject", "deny ask.rejected")])
+def test_an_answer_that_comes_between_the_look_and_the_question_is_found_by_the_next_call(verb: str, then: str) -> None:
+    """The agent tries again in the very moment in which the person answers. Attack: asks all the time, so that no no is ever seen."""
     world = World()
     world.pay(200)
     find = world.desk.find
 
     def late(*args: Any, **kwargs: Any) -> Any:
         found = find(*args, **kwargs)
-        world.answer("approve", by="alice", request=0)
+        world.answer(verb, by="alice", request=0)
         return found
 
     world.desk.find = late  # type: ignore[method-assign]
     assert world.said(world.pay(200)) == "ask big"
     world.desk.find = find  # type: ignore[method-assign]
     assert world.desk.open(world.asked[1]).request.id == world.asked[0]
-    assert world.said(world.pay(200)) == "allow"
+    assert world.said(world.pay(200)) == then
+
+
+@pytest.mark.parametrize(("verb", "then"), [("approve", "allow"), ("reject", "deny ask.rejected")])
+def test_who_cannot_be_asked_what_was_answered_asks_nobody_anew(verb: str, then: str) -> None:
+    """Attack: while the desk is slow, each answer gives way to a new request, and a no is as good as none."""
+    world = World()
+    world.pay(200)
+    assert world.answer(verb, by="alice") == "ok"
+    world.clock.advance(seconds=60)
+    find, world.desk.find = world.desk.find, lambda *args, **kwargs: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    assert world.said(world.pay(200)) == "deny ask.unavailable"
+    world.desk.find = find  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == then
 
 
 def test_an_answer_that_does_not_do_is_asked_for_anew() -> None:
@@ -215,6 +250,29 @@ def test_records_name_who_answered_by_a_pseudonym_and_a_replay_comes_to_the_same
     assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 10)
 
 
+def test_a_denial_for_an_approval_that_was_used_up_is_a_denial_of_the_task(tmp_path: Path) -> None:
+    """Attack: two guards race for one approval, and whoever loses has been denied nothing, as far as a limit of denials knows."""
+    from guard import Policy
+
+    policy = Policy.from_text(
+        MORE.replace("rules:\n", "rules:\n  - {id: enough, when: {tool: pay}, limit: {denied: 1}}\n"), file="desk.yaml"
+    )
+    world = World(tmp_path)
+    world.sink = AuditFile(tmp_path / "log")  # type: ignore[assignment]
+    world.start()
+    world.guard.reload(policy)
+    world.pay(200)
+    world.answer("approve", by="alice")
+    world.desk.take = lambda *args, **kwargs: False  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == "deny ask.used"
+    assert world.said(world.pay(5, "carol")) == "deny rule.limit"
+    run = Replay([policy])
+    for event in read([tmp_path / "log"]):
+        list(run.feed(event))
+    list(run.close())
+    assert (run.summary.differ, run.summary.calls) == (0, 3)
+
+
 # -- where something fails ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +319,38 @@ def test_a_desk_that_keeps_nothing_has_not_asked(answer: object) -> None:
     world = World()
     world.desk.ask = lambda *args, **kwargs: answer  # type: ignore[method-assign,assignment,return-value]
     assert world.said(world.pay(200)) == "deny ask.unavailable"
+
+
+def test_what_is_revoked_while_an_approval_is_used_up_does_not_run() -> None:
+    """Attack: the desk's store is held up, and the task taken back in that time runs all the same."""
+    world = World()
+    world.pay(200)
+    world.answer("approve", by="alice")
+    take = world.desk.take
+
+    def slow(*args: Any, **kwargs: Any) -> bool:
+        world.guard._house.revocations.revoke("task", "t")  # type: ignore[attr-defined]
+        return take(*args, **kwargs)
+
+    world.desk.take = slow  # type: ignore[method-assign]
+    assert world.said(world.pay(200)) == "deny token.revoked"
+
+
+def test_a_store_that_says_nothing_has_kept_nothing() -> None:
+    """Attack: a person is told that their no was kept, and the request stays open."""
+    world = World()
+    world.pay(200)
+    apply = world.desk._drawer.store.apply
+
+    def mute(ops: Any, **kwargs: Any) -> Any:
+        return apply(ops, **kwargs) if kwargs.get("commit") is False else None
+
+    world.desk._drawer.store.apply = mute  # type: ignore[method-assign]
+    for verb in ("approve", "reject"):
+        with pytest.raises(StateUnavailable):
+            world.answer(verb, by="alice")
+    with pytest.raises(StateUnavailable):
+        world.desk.forget("acme-dev", "acme-dev", "t", now=0)
 
 
 def test_no_answer_counts_unrecorded() -> None:
@@ -342,6 +432,14 @@ def test_a_key_file_that_was_emptied_is_no_key(tmp_path: Path) -> None:
         Approvals(folder=tmp_path)
 
 
+def test_a_key_file_that_others_may_open_is_no_key(tmp_path: Path) -> None:
+    """Attack: an agent under another user reads it, and answers for anybody."""
+    World(tmp_path)
+    (tmp_path / "keys" / "approvals.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        World(tmp_path)
+
+
 def test_another_key_opens_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.pay(200)
@@ -417,6 +515,31 @@ def test_waiting() -> None:
     assert world.desk.wait("01M8GP739Y6VRW9HZ8000067E5", 60) == "expired", "nobody waits for what is not there"
 
 
+def test_who_waits_holds_up_no_call() -> None:
+    """Attack: somebody waits for an answer while the store is slow, and every call that rests on an approval waits with them."""
+    world = World()
+    world.pay(200)
+    (id,) = world.asked
+    looking, go_on, state = threading.Event(), threading.Event(), world.desk._state
+
+    def slow(id: str) -> str:
+        looking.set()
+        go_on.wait(60)
+        return state(id)
+
+    world.desk._state = slow  # type: ignore[method-assign]
+    waiting = threading.Thread(target=world.desk.wait, args=(id, 60))
+    waiting.start()
+    assert looking.wait(60)
+    calling = threading.Thread(target=world.answer, args=("approve",), kwargs={"by": "alice"})
+    calling.start()
+    calling.join(5)
+    held_up = calling.is_alive()
+    go_on.set()
+    waiting.join(60)
+    assert not held_up and not waiting.is_alive()
+
+
 def test_waiting_holds_up_nobody() -> None:
     world = World()
     world.pay(200)
@@ -470,7 +593,7 @@ def test_spans_say_who_answered() -> None:
         POLICY, trust=world.iam, state=world.state, sinks=[world.sink, Spans(provider)], clock=world.clock, approvals=world.desk,
         deadline=timedelta(seconds=60),
     )  # fmt: skip
-    with world.task():
+    with world.guard.task(world.iam.mint(origin="alice", actor="payer", intent="work", txn="t")):  # left again: its span is nobody else's
         first = world.guard.before(ToolCall("pay", {"to": "bob", "amount": "200"}))
         world.desk.approve(first.id, world.token("alice"))
         second = world.guard.before(ToolCall("pay", {"to": "bob", "amount": "200"}))
@@ -525,6 +648,16 @@ tools: {note: {effect: write, data: {text: text}, returns: none}}
 intents: {work: {description: d, allow: {note: {}}}}
 rules: [{id: every, when: {tool: note}, then: ask}]
 """
+
+
+def test_who_takes_the_mark_of_use_away_has_no_second_call() -> None:
+    world = World()
+    world.pay(200)
+    world.answer("approve", by="alice")
+    assert world.said(world.pay(200)) == "allow"
+    assert world.row(f"ap|x|{world.asked[0]}") == "used"
+    world.desk._drawer.store.apply((Take(f"ap|x|{world.asked[0]}"),), now=world.clock.now())
+    assert world.said(world.pay(200)) == "ask big", "the guard's own state has that mark too"
 
 
 def test_an_older_copy_of_the_file_brings_no_approval_back(tmp_path: Path) -> None:

@@ -151,6 +151,19 @@ def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path: Path, clock: Clo
     assert len(kids(Ring(folder, clock=clock))) == 1
 
 
+@pytest.mark.parametrize("stolen", [False, True])
+def test_what_was_left_by_who_was_killed_goes_with_the_key(stolen: bool, folder: Path, clock: Clock) -> None:
+    """Killed between the two names of a new key: the draft's is that of its private half."""
+    key = make_key(folder, lead=0, clock=clock)
+    (folder / f".{key.kid}.json.0badcafe").hardlink_to(folder / f"{key.kid}.json")
+    make_key(folder, lead=0, clock=clock)
+    private = json.loads((folder / f"{key.kid}.json").read_text())["key"]["d"]
+    for _ in range(2):  # the second time: it was killed again
+        retire_key(folder, key.kid, stolen=stolen, clock=clock)
+        assert not any(private in path.read_text() for path in folder.iterdir())
+        (folder / f".{key.kid}.json.0badcafe").write_text(private)
+
+
 def test_many_who_are_first_at_once_name_tasks_alike(tmp_path: Path, clock: Clock) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: make_key(tmp_path / "keys", clock=clock) and txn_key(tmp_path / "keys"), range(8)))

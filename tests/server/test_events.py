@@ -164,3 +164,16 @@ def test_misuse_is_said_when_the_app_is_made(tmp_path: Path) -> None:
             events_app(world.inbox, feed=world.feed, sources=wrong)
     assert events_app(world.inbox).routes[0].path == "/events"  # type: ignore[attr-defined]
     assert len(events_app(world.inbox).routes) == 1
+
+
+@pytest.mark.parametrize("path", ["/events", "/signals"])
+def test_a_drip_ends_and_may_come_again(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: a few hundred senders that never end keep every revocation out. An honest one that was slow must not drop its event."""
+    monkeypatch.setattr("guard.server.events._SECONDS", 0.2)
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            yield b"x"
+
+    assert World(tmp_path).send(path, drip(), {**SET, "authorization": f"Bearer {EDR}"}).status_code == 503

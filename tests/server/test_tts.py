@@ -91,6 +91,18 @@ def test_an_agent_that_asks_acts_from_then_on(world: World) -> None:
     assert world.issued(token(claims(act={"sub": "planner"})), auth="", **world.assertion()).actors == ("planner",)
 
 
+def test_a074_an_issuer_whose_silence_hands_on_to_nobody(world: World) -> None:
+    """As `Issuer(may_act=True)` has it: no client acts but the one a token names, whoever says `acts: true`."""
+    world.config["issuers"][0]["may_act"] = True
+    world.service = world.made()
+    plain = token(claims(act=...))
+    assert world.issued(plain).may_act == "", "passed on it is nobody's still"
+    refused = world.ask(plain, auth="", **world.assertion()).json()
+    assert refused["error_description"].endswith("(token.actors)")
+    named = token(claims(act=..., may_act={"sub": "planner"}))
+    assert world.issued(named, auth="", **world.assertion()).actors == ("planner",)
+
+
 def test_what_is_asked_for_is_issued_or_refused(world: World) -> None:
     both = token(claims(scope="a b"))
     assert world.issued(both, scope="a").scopes == {"a"}
