@@ -1,8 +1,9 @@
 """What a token from an exchange descends from. An issuer's token does not name the one it was exchanged for (RFC 8693 has no word for it), so the state that
 all processes share remembers it, as long as the child lives: whoever takes back a token takes back what was made of it (attack A097).
 
-Written before the child is handed out, read when its task is opened, asked about with every call. Where the child goes to a guard with another state, nobody there
-knows: the task, the session, the origin and the actors reach it there too.
+Written before the child is handed out, read when its task is opened, asked about with every call. Of a chain it is read for every link: a hop that its holder made
+alone was written nowhere, and what it stands on may come from an exchange. Where the child goes to a guard with another state, nobody there knows: the task, the session,
+the origin and the actors reach it there too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MOST = 16
 
 def remember(house: House, draft: Draft, state: TaskState, parent: Delegation, child: Delegation) -> Flow[Finding | None]:
     """In the store: all that stands above `child`, which was made of `parent`. A finding: it could not be written, and the child is not to be handed out."""
-    above = (*state.handed, *parent.above, parent)
+    above = {one.credential: one for one in (*state.handed, *parent.above, parent)}.values()
     rows = [[one.credential.jti, one.credential.kid, one.credential.thumbprint or "", one.issued_at] for one in above]
     ttl = max(1, child.expires_at + 2 * SKEW - draft.at // 1_000_000)
     mark = Mark(_key(state.key, child), draft.id, ttl, json.dumps(rows, separators=(",", ":")))
@@ -37,18 +38,20 @@ def remember(house: House, draft: Draft, state: TaskState, parent: Delegation, c
 
 def ancestors(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
     """Into the state: what the store knows to stand above its token. A finding: the store does not answer, or nobody can read what it says; or one of them is dead."""
-    answer = yield Need(
-        house.store, house.store.apply, ((Lookup(_key(state.key, state.delegation)),),), {"now": draft.now, "commit": False}
-    )
-    if type(answer) is not Applied:
+    links = (*state.delegation.above, state.delegation)
+    ops = tuple(Lookup(_key(state.key, link)) for link in links)
+    answer = yield Need(house.store, house.store.apply, (ops,), {"now": draft.now, "commit": False})
+    if type(answer) is not Applied or len(answer.values) != len(ops):
         return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    text = answer.values[0]
-    if text is None:
+    known: dict[Credential, Delegation] = {}
+    for text in answer.values:
+        found = () if text is None else _read(text, state.delegation)
+        if found is None:
+            return forbid("state", ReasonCode.STATE_UNAVAILABLE)
+        known |= {one.credential: one for one in found}
+    state.handed = tuple(known.values())
+    if not known:
         return None
-    found = _read(text, state.delegation)
-    if found is None:
-        return forbid("state", ReasonCode.STATE_UNAVAILABLE)
-    state.handed = found
     return (yield from gone(house, draft, state))
 
 
