@@ -37,7 +37,7 @@ from guard.ports import Credentials
 from guard.reasons import REASONS, ReasonCode
 from guard.steps import Draft, failed, read_clock
 from guard.tokens.asking import asked_of
-from guard.tokens.lent import exceeds, read
+from guard.tokens.lent import Read, exceeds, read
 from guard.writing import cancel, decision_of, meanwhile, write
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Lent:
         """Nobody ended the call: a caller that was cancelled between the decision and the body of a stream, a task that was dropped."""
         try:
             if self.issued is not None and self.port is not None and self.take():
+                self.credential.close()
                 _retry(self.port, self.issued, self.facts)()
         except Exception:  # noqa: S110 - the interpreter goes down: it expires
             pass
@@ -129,8 +130,10 @@ def _obtained(house: House, draft: Draft, task: TaskState, wanted: Downstream, f
         return _said(answer)
     stop = (yield from read_clock(house, draft)) or (yield from meanwhile(house, draft))  # time has passed while it was asked
     now = draft.at // 1_000_000
-    found = read(answer.token)
-    ends = [end for end in (None if answer.seconds is None else now + answer.seconds, found.ends if found is not None else None) if end]
+    found = _claims(answer)
+    ends = [
+        end for end in (now + answer.seconds if type(answer.seconds) is int else None, found.ends if found is not None else None) if end
+    ]
     facts |= {"id": _name(task, answer), "expires": min(ends, default=0)}
     lent = Lent(tool, facts, port, answer, asked.scopes if answer.scopes is None else answer.scopes)
     if stop is None and (more := exceeds(asked, answer, now=now)) is not None:
@@ -196,7 +199,7 @@ def _returned(lent: Lent) -> Flow[Facts]:
 
 
 def _retry(port: Credentials, issued: Issued, facts: Facts) -> Callable[[], None]:
-    seconds = issued.seconds if issued.seconds is not None and 0 < issued.seconds <= 86_400 else 900
+    seconds = issued.seconds if type(issued.seconds) is int and 0 < issued.seconds <= 86_400 else 900
     return partial(again.put, partial(port.take_back, issued), str(facts.get("id", "")), str(facts["resource"]), float(seconds))
 
 
@@ -224,10 +227,15 @@ def _orphan(port: Credentials, answer: object, task: TaskState, facts: Facts) ->
 
 def _name(task: TaskState, issued: Issued) -> str:
     """Its issuer and `jti`, where it is a JWT that says so (nothing of it is trusted: it is a name); else a keyed hash of its text."""
-    found = read(issued.token)
+    found = _claims(issued)
     if found is not None and found.name:
         return found.name
-    return f"hmac:{task.args_hmac(b'credential|' + issued.token.encode('utf-8', 'surrogatepass'))}"
+    return f"hmac:{task.args_hmac(b'credential|' + str(issued.token).encode('utf-8', 'surrogatepass'))}"
+
+
+def _claims(issued: Issued) -> Read | None:
+    """Of a port of the program's own the token may be of any type: it is refused all the same, and given back."""
+    return read(issued.token) if type(issued.token) is str else None
 
 
 def _said(answer: object) -> Finding:

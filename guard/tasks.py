@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from guard.drive import Flow, adrive, drive
 from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.flow import finish_flow
-from guard.house import House, TaskState
+from guard.house import House, TaskState, Ticket
 from guard.model import Decision, Delegation, Outcome
 from guard.ports import Prover
 from guard.taskflow import end_flow, open_flow, says_flow
@@ -69,6 +69,7 @@ class Task:
         self._token = token
         self._prompt = prompt
         self._state: TaskState | None = None
+        self._inside = 0
 
     def __repr__(self) -> str:
         return f"Task({self._state.delegation.txn!r})" if self._state is not None else "Task(not open)"
@@ -210,6 +211,7 @@ class Task:
     def _push(self) -> Self:
         guard, key = self._guard, self.state.delegation.task
         guard._opened[key] = guard._opened.get(key, 0) + 1
+        self._inside += 1
         guard._current.set(Frame(self, self.state, guard._current.get()))
         return self
 
@@ -219,31 +221,42 @@ class Task:
         frame = guard._current.get()
         if frame is not None and frame.task is self:
             guard._current.set(frame.before)
+        self._inside -= 1
         left = guard._opened.get(key, 1) - 1
         if left > 0:
             guard._opened[key] = left
             return False
         guard._opened.pop(key, None)
-        self._close_tickets()
         outermost = key in guard._openers
         guard._openers.discard(key)
         return outermost and not self.state.closed
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
+        ends = self._pop()
+        if self._inside == 0:
+            self._close_tickets()
+        if ends:
             decision = self._end(final=True)
             if decision.blocks and error is None:
                 raise denied(decision)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
-            house = self._guard._house
+        house, ends = self._guard._house, self._pop()
+        if self._inside == 0:
+            for ticket in self._left():
+                await adrive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
+        if ends:
             decision = await adrive(end_flow(house, self.state), house.seconds)
             if decision.blocks and error is None:
                 raise denied(decision)
 
     def _close_tickets(self) -> None:
-        """Calls without an outcome are closed as unknown: they may have run."""
-        for ticket in list(self.state.tickets.values()):
-            drive(finish_flow(self._guard._house, ticket, Outcome("unknown")), self._guard._house.seconds)
+        house = self._guard._house
+        for ticket in self._left():
+            drive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
+
+    def _left(self) -> list[Ticket]:
+        """Calls without an outcome, which end with the `with` they were begun in, whoever else has the task open: as unknown, they may have run."""
+        left = list(self.state.tickets.values())
         self.state.tickets.clear()
+        return left

@@ -423,19 +423,35 @@ def test_a_lender_of_ones_own_that_is_none(answer: object) -> None:
     assert "TOKENTEXT" not in desk.text
 
 
-@pytest.mark.parametrize("broken", ["token", "scopes", "seconds", "more"])
-def test_an_answer_of_strange_types_does_not_pass(broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "value"),
+    [
+        ("scopes", 1.5),
+        ("scopes", ["a"]),
+        ("seconds", 1.5),
+        ("seconds", "60"),
+        ("seconds", None),
+        ("more", 1.5),
+        ("scheme", None),
+        ("token", 1.5),
+    ],
+)
+def test_an_answer_of_strange_types_does_not_pass_and_goes_back(broken: str, value: object, short: None) -> None:
     class Own(FakeCredentials):
         def obtain(self, request: CredentialRequest) -> Issued:
             good = super().obtain(request)
             given: dict[str, Any] = {name: getattr(good, name) for name in ("token", "kind", "scheme", "seconds", "scopes", "more")}
-            return Issued(**given | {broken: 1.5})
+            return Issued(**given | {broken: value})
 
-    desk = Desk(credentials=Own())
+    desk = Desk(credentials=(own := Own()))
     with desk.task():
         code = refused(lambda: desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), print))
     assert code in ("guard.error", "credential.refused")
     assert [each.status for each in desk.sink.outcomes] == ["not_executed"]
+    until = time.monotonic() + 20
+    while not own.taken_back and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(own.taken_back) == 1
 
 
 # -- slow, cancelled, many ------------------------------------------------------------------------------------------------------------
@@ -654,3 +670,37 @@ def test_a_call_that_nobody_ends_gives_it_back(short: None) -> None:
     while len(desk.lender.taken_back) < 2 and time.monotonic() < until:
         time.sleep(0.01)
     assert len(desk.lender.taken_back) == 2
+
+
+def test_a_call_without_after_is_given_back_where_its_with_is_left() -> None:
+    """Also while somebody else has the task open; and a loop goes on meanwhile."""
+
+    class Slow(FakeCredentials):
+        def take_back(self, issued: Issued) -> None:
+            time.sleep(0.5)
+            super().take_back(issued)
+
+    desk = Desk(credentials=(lender := Slow()))
+    token = desk.iam.mint(origin="alice", actor="support", intent="triage")
+    ticks = [0]
+
+    async def ticking() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            ticks[0] += 1
+
+    async def main() -> None:
+        beside = asyncio.create_task(ticking())
+        async with desk.guard.task(token):
+            decision = desk.guard.before(ToolCall("create_issue", {"repo": "a", "title": "b"}))
+            kept = desk.guard.credential(decision)
+            before = ticks[0]
+        assert ticks[0] > before + 3, "the loop stood still while the issuer was waited for"
+        assert [each.token for each in lender.taken_back] == [each.token for each in lender.issued]
+        assert "closed" in repr(kept)
+        beside.cancel()
+
+    with desk.guard.task(token):
+        asyncio.run(main())
+        assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+        assert not lender.alive(lender.issued[0].token)
