@@ -176,8 +176,9 @@ def _wait(need: Need, deadline: float) -> object:
     try:
         answer = future.result(timeout=max(0.0, deadline - monotonic()))
     except TimeoutError as error:
-        if future.done():
-            return Failure(error)  # the port itself raised a time-out
+        if future.done():  # the port itself raised a time-out; or it has answered since, and what it brings is to be taken back
+            raised = future.cancelled() or future.exception() is not None
+            return Failure(error) if raised else Failure(None, late=True, answer=future.result())
         future.cancel()
         return Failure(None, late=True, pending=future)
     except INTERRUPTS as error:

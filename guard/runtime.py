@@ -85,6 +85,8 @@ class Guard:
         seconds = deadline.total_seconds()
         if not 0 < seconds <= 60:
             raise ConfigError("`deadline` must be more than 0 and at most 60 seconds")
+        if credentials is not None and not all(callable(getattr(credentials, name, None)) for name in ("obtain", "take_back")):
+            raise ConfigError("`credentials` has `obtain` and `take_back`: what nobody can take back is not lent")
         clock = clock or SystemClock()
         base = layers[0]
         store = open_state(state) if isinstance(state, str) else state

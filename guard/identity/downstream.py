@@ -75,10 +75,9 @@ class DownstreamTokens:
         """See the port. What came along first: taking back a refresh token often ends the others too."""
         client = next((each for each in self._clients.values() if each.id == issued.client), None)
         try:
-            self._endpoint.find()
+            url = self._endpoint.find_revocation(mtls=client is not None and client.certificate is not None)
         except GuardError as error:
             raise _unavailable(str(error)) from None
-        url = self._endpoint.revocation
         if client is None or url is None:
             raise _refused("the issuer's metadata names no place where tokens are taken back")
         failed: GuardError | None = None

@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from guard import Denied, ToolCall
-from guard.drive import adrive, drive
+from guard.drive import BEGUN, Failure, Need, adrive, drive
 from guard.errors import ConfigError, GuardError
 from guard.identity import RevocationList
 from guard.identity.takeback import TakeBack, again
@@ -26,6 +26,7 @@ from guard.lent import CallCredential
 from guard.model import CredentialRequest, Issued, Outcome
 from guard.reasons import ReasonCode
 from guard.testing import FakeCredentials
+from guard.tokens.lent import ACCESS_TOKEN
 from tests.lending.world import RESOURCE, Desk
 
 ENDS = ("ok", "error", "interrupt", "early", "cancel")
@@ -704,3 +705,32 @@ def test_a_call_without_after_is_given_back_where_its_with_is_left() -> None:
         asyncio.run(main())
         assert [each.status for each in desk.sink.outcomes] == ["unknown"]
         assert not lender.alive(lender.issued[0].token)
+
+
+def test_an_answer_in_the_very_moment_of_the_deadline_is_taken_back(short: None) -> None:
+    """Between the time-out and the look at what became of it the answer came."""
+
+    class Edge(Future[Issued]):
+        def result(self, timeout: float | None = None) -> Issued:
+            if not self.done():
+                self.set_result(Issued("came-late", ACCESS_TOKEN, "Bearer", 60))
+                raise TimeoutError
+            return super().result(timeout)
+
+    flow_answer: list[object] = []
+
+    def flow() -> Any:
+        flow_answer.append((yield Need(BEGUN, Edge, (), {}, 0.1)))
+
+    drive(flow(), 1.0)
+    (failure,) = flow_answer
+    assert type(failure) is Failure and failure.late and failure.answer == Issued("came-late", ACCESS_TOKEN, "Bearer", 60)
+
+
+def test_a_lender_that_cannot_take_back_is_refused_at_the_start() -> None:
+    class Half:
+        obtain = FakeCredentials().obtain
+
+    for wrong in (Half(), object()):
+        with pytest.raises(ConfigError, match="take_back"):
+            Desk(credentials=wrong)
