@@ -734,3 +734,41 @@ def test_a_lender_that_cannot_take_back_is_refused_at_the_start() -> None:
     for wrong in (Half(), object()):
         with pytest.raises(ConfigError, match="take_back"):
             Desk(credentials=wrong)
+
+
+@pytest.mark.parametrize("kind", ["generator", "async", "coroutine"])
+def test_a_body_that_outlives_its_task_has_one_outcome(kind: str) -> None:
+    desk = Desk()
+    went_on: list[str] = []
+
+    def steps(repo: str, title: str) -> Generator[int]:
+        yield 1
+        went_on.append(repr(desk.guard.credential()))
+
+    async def asteps(repo: str, title: str) -> AsyncGenerator[int]:
+        yield 1
+        went_on.append(repr(desk.guard.credential()))
+
+    async def whole(repo: str, title: str) -> None:
+        went_on.append(repr(desk.guard.credential()))
+
+    async def main() -> None:
+        async with desk.task():
+            if kind == "async":
+                begun = desk.guard.tool(asteps, name="create_issue")("a", "b")
+                await anext(begun)
+            else:
+                later = desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), whole if kind == "coroutine" else steps)
+                if kind == "generator":
+                    next(later)  # type: ignore[call-overload]
+        assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+        if kind == "async":
+            assert [each async for each in begun] == []
+        elif kind == "coroutine":
+            await later  # type: ignore[misc]
+        else:
+            assert list(later) == []  # type: ignore[call-overload]
+
+    asyncio.run(main())
+    assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+    assert len(went_on) == 1 and "closed" in went_on[0]
