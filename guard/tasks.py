@@ -172,14 +172,13 @@ class Task:
 
         A refusal is recorded and raised as Denied; the task stays open then, so that what is missing can be done.
         """
-        decision = self._end(final=False)
+        house = self._guard._house
+        for ticket in self._left():
+            drive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
+        decision = drive(end_flow(house, self.state, final=False), house.seconds)
         if decision.blocks:
             raise denied(decision)
         return decision
-
-    def _end(self, *, final: bool) -> Decision:
-        self._close_tickets()
-        return drive(end_flow(self._guard._house, self.state, final=final), self._guard._house.seconds)
 
     def __enter__(self) -> Self:
         house = self._guard._house
@@ -232,31 +231,41 @@ class Task:
         return outermost and not self.state.closed
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        ends = self._pop()
-        if self._inside == 0:
-            self._close_tickets()
-        if ends:
-            decision = self._end(final=True)
-            if decision.blocks and error is None:
-                raise denied(decision)
+        answer: object = None
+        stop: BaseException | None = None
+        for flow in self._leaving():
+            try:
+                answer = drive(flow, self._guard._house.seconds)
+            except BaseException as raised:  # interrupted: what is left is closed all the same
+                stop = stop or raised
+        _gone(answer, stop, error)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        house, ends = self._guard._house, self._pop()
-        if self._inside == 0:
-            for ticket in self._left():
-                await adrive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
-        if ends:
-            decision = await adrive(end_flow(house, self.state), house.seconds)
-            if decision.blocks and error is None:
-                raise denied(decision)
+        answer: object = None
+        stop: BaseException | None = None
+        for flow in self._leaving():
+            try:
+                answer = await adrive(flow, self._guard._house.seconds)
+            except BaseException as raised:
+                stop = stop or raised
+        _gone(answer, stop, error)
 
-    def _close_tickets(self) -> None:
-        house = self._guard._house
-        for ticket in self._left():
-            drive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
+    def _leaving(self) -> list[Flow[Outcome | Decision]]:
+        """What is to be done as a `with` is left, each under a deadline of its own: its calls without an outcome, and the end of the task."""
+        house, ends = self._guard._house, self._pop()
+        tickets = self._left() if self._inside == 0 else ()
+        closing: list[Flow[Outcome | Decision]] = [finish_flow(house, ticket, Outcome("unknown")) for ticket in tickets]
+        return [*closing, end_flow(house, self.state)] if ends else closing
 
     def _left(self) -> list[Ticket]:
         """Calls without an outcome, which end with the `with` they were begun in, whoever else has the task open: as unknown, they may have run."""
         left = list(self.state.tickets.values())
         self.state.tickets.clear()
         return left
+
+
+def _gone(answer: object, stop: BaseException | None, error: BaseException | None) -> None:
+    if stop is not None:
+        raise stop
+    if isinstance(answer, Decision) and answer.blocks and error is None:
+        raise denied(answer)

@@ -772,3 +772,34 @@ def test_a_body_that_outlives_its_task_has_one_outcome(kind: str) -> None:
     asyncio.run(main())
     assert [each.status for each in desk.sink.outcomes] == ["unknown"]
     assert len(went_on) == 1 and "closed" in went_on[0]
+
+
+def test_cancelled_while_a_with_is_left_closes_the_rest_and_ends_the_task() -> None:
+    class Slow(FakeCredentials):
+        def take_back(self, issued: Issued) -> None:
+            begun.set()
+            time.sleep(0.2)
+            super().take_back(issued)
+
+    desk, begun = Desk(credentials=(lender := Slow())), threading.Event()
+
+    async def main() -> None:
+        async def leaves() -> None:
+            async with desk.task():
+                for title in ("a", "b", "c"):
+                    assert not desk.guard.before(ToolCall("create_issue", {"repo": "a", "title": title})).blocks
+
+        leaving = asyncio.create_task(leaves())
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+    asyncio.run(main())
+    assert [each.status for each in desk.sink.outcomes] == ["unknown"] * 3
+    assert [type(each).__name__ for each in desk.sink.records].count("TaskRecord") == 1
+    until = time.monotonic() + 20
+    while len(lender.taken_back) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(lender.taken_back) == 3
