@@ -8,6 +8,7 @@ flow has one place to turn it into a denial; an interrupt (Ctrl-C, cancellation)
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar, copy_context
@@ -126,6 +127,15 @@ def _helpers() -> ThreadPoolExecutor:
             _pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="guardtrail-port")
         return _pool
 
+
+def _forked() -> None:
+    """Threads do not come along into the child of a fork: what is given to such a pool is never done."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 

@@ -18,6 +18,7 @@ nothing back: the credential lives to its end, at most the minutes of `ttl`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -265,6 +266,17 @@ def _obtaining(ask: Callable[[CredentialRequest], Issued], asked: CredentialRequ
 
 def _returning(take_back: Callable[[], None]) -> Future[Any]:
     return _pool("return", 16).submit(take_back)
+
+
+def _forked() -> None:
+    """Threads do not come along into the child of a fork, and a lock may be held there for ever."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _pool(name: str, most: int) -> ThreadPoolExecutor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -219,3 +220,10 @@ def test_kill_9_leaves_what_expires(where: str, tmp_path: Path) -> None:
     assert [each["verdict"] for each in records if each["kind"] == "decision"] == ["allow"], "decided and recorded before it was asked for"
     assert not [each for each in records if each["kind"] == "outcome"] and token not in text
     assert verify_log(tmp_path / "log" / "audit.jsonl").problems == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_lends_and_takes_back_as_its_parent() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.lending.forked"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "ran ran 0\n"
