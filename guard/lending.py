@@ -6,7 +6,7 @@
 | whoever made the task's token is asked, for `OBTAIN` seconds at most         | nobody to ask, no answer, late           | deny `credential.unavailable`      |
 |                                                                             | it says no                               | deny `credential.refused`          |
 |                                                                             | the caller is cancelled                  | deny `call.cancelled`              |
-| the token of the task is looked at again                                    | it was revoked meanwhile                 | taken back; deny `token.revoked`   |
+| the token of the task is looked at again, and the task                      | revoked, ended or suspended meanwhile    | taken back; deny `token.revoked`, `task.*` |
 | its answer is compared with what was asked                                  | it is other or more                      | taken back; deny `credential.refused` |
 | the body runs, and only it can reach the credential (`guard.credential()`)  |                                          |                                    |
 | the body has ended, however: closed here, then taken back, for `RETURN` seconds at most | the issuer fails             | recorded and logged; tried again beside the calls (`identity/takeback.py`) |
@@ -36,6 +36,7 @@ from guard.ops import Add, Sum
 from guard.policy.data import Downstream
 from guard.ports import Credentials
 from guard.reasons import REASONS, ReasonCode
+from guard.reserving import alive
 from guard.steps import Draft, failed, read_clock
 from guard.tokens.asking import asked_of
 from guard.tokens.lent import Read, exceeds, read
@@ -130,6 +131,7 @@ def _obtained(house: House, draft: Draft, task: TaskState, wanted: Downstream, f
         _orphan(port, answer, task, facts)
         return _said(answer)
     stop = (yield from read_clock(house, draft)) or (yield from meanwhile(house, draft))  # time has passed while it was asked
+    stop = stop or (yield from alive(house, draft, task))
     now = draft.at // 1_000_000
     found = _claims(answer)
     ends = [

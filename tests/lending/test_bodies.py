@@ -402,6 +402,24 @@ def test_what_is_revoked_while_the_issuer_is_asked_does_not_run() -> None:
     assert desk.lent[0]["taken_back"] is True
 
 
+def test_what_has_ended_while_the_issuer_is_asked_does_not_run() -> None:
+    """Attack: a rule suspends the task, or its program ends it, and a call that waits for its credential runs all the same."""
+    opened: list[Any] = []
+
+    class Ends(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            opened[0].end()
+            return super().obtain(request)
+
+    desk, ran = Desk(credentials=(lender := Ends())), list[str]()
+    with desk.task() as task:
+        opened.append(task)
+        code = refused(lambda: desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), lambda **_: ran.append("x")))
+    assert (code, ran) == ("task.ended", [])
+    assert [each.token for each in lender.taken_back] == [each.token for each in lender.issued]
+    assert [each.status for each in desk.sink.outcomes] == ["not_executed"]
+
+
 def test_a_refused_credential_counts_as_a_denial() -> None:
     desk = Desk()
     desk.lender.refuse = True

@@ -130,6 +130,21 @@ def test_records_verify_and_replay(tmp_path: Path) -> None:
     assert run.summary.differ == 0 and run.summary.orphans == 0
 
 
+def test_what_ended_while_it_waited_replays(tmp_path: Path) -> None:
+    class Ends(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            task.end()
+            return super().obtain(request)
+
+    desk = Desk(sinks=[AuditFile(tmp_path)], credentials=Ends())
+    with desk.task() as task:
+        assert call(desk) == "task.ended"
+    assert verify_log(tmp_path / "audit.jsonl").problems == ()
+    run = Replay([Policy.from_text(POLICY)])
+    judged = [each for seen in read([tmp_path]) for each in run.feed(seen)] + [*run.close()]
+    assert run.summary.differ == 0 and run.summary.orphans == 0
+
+
 def test_explain(tmp_path: Path, said: Callable[..., Said]) -> None:
     desk = Desk(sinks=[AuditFile(tmp_path / ".guardtrail")])
     with desk.task():
