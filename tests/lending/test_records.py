@@ -142,7 +142,10 @@ def test_what_ended_while_it_waited_replays(tmp_path: Path) -> None:
     assert verify_log(tmp_path / "audit.jsonl").problems == ()
     run = Replay([Policy.from_text(POLICY)])
     judged = [each for seen in read([tmp_path]) for each in run.feed(seen)] + [*run.close()]
-    assert run.summary.differ == 0 and run.summary.orphans == 0
+    calls = [(each.seen.kind, each.seen.code) for each in judged]
+    assert (
+        calls == [("call", "permit"), ("task", "permit"), ("call", "task.ended")] and run.summary.differ == 0 and run.summary.orphans == 0
+    )
 
 
 def test_explain(tmp_path: Path, said: Callable[..., Said]) -> None:
