@@ -1,8 +1,9 @@
 """What a token from an exchange descends from. An issuer's token does not name the one it was exchanged for (RFC 8693 has no word for it), so the state that
 all processes share remembers it, as long as the child lives: whoever takes back a token takes back what was made of it (attack A097).
 
-Written before the child is handed out, read when its task is opened, asked about with every call. Where the child goes to a guard with another state, nobody there
-knows: the task, the session, the origin and the actors reach it there too.
+Written before the child is handed out, read when its task is opened, asked about with every call. Of a chain it is read for the root: a hop names all before it, and
+what its root descends from stands under the root. Where the child goes to a guard with another state, nobody there knows: the task, the session, the origin and the actors
+reach it there too.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,56 @@ def test_what_nobody_can_read_denies(says: str) -> None:
         with pytest.raises(Denied) as caught, child:
             pass
         assert caught.value.code == "state.unavailable"
+
+
+@pytest.mark.parametrize("which", ["grandparent", "kept"])
+def test_a_hop_that_was_made_beside_the_guard_descends_from_them_too(which: str, tmp_path: Path) -> None:
+    """Attack: the holder of a child puts a hop behind it, which no store was told of, and goes on under that."""
+    key, other = HolderKey.generate(), HolderKey.generate()
+    iam, store = LocalIssuer("acme-dev"), SqliteState(tmp_path / "state.db")
+    one = guard(iam, store)
+    root = iam.mint(origin="alice", actor="lead", intent=None, tools=["look"])
+
+    def exchange(request: ExchangeRequest) -> str:
+        claims = claims_of(LocalIssuer.exchange(iam, request))
+        return iam.sign(json.dumps(claims | {"cnf": {"jwk": dict(key.public)}, "mdp": 2}).encode())
+
+    iam.exchange = exchange  # type: ignore[method-assign]
+    with one.task(root) as task:
+        chain = key.attenuate(task.delegate("mailer").token, actor="worker", key=other)
+        if which == "grandparent":
+            StoreRevocations(store).revoke("credential", claims_of(root)["jti"])
+        try:
+            with guard(iam, store).task(chain, key=other):
+                code = "opened"
+        except Denied as denied:
+            code = str(denied.code)
+    assert code == ("opened" if which == "kept" else "token.revoked")
+
+
+def test_hops_as_deep_as_a_chain_may_be() -> None:
+    iam, key = LocalIssuer("acme-dev"), HolderKey.generate()
+    one = guard(iam, MemoryState())
+    task = one.task(iam.mint(origin="alice", actor="a0", intent=None, tools=["look"], key=key.public, depth=7), key=key)
+    with ExitStack() as opened:
+        for n in range(1, 8):
+            task = opened.enter_context(task).delegate(f"a{n}")
+        opened.enter_context(task)
+        assert look(one) == "allow"
+
+
+def test_what_is_not_handed_out_is_not_remembered() -> None:
+    """Attack: an issuer answers one parent with another one's child; it is refused, and would be remembered as of the wrong parent."""
+    iam, store = LocalIssuer("acme-dev"), MemoryState()
+    one = guard(iam, store)
+    first, second = (iam.mint(origin="alice", actor="lead", intent=None, tools=["look"], txn="T-1") for _ in range(2))
+    with one.task(first) as task, one.task(second) as beside:
+        child = task.delegate("mailer")
+        iam.exchange = lambda request: child.token  # type: ignore[method-assign]
+        with pytest.raises(Denied) as caught:
+            beside.delegate("worker")
+        assert caught.value.code == "delegation.widened"
+        StoreRevocations(store).revoke("credential", claims_of(first)["jti"])
+        with pytest.raises(Denied) as caught, child:
+            pass
+        assert caught.value.code == "token.revoked"
