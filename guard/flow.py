@@ -69,6 +69,8 @@ def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind
             from guard.lending import lend_flow  # few tools need a credential
 
             ticket = yield from lend_flow(house, draft, ticket)
+            if ticket.decision.blocks:
+                yield from finish_flow(house, ticket, Outcome("not_executed"))
     except INTERRUPTS:
         raise
     except BaseException as error:

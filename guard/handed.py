@@ -17,10 +17,10 @@ from guard.house import House, TaskState
 from guard.model import Credential, Delegation, Finding
 from guard.ops import Applied, Mark
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, revocation_said
+from guard.steps import Draft, failed
 from guard.tokens.claims import SKEW
 
-__all__ = ["ancestors", "descent_key", "gone", "remember"]
+__all__ = ["ancestors", "descent_key", "remember"]
 
 _MOST = 16
 """Tokens above one: eight actors at most, and a chain's hops."""
@@ -41,18 +41,6 @@ def remember(house: House, draft: Draft, state: TaskState, parent: Delegation, c
 def ancestors(text: object, of: Delegation) -> tuple[Delegation, ...] | None:
     """What stands above `of`, as the store says it under `descent_key`; None: nobody can read that."""
     return () if text is None else _read(text, (of.above or (of,))[0])
-
-
-def gone(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
-    """Whether one of them was taken back."""
-    for one in state.handed:
-        answer = draft.ask(house.revocations, house.revocations.find, (one,), {"now": draft.at // 1_000_000})
-        if type(answer) is Need:
-            answer = yield answer
-        said = revocation_said(answer)
-        if said is not None:
-            return said
-    return None
 
 
 def descent_key(task: str, d: Delegation) -> str:

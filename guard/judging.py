@@ -14,14 +14,13 @@ from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.handed import gone
 from guard.house import House, SystemClock, TaskState
 from guard.model import Bound, Delegation, Finding, ToolCall
 from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
 from guard.reserving import Question, alive, granted, look, objections, questions, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
-from guard.steps import Draft, actor_of, both, clock_said, failed, forbid, revocation_said, token_said, with_keys
+from guard.steps import Draft, actor_of, both, clock_said, failed, forbid, gone, revocation_said, token_said, with_keys
 from guard.workflow.atoms import Live
 from guard.workflow.marks import commits
 from guard.workflow.plan import Plan

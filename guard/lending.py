@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING, Any, Final
 from guard.decide import decide
 from guard.drive import BEGUN, INTERRUPTS, Failure, Flow, Need
 from guard.errors import GuardError
-from guard.flow import finish_flow
 from guard.house import House, TaskState, Ticket
 from guard.identity.takeback import again
 from guard.lent import CallCredential, LentLease
-from guard.model import CredentialRequest, Finding, Issued, Outcome
+from guard.model import CredentialRequest, Finding, Issued
 from guard.ops import Add, Sum
 from guard.policy.data import Downstream
 from guard.ports import Credentials
@@ -166,7 +165,6 @@ def _denied(house: House, draft: Draft, ticket: Ticket, finding: Finding, facts:
         ticket.span.denied(decision)
     refused = Ticket(decision, draft.bound, task, draft.plan, started=ticket.started)
     refused.lent = Lent(draft.call.tool, facts)
-    yield from finish_flow(house, refused, Outcome("not_executed"))
     return refused
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from guard.workflow.ledger import Masks
 
 __all__ = [
-    "NO_SIGNALS", "Draft", "Taken", "actor_of", "both", "clock_said", "failed", "forbid", "identify", "life_said", "read_clock", "refunds",
+    "NO_SIGNALS", "Draft", "Taken", "actor_of", "both", "clock_said", "failed", "forbid", "gone", "identify", "life_said", "read_clock", "refunds",
     "revocation_said", "token_said", "with_keys",
 ]  # fmt: skip
 
@@ -263,6 +263,18 @@ def revocation_said(answer: object) -> Finding | None:
     return failed(answer, "token", ReasonCode.REVOCATION_UNAVAILABLE)
 
 
+def gone(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
+    """Whether something was taken back that the task's token descends from by exchanges (`guard/handed.py`)."""
+    for one in state.handed:
+        answer = draft.ask(house.revocations, house.revocations.find, (one,), {"now": draft.at // 1_000_000})
+        if type(answer) is Need:
+            answer = yield answer
+        said = revocation_said(answer)
+        if said is not None:
+            return said
+    return None
+
+
 def read_clock(house: House, draft: Draft) -> Flow[Finding | None]:
     """Ask the clock."""
     answer = draft.ask(house.clock, both, (house.clock,))
@@ -296,7 +308,5 @@ def identify(house: House, draft: Draft, token: str) -> Flow[Delegation | Findin
         revoked = yield revoked
     said = revocation_said(revoked)
     if said is None and draft.task is not None and draft.task.handed:
-        from guard.handed import gone  # above this in the house
-
         said = yield from gone(house, draft, draft.task)
     return said or answer

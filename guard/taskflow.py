@@ -23,13 +23,13 @@ from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
-from guard.handed import ancestors, descent_key, gone
+from guard.handed import ancestors, descent_key
 from guard.house import House, TaskState, owner_of
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
 from guard.ops import Add, Applied, Know, Lookup, Mark, Op, Pin, Put, Refused, Take, map_text, parse_map
 from guard.reasons import ReasonCode
-from guard.steps import Draft, actor_of, failed, forbid, identify, life_said, read_clock
+from guard.steps import Draft, actor_of, failed, forbid, gone, identify, life_said, read_clock
 from guard.workflow.end import end_reads, weigh_end
 from guard.workflow.events import SOURCES, shapes_in
 from guard.workflow.limits import Context

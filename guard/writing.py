@@ -15,7 +15,7 @@ from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
 from guard.ports import Sink
 from guard.reasons import ReasonCode
-from guard.steps import Draft, Taken, failed, forbid, refunds, revocation_said
+from guard.steps import Draft, Taken, failed, forbid, gone, refunds, revocation_said
 from guard.workflow.atoms import Live
 from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
@@ -209,8 +209,6 @@ def meanwhile(house: House, draft: Draft) -> Flow[Finding | None]:
         answer = yield answer
     found = revocation_said(answer)
     if found is None and draft.task.handed:
-        from guard.handed import gone
-
         found = yield from gone(house, draft, draft.task)
     return found
 
