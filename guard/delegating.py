@@ -161,16 +161,17 @@ def _child(
     child = yield from identify(house, draft, made)
     if isinstance(child, Finding):
         return child
-    lost = yield from remember(house, draft, state, parent, child)
-    if lost is not None:
-        return lost
     more = widened(widest, child, scopes=house.layers[0].scopes)
     if key is not None and (child.bound != "jkt" or child.credential.thumbprint != key.thumbprint):
         # Attack: the answer is another's token, or one that whoever sees it may use.
         return forbid("task", ReasonCode.DELEGATION_UNAVAILABLE, "the token that was made is not bound to the key it was asked for")
     if more is None and child.actor != actor:
         more = "it is for another actor than was asked for"
-    return (made, key) if more is None else _wider(more)
+    if more is not None:
+        return _wider(more)
+    # Last: what is refused may be another one's child, of which the store knows better whom it descends from.
+    lost = yield from remember(house, draft, state, parent, child)
+    return (made, key) if lost is None else lost
 
 
 def _hop(state: TaskState, parent: Delegation, actor: str, asked: Asked, seconds: int | None) -> Made | Finding:

@@ -8,6 +8,7 @@ flow has one place to turn it into a denial; an interrupt (Ctrl-C, cancellation)
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar, copy_context
@@ -127,6 +128,15 @@ def _helpers() -> ThreadPoolExecutor:
         return _pool
 
 
+def _forked() -> None:
+    """Threads do not come along into the child of a fork: what is given to such a pool is never done."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
@@ -176,8 +186,9 @@ def _wait(need: Need, deadline: float) -> object:
     try:
         answer = future.result(timeout=max(0.0, deadline - monotonic()))
     except TimeoutError as error:
-        if future.done():
-            return Failure(error)  # the port itself raised a time-out
+        if future.done():  # the port itself raised a time-out; or it has answered since, and what it brings is to be taken back
+            raised = future.cancelled() or future.exception() is not None
+            return Failure(error) if raised else Failure(None, late=True, answer=future.result())
         future.cancel()
         return Failure(None, late=True, pending=future)
     except INTERRUPTS as error:

@@ -1,8 +1,9 @@
 """What a token from an exchange descends from. An issuer's token does not name the one it was exchanged for (RFC 8693 has no word for it), so the state that
 all processes share remembers it, as long as the child lives: whoever takes back a token takes back what was made of it (attack A097).
 
-Written before the child is handed out, read when its task is opened, asked about with every call. Where the child goes to a guard with another state, nobody there
-knows: the task, the session, the origin and the actors reach it there too.
+Written before the child is handed out, read when its task is opened, asked about with every call. Of a chain it is read for the root: a hop names all before it, and
+what its root descends from stands under the root. Where the child goes to a guard with another state, nobody there knows: the task, the session, the origin and the actors
+reach it there too.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from hashlib import sha256
 from guard.drive import Flow, Need
 from guard.house import House, TaskState
 from guard.model import Credential, Delegation, Finding
-from guard.ops import Applied, Lookup, Mark
+from guard.ops import Applied, Mark
 from guard.reasons import ReasonCode
-from guard.steps import Draft, failed, forbid, revocation_said
+from guard.steps import Draft, failed, revocation_said
 from guard.tokens.claims import SKEW
 
-__all__ = ["ancestors", "gone", "remember"]
+__all__ = ["ancestors", "descent_key", "gone", "remember"]
 
 _MOST = 16
 """Tokens above one: eight actors at most, and a chain's hops."""
@@ -27,29 +28,19 @@ _MOST = 16
 
 def remember(house: House, draft: Draft, state: TaskState, parent: Delegation, child: Delegation) -> Flow[Finding | None]:
     """In the store: all that stands above `child`, which was made of `parent`. A finding: it could not be written, and the child is not to be handed out."""
+    if child.above:  # a hop names all before it, and what its root descends from stands under the root
+        return None
     above = (*state.handed, *parent.above, parent)
     rows = [[one.credential.jti, one.credential.kid, one.credential.thumbprint or "", one.issued_at] for one in above]
     ttl = max(1, child.expires_at + 2 * SKEW - draft.at // 1_000_000)
-    mark = Mark(_key(state.key, child), draft.id, ttl, json.dumps(rows, separators=(",", ":")))
+    mark = Mark(descent_key(state.key, child), draft.id, ttl, json.dumps(rows, separators=(",", ":")))
     answer = yield Need(house.store, house.store.apply, ((mark,),), {"now": draft.now})
     return None if type(answer) is Applied else failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
 
 
-def ancestors(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
-    """Into the state: what the store knows to stand above its token. A finding: the store does not answer, or nobody can read what it says; or one of them is dead."""
-    answer = yield Need(
-        house.store, house.store.apply, ((Lookup(_key(state.key, state.delegation)),),), {"now": draft.now, "commit": False}
-    )
-    if type(answer) is not Applied:
-        return failed(answer, "state", ReasonCode.STATE_UNAVAILABLE)
-    text = answer.values[0]
-    if text is None:
-        return None
-    found = _read(text, state.delegation)
-    if found is None:
-        return forbid("state", ReasonCode.STATE_UNAVAILABLE)
-    state.handed = found
-    return (yield from gone(house, draft, state))
+def ancestors(text: object, of: Delegation) -> tuple[Delegation, ...] | None:
+    """What stands above `of`, as the store says it under `descent_key`; None: nobody can read that."""
+    return () if text is None else _read(text, (of.above or (of,))[0])
 
 
 def gone(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
@@ -64,8 +55,10 @@ def gone(house: House, draft: Draft, state: TaskState) -> Flow[Finding | None]:
     return None
 
 
-def _key(task: str, d: Delegation) -> str:
-    return f"{task}|by|{sha256(str(d.credential).encode()).hexdigest()[:32]}"
+def descent_key(task: str, d: Delegation) -> str:
+    """Of a chain it is its root's: hops are made offline, of a token that may have been exchanged for another."""
+    root = (d.above or (d,))[0]
+    return f"{task}|by|{sha256(str(root.credential).encode()).hexdigest()[:32]}"
 
 
 def _read(text: object, child: Delegation) -> tuple[Delegation, ...] | None:

@@ -6,7 +6,7 @@
 | whoever made the task's token is asked, for `OBTAIN` seconds at most         | nobody to ask, no answer, late           | deny `credential.unavailable`      |
 |                                                                             | it says no                               | deny `credential.refused`          |
 |                                                                             | the caller is cancelled                  | deny `call.cancelled`              |
-| the token of the task is looked at again                                    | it was revoked meanwhile                 | taken back; deny `token.revoked`   |
+| the token of the task is looked at again, and the task                      | revoked, ended or suspended meanwhile    | taken back; deny `token.revoked`, `task.*` |
 | its answer is compared with what was asked                                  | it is other or more                      | taken back; deny `credential.refused` |
 | the body runs, and only it can reach the credential (`guard.credential()`)  |                                          |                                    |
 | the body has ended, however: closed here, then taken back, for `RETURN` seconds at most | the issuer fails             | recorded and logged; tried again beside the calls (`identity/takeback.py`) |
@@ -18,6 +18,7 @@ nothing back: the credential lives to its end, at most the minutes of `ttl`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -35,9 +36,10 @@ from guard.ops import Add, Sum
 from guard.policy.data import Downstream
 from guard.ports import Credentials
 from guard.reasons import REASONS, ReasonCode
+from guard.reserving import alive
 from guard.steps import Draft, failed, read_clock
 from guard.tokens.asking import asked_of
-from guard.tokens.lent import exceeds, read
+from guard.tokens.lent import Read, exceeds, read
 from guard.writing import cancel, decision_of, meanwhile, write
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Lent:
         """Nobody ended the call: a caller that was cancelled between the decision and the body of a stream, a task that was dropped."""
         try:
             if self.issued is not None and self.port is not None and self.take():
+                self.credential.close()
                 _retry(self.port, self.issued, self.facts)()
         except Exception:  # noqa: S110 - the interpreter goes down: it expires
             pass
@@ -128,9 +131,12 @@ def _obtained(house: House, draft: Draft, task: TaskState, wanted: Downstream, f
         _orphan(port, answer, task, facts)
         return _said(answer)
     stop = (yield from read_clock(house, draft)) or (yield from meanwhile(house, draft))  # time has passed while it was asked
+    stop = stop or (yield from alive(house, draft, task))
     now = draft.at // 1_000_000
-    found = read(answer.token)
-    ends = [end for end in (None if answer.seconds is None else now + answer.seconds, found.ends if found is not None else None) if end]
+    found = _claims(answer)
+    ends = [
+        end for end in (now + answer.seconds if type(answer.seconds) is int else None, found.ends if found is not None else None) if end
+    ]
     facts |= {"id": _name(task, answer), "expires": min(ends, default=0)}
     lent = Lent(tool, facts, port, answer, asked.scopes if answer.scopes is None else answer.scopes)
     if stop is None and (more := exceeds(asked, answer, now=now)) is not None:
@@ -196,7 +202,7 @@ def _returned(lent: Lent) -> Flow[Facts]:
 
 
 def _retry(port: Credentials, issued: Issued, facts: Facts) -> Callable[[], None]:
-    seconds = issued.seconds if issued.seconds is not None and 0 < issued.seconds <= 86_400 else 900
+    seconds = issued.seconds if type(issued.seconds) is int and 0 < issued.seconds <= 86_400 else 900
     return partial(again.put, partial(port.take_back, issued), str(facts.get("id", "")), str(facts["resource"]), float(seconds))
 
 
@@ -224,10 +230,15 @@ def _orphan(port: Credentials, answer: object, task: TaskState, facts: Facts) ->
 
 def _name(task: TaskState, issued: Issued) -> str:
     """Its issuer and `jti`, where it is a JWT that says so (nothing of it is trusted: it is a name); else a keyed hash of its text."""
-    found = read(issued.token)
+    found = _claims(issued)
     if found is not None and found.name:
         return found.name
-    return f"hmac:{task.args_hmac(b'credential|' + issued.token.encode('utf-8', 'surrogatepass'))}"
+    return f"hmac:{task.args_hmac(b'credential|' + str(issued.token).encode('utf-8', 'surrogatepass'))}"
+
+
+def _claims(issued: Issued) -> Read | None:
+    """Of a port of the program's own the token may be of any type: it is refused all the same, and given back."""
+    return read(issued.token) if type(issued.token) is str else None
 
 
 def _said(answer: object) -> Finding:
@@ -257,6 +268,17 @@ def _obtaining(ask: Callable[[CredentialRequest], Issued], asked: CredentialRequ
 
 def _returning(take_back: Callable[[], None]) -> Future[Any]:
     return _pool("return", 16).submit(take_back)
+
+
+def _forked() -> None:
+    """Threads do not come along into the child of a fork, and a lock may be held there for ever."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _pool(name: str, most: int) -> ThreadPoolExecutor:

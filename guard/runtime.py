@@ -85,6 +85,8 @@ class Guard:
         seconds = deadline.total_seconds()
         if not 0 < seconds <= 60:
             raise ConfigError("`deadline` must be more than 0 and at most 60 seconds")
+        if credentials is not None and not all(callable(getattr(credentials, name, None)) for name in ("obtain", "take_back")):
+            raise ConfigError("`credentials` has `obtain` and `take_back`: what nobody can take back is not lent")
         clock = clock or SystemClock()
         base = layers[0]
         store = open_state(state) if isinstance(state, str) else state
@@ -301,10 +303,12 @@ class Guard:
         return self._streaming(await adrive(decide_flow(self._house, self._state(), call, bind), self._house.seconds))
 
     def close_call(self, ticket: Ticket, outcome: Outcome) -> None:
-        drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+        if _open(ticket):
+            drive(finish_flow(self._house, ticket, outcome), self._house.seconds)
 
     async def aclose_call(self, ticket: Ticket, outcome: Outcome) -> None:
-        await adrive(finish_flow(self._house, ticket, outcome), self._house.seconds)
+        if _open(ticket):
+            await adrive(finish_flow(self._house, ticket, outcome), self._house.seconds)
 
     def _state(self) -> TaskState | None:
         frame = self._current.get()
@@ -338,6 +342,11 @@ class Guard:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")
         tool = call.tool if isinstance(getattr(call, "tool", None), str) else ""
         return Decision("", "deny", "enforce", ReasonCode.GUARD_ERROR, (finding,), None, (), "", 0, tool, "", self._house.policy)
+
+
+def _open(ticket: Ticket) -> bool:
+    """True once. A body that outlives its task was closed with it, as unknown: its call has one outcome, and what it leaves is counted once."""
+    return ticket.task is None or ticket.task.tickets.pop(ticket.decision.id, None) is not None
 
 
 def _taken_back(

@@ -23,7 +23,7 @@ from guard.constraints import canonical
 from guard.decide import Ruling, decide
 from guard.drive import Flow, Need
 from guard.events import PivotRecord, TaskRecord
-from guard.handed import ancestors
+from guard.handed import ancestors, descent_key, gone
 from guard.house import House, TaskState, owner_of
 from guard.learning import learn_opening, learn_said
 from guard.model import Decision, Delegation, Finding, Judge, ToolCall
@@ -66,7 +66,7 @@ def open_flow(house: House, token: str, prompt: str | None, shown: Shown | None 
     opened = yield from _pin(house, draft, found, draft.now, now)
     if isinstance(opened, Finding):
         return (yield from _refuse(house, draft, opened))
-    first, since, incomplete, before, keys = opened
+    first, since, incomplete, before, keys, descent = opened
     key = task_key(found)
     proven = yield from actor_of(house, draft, found)
     context = Context(
@@ -86,7 +86,9 @@ def open_flow(house: House, token: str, prompt: str | None, shown: Shown | None 
     if house.registry is not None:
         state.owner = owner_of(house.registry, found)
     state.under(house)
-    stop = yield from ancestors(house, draft, state)
+    above = ancestors(descent, found)
+    state.handed = above or ()
+    stop = forbid("state", ReasonCode.STATE_UNAVAILABLE) if above is None else (yield from gone(house, draft, state))
     if stop is not None:
         return (yield from _refuse(house, draft, stop))
     if house.tracks:
@@ -211,7 +213,7 @@ def _since(text: object, least: int, now: int) -> int:
     return int(at) if at.isdigit() and last.isdigit() and int(last) >= least else now
 
 
-_Opened = tuple[bool, int, bool, str | None, tuple[bytes, bytes]]
+_Opened = tuple[bool, int, bool, str | None, tuple[bytes, bytes], object]
 
 
 def _pin(house: House, draft: Draft, d: Delegation, wall: datetime, now: int) -> Flow[_Opened | Finding]:
@@ -229,6 +231,7 @@ def _pin(house: House, draft: Draft, d: Delegation, wall: datetime, now: int) ->
         Lookup(f"{d.tenant}|key"),
         Know(f"{key}|key", "k", urandom(16).hex()),
         Lookup(f"{key}|key"),
+        Lookup(descent_key(key, d)),
     ]
     answer: object = None
     for _ in range(3):
@@ -257,7 +260,7 @@ def _pin(house: House, draft: Draft, d: Delegation, wall: datetime, now: int) ->
         if type(marked) is not Applied:
             return failed(marked, "state", ReasonCode.STATE_UNAVAILABLE)
         since = str(now)
-    return first, int(since), incomplete, before if type(before) is str else None, (keys[0].encode(), keys[1].encode())
+    return first, int(since), incomplete, before if type(before) is str else None, (keys[0].encode(), keys[1].encode()), answer.values[9]
 
 
 def _refuse(house: House, draft: Draft, finding: Finding) -> Flow[Decision]:

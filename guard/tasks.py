@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from guard.drive import Flow, adrive, drive
 from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.flow import finish_flow
-from guard.house import House, TaskState
+from guard.house import House, TaskState, Ticket
 from guard.model import Decision, Delegation, Outcome
 from guard.ports import Prover
 from guard.taskflow import end_flow, open_flow, says_flow
@@ -69,6 +69,7 @@ class Task:
         self._token = token
         self._prompt = prompt
         self._state: TaskState | None = None
+        self._inside = 0
 
     def __repr__(self) -> str:
         return f"Task({self._state.delegation.txn!r})" if self._state is not None else "Task(not open)"
@@ -171,14 +172,13 @@ class Task:
 
         A refusal is recorded and raised as Denied; the task stays open then, so that what is missing can be done.
         """
-        decision = self._end(final=False)
+        house = self._guard._house
+        for ticket in self._left():
+            drive(finish_flow(house, ticket, Outcome("unknown")), house.seconds)
+        decision = drive(end_flow(house, self.state, final=False), house.seconds)
         if decision.blocks:
             raise denied(decision)
         return decision
-
-    def _end(self, *, final: bool) -> Decision:
-        self._close_tickets()
-        return drive(end_flow(self._guard._house, self.state, final=final), self._guard._house.seconds)
 
     def __enter__(self) -> Self:
         house = self._guard._house
@@ -210,6 +210,7 @@ class Task:
     def _push(self) -> Self:
         guard, key = self._guard, self.state.delegation.task
         guard._opened[key] = guard._opened.get(key, 0) + 1
+        self._inside += 1
         guard._current.set(Frame(self, self.state, guard._current.get()))
         return self
 
@@ -219,31 +220,52 @@ class Task:
         frame = guard._current.get()
         if frame is not None and frame.task is self:
             guard._current.set(frame.before)
+        self._inside -= 1
         left = guard._opened.get(key, 1) - 1
         if left > 0:
             guard._opened[key] = left
             return False
         guard._opened.pop(key, None)
-        self._close_tickets()
         outermost = key in guard._openers
         guard._openers.discard(key)
         return outermost and not self.state.closed
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
-            decision = self._end(final=True)
-            if decision.blocks and error is None:
-                raise denied(decision)
+        answer: object = None
+        stop: BaseException | None = None
+        for flow in self._leaving():
+            try:
+                answer = drive(flow, self._guard._house.seconds)
+            except BaseException as raised:  # interrupted: what is left is closed all the same
+                stop = stop or raised
+        _gone(answer, stop, error)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pop():
-            house = self._guard._house
-            decision = await adrive(end_flow(house, self.state), house.seconds)
-            if decision.blocks and error is None:
-                raise denied(decision)
+        answer: object = None
+        stop: BaseException | None = None
+        for flow in self._leaving():
+            try:
+                answer = await adrive(flow, self._guard._house.seconds)
+            except BaseException as raised:
+                stop = stop or raised
+        _gone(answer, stop, error)
 
-    def _close_tickets(self) -> None:
-        """Calls without an outcome are closed as unknown: they may have run."""
-        for ticket in list(self.state.tickets.values()):
-            drive(finish_flow(self._guard._house, ticket, Outcome("unknown")), self._guard._house.seconds)
+    def _leaving(self) -> list[Flow[Outcome | Decision]]:
+        """What is to be done as a `with` is left, each under a deadline of its own: its calls without an outcome, and the end of the task."""
+        house, ends = self._guard._house, self._pop()
+        tickets = self._left() if self._inside == 0 else ()
+        closing: list[Flow[Outcome | Decision]] = [finish_flow(house, ticket, Outcome("unknown")) for ticket in tickets]
+        return [*closing, end_flow(house, self.state)] if ends else closing
+
+    def _left(self) -> list[Ticket]:
+        """Calls without an outcome, which end with the `with` they were begun in, whoever else has the task open: as unknown, they may have run."""
+        left = list(self.state.tickets.values())
         self.state.tickets.clear()
+        return left
+
+
+def _gone(answer: object, stop: BaseException | None, error: BaseException | None) -> None:
+    if stop is not None:
+        raise stop
+    if isinstance(answer, Decision) and answer.blocks and error is None:
+        raise denied(answer)

@@ -109,6 +109,8 @@ def _judge(house: House, draft: Draft, state: TaskState, vouch: Vouch) -> Flow[R
     if stop is None:
         found = yield from identify(house, draft, state.token)
         stop = found if isinstance(found, Finding) else None
+    if stop is None and state.shown is not None:
+        stop = yield from state.shown.takes(house, draft, state)
     if stop is not None:
         return _instead(draft, stop)
     ask = Finding("task", "ask", vouch.code, text=REASONS[vouch.code].meaning, fix="an approval of it")

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from tests import canary
 from tests.servers.authorization import authorization_server, start_authorization_server
+from tests.servers.glewlwyd import glewlwyd, start_glewlwyd
 
-__all__ = ["authorization_server", "start_authorization_server"]
+__all__ = ["authorization_server", "glewlwyd", "start_authorization_server", "start_glewlwyd"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -80,6 +80,12 @@ class Client:
         """Whether its tokens are bound to a key."""
         return self.holder is not None
 
+    def without_key(self) -> Client:
+        """The same client, whose tokens are bound to nothing."""
+        other = Client.__new__(Client)
+        other.__dict__ |= self.__dict__ | {"holder": None}
+        return other
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Client holds a secret and is not pickled")
 

@@ -39,6 +39,7 @@ class ServerMetadata:
     """Of `mtls_endpoint_aliases` (RFC 8705 5): for clients that show a certificate."""
     introspection_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    mtls_revocation_endpoint: str | None = None
     auth_methods: tuple[str, ...] = _METHODS
     """`token_endpoint_auth_methods_supported`."""
     grants: tuple[str, ...] = _GRANTS
@@ -118,12 +119,13 @@ def _server(found: Mapping[str, object], issuer: str) -> ServerMetadata:
             raise MetadataRefused(f"`{name}` is not an https URL")
         endpoints[name] = url
     aliases = found.get("mtls_endpoint_aliases", {})
-    alias = aliases.get("token_endpoint") if isinstance(aliases, Mapping) else 0
-    if alias is not None and not (isinstance(alias, str) and is_endpoint(alias, loopback=plain(issuer))):
-        raise MetadataRefused("`mtls_endpoint_aliases` are not https URLs")
+    for name in ("token_endpoint", "revocation_endpoint"):
+        alias = aliases.get(name) if isinstance(aliases, Mapping) else 0
+        if alias is not None and not (isinstance(alias, str) and is_endpoint(alias, loopback=plain(issuer))):
+            raise MetadataRefused("`mtls_endpoint_aliases` are not https URLs")
+        endpoints[f"mtls_{name}"] = alias
     return ServerMetadata(
         issuer,
-        mtls_token_endpoint=alias,
         **endpoints,
         auth_methods=_words(found, "token_endpoint_auth_methods_supported", _METHODS),
         grants=_words(found, "grant_types_supported", _GRANTS),

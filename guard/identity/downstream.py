@@ -1,6 +1,7 @@
 """Credentials for one call at the issuer that made the task's token: RFC 8693 for a resource (RFC 8707), and RFC 7009 to take them back.
 
 | asked as   | the client whose actor is who acts now; where only one is configured, that one: the program acts for its agent             |
+| without    | the client's own key (`holder`): what is bound to it would be of no use to a body, which has none                            |
 | subject    | the token the task was opened with, as it is. Of an offline chain nothing: the issuer does not know its hops, and its root  |
 |            | alone would be more than the last hop has                                                                                   |
 | never kept | each call asks anew, and what it got is handed out once: an answer that was given before is refused                         |
@@ -39,7 +40,7 @@ class DownstreamTokens:
 
     def __init__(self, endpoint: Endpoint, clients: Mapping[str, Client]) -> None:
         self._endpoint = endpoint
-        self._clients = dict(clients)
+        self._clients = {actor: client.without_key() for actor, client in clients.items()}
         self._salt = token_bytes(32)
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._lock = Lock()
@@ -74,10 +75,9 @@ class DownstreamTokens:
         """See the port. What came along first: taking back a refresh token often ends the others too."""
         client = next((each for each in self._clients.values() if each.id == issued.client), None)
         try:
-            self._endpoint.find()
+            url = self._endpoint.find_revocation(mtls=client is not None and client.certificate is not None)
         except GuardError as error:
             raise _unavailable(str(error)) from None
-        url = self._endpoint.revocation
         if client is None or url is None:
             raise _refused("the issuer's metadata names no place where tokens are taken back")
         failed: GuardError | None = None

@@ -61,8 +61,8 @@ class Endpoint:
         self._until = 0.0
         self.nonce = ""
         """The server's latest (RFC 9449 section 8), for the next proof."""
-        self.revocation: str | None = None
-        """Where tokens are taken back (RFC 7009); known once `find` was asked. None: nowhere."""
+        self._revocation: str | None = None
+        self._mtls_revocation: str | None = None
 
     def find(self, *, mtls: bool = False) -> str:
         """Its address; with `mtls` that for clients with a certificate, where it is another. Raises GuardError."""
@@ -72,8 +72,14 @@ class Endpoint:
                 raise GuardError("the issuer's metadata names no token endpoint", code=ReasonCode.DELEGATION_UNAVAILABLE)
             self._url, self._until = found.token_endpoint, time.monotonic() + 3600
             self._mtls = found.mtls_token_endpoint or found.token_endpoint
-            self.revocation = found.revocation_endpoint
+            self._revocation = found.revocation_endpoint
+            self._mtls_revocation = found.mtls_revocation_endpoint or found.revocation_endpoint
         return self._mtls if mtls else self._url
+
+    def find_revocation(self, *, mtls: bool = False) -> str | None:
+        """Where tokens are taken back (RFC 7009); None: nowhere. As `find`."""
+        self.find()
+        return self._mtls_revocation if mtls else self._revocation
 
     def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str], certificate: Certificate | None = None) -> Answer:
         """Whatever it answers. Raises HttpFailed."""

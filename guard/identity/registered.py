@@ -242,7 +242,8 @@ def _tell(report: Report, row: Node, error: Any) -> None:
 def _sound(identities: Sequence[Identity], name: str, report: Report | None, places: Sequence[Mark] = ()) -> tuple[Identity, ...]:
     """What must hold between identities: one meaning for every name, SPIFFE id, workload and key.
 
-    Attack: a second entry for a name or a key, with another owner or status; which one counts would depend on the order.
+    Attack: a second entry for a name or a key, with another owner or status; which one counts would depend on the order. Or one that is called as
+    another's SPIFFE id: asked by that name, it would answer for the other, which is suspended.
     """
 
     def wrong(i: int, text: str) -> None:
@@ -253,6 +254,7 @@ def _sound(identities: Sequence[Identity], name: str, report: Report | None, pla
 
     seen: set[tuple[str, object]] = set()
     holders = {(one.issuer, one.id) for one in identities if one.kind != "key"}
+    programs = {each: one for one in identities for each in one.spiffe}
     for i, one in enumerate(identities):
         marks: list[tuple[str, object]] = [("name", (one.issuer, one.id))]
         marks += [("SPIFFE id", each) for each in one.spiffe] + [("key", each) for each in one.keys]
@@ -261,6 +263,9 @@ def _sound(identities: Sequence[Identity], name: str, report: Report | None, pla
             if mark in seen:
                 wrong(i, f"its {mark[0]} is registered already")
             seen.add(mark)
+        other = programs.get(one.id, one)
+        if other is not one and (other.issuer == one.issuer or None in (other.issuer, one.issuer)):
+            wrong(i, "its name is another's SPIFFE id")
         if one.kind == "key" and (not one.keys or one.of is None):
             wrong(i, "a key needs `keys`, its thumbprints, and `of`, the identity it belongs to")
         elif one.kind == "key" and (one.issuer, one.of) not in holders:

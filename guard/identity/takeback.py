@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable
 from heapq import heappop, heappush
@@ -37,8 +38,12 @@ class TakeBack:
 
     def __init__(self, waits: tuple[float, ...] = WAITS, steady: Callable[[], float] = monotonic) -> None:
         self._waits, self._steady = waits, steady
-        self._heap: list[tuple[float, int, int, Callable[[], object], str, str, float]] = []
         self._numbers = count()
+        self.begin()
+
+    def begin(self) -> None:
+        """With nothing waiting; also in the child of a fork: what waits is the parent's to take back, and its thread is there."""
+        self._heap: list[tuple[float, int, int, Callable[[], object], str, str, float]] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -66,7 +71,7 @@ class TakeBack:
     def _work(self) -> None:
         if self._thread is not None and self._thread.is_alive():
             return
-        try:  # the first one, or the child of a fork
+        try:
             self._thread = threading.Thread(target=self._run, name="guardtrail-take-back", daemon=True)
             self._thread.start()
         except RuntimeError:  # the interpreter goes down: they expire
@@ -101,3 +106,6 @@ class TakeBack:
 
 again: Final = TakeBack()
 """The process's own."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=again.begin)

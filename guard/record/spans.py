@@ -90,7 +90,7 @@ class Spans:
         self._ours = False
         self._ready = provider is not None
         self._lock = threading.Lock()
-        self._fixed: dict[tuple[int, str], tuple[Any, str, Attributes]] = {}
+        self._fixed: dict[int, tuple[Any, str, dict[str, Any]]] = {}
         self._seen: dict[str, SpanContext] = {}
         self._before: dict[str, SpanContext] = {}
         self._holders: dict[str, list[Any]] = {}
@@ -205,27 +205,21 @@ class Spans:
     def _attributes(self, decision: Decision, task: Any) -> tuple[str, Attributes]:
         """Name and attributes of a call that is allowed without remark: all there when the sampler is asked."""
         tool = decision.tool
-        if task is None:
-            name = f"{SPAN_EXECUTE} {tool[:128]}"
-            fixed: Attributes = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]}
-        else:
-            delegation = task.delegation
-            held = self._fixed.get((id(delegation), tool))
-            if held is None or held[0] is not delegation:
-                held = (delegation, f"{SPAN_EXECUTE} {tool[:128]}", facts_of(task, tool))
-                if len(self._fixed) >= _HELD:
-                    self._fixed.clear()
-                self._fixed[id(delegation), tool] = held
-            name, fixed = held[1], held[2]
-        verdict = decision.verdict
-        return name, {
-            **fixed,
-            DECISION: verdict,
-            MODE: decision.mode,
-            EXECUTED: verdict == "allow",
-            DECISION_ID: decision.id,
-            STEP: decision.step,
-        }
+        plan = None if task is None else task.plans.get(tool)
+        held = self._fixed.get(id(plan))
+        if held is None or held[0] is not plan:
+            held = (plan, f"{SPAN_EXECUTE} {tool[:128]}", _allowed(task, tool))
+            if len(self._fixed) >= _HELD:
+                self._fixed.clear()
+            if plan is not None:  # the plan of one delegation, tool and load of the policies
+                self._fixed[id(plan)] = held
+        attributes = held[2].copy()  # with all the places there are: putting them in one by one takes longer
+        attributes[DECISION_ID], attributes[STEP] = decision.id, decision.step
+        if decision.verdict != "allow":
+            attributes[DECISION], attributes[EXECUTED] = decision.verdict, False
+        elif decision.mode != "enforce":
+            attributes[MODE] = decision.mode
+        return held[1], attributes
 
     def _links(self, decision: Decision, task: Any, holder: list[Any] | None) -> list[Any] | None:
         """To the spans of the witnesses, to those whose values flowed into this call, and, where the task changed hands, to the last one of
@@ -273,6 +267,12 @@ class Spans:
                 self._tracer = own.get_tracer(SCOPE) if own is not None else None
                 self._ours, self._ready = True, True
             return self._tracer
+
+
+def _allowed(task: Any, tool: str) -> dict[str, Any]:
+    """What stands on the span of an ordinary call."""
+    fixed = {OPERATION: SPAN_EXECUTE, TOOL_NAME: tool[:128]} if task is None else facts_of(task, tool)
+    return {**fixed, DECISION: "allow", MODE: "enforce", EXECUTED: True, DECISION_ID: "", STEP: 0}
 
 
 class CallSpan:

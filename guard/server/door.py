@@ -136,14 +136,14 @@ class Door:
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
-            await task.__aexit__(None, None, None)
+            await task.leave()
             if send.started:
                 raise
             raise _inside(denied, sender) from None
         except BaseException as error:
-            await task.__aexit__(type(error), error, error.__traceback__)
+            await task.leave(error)
             raise
-        await task.__aexit__(None, None, None)
+        await task.leave()
 
     async def _own_nonces(self) -> Nonces:
         if self._nonces is None:
@@ -178,6 +178,12 @@ class _RequestTask(Task):
         if isinstance(answer, TaskState):
             answer.first = False
         super()._entered(answer)
+
+    async def leave(self, error: BaseException | None = None) -> None:
+        try:
+            await self.__aexit__(None if error is None else type(error), error, None)
+        finally:
+            self.state.closed = True  # Attack: one proof, one request, and what it has begun calls for as long as the token lives
 
 
 class _Sent:

@@ -54,6 +54,7 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
         "revoke",
         "revoked",
         "ssf serve",
+        "tts serve",
         "identity check",
         "audit verify",
     ]

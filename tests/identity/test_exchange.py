@@ -25,8 +25,9 @@ from guard import Denied, Guard, Issuer, LocalIssuer, Policy, Task, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.identity import HolderKey
 from guard.identity.client import Client
+from guard.identity.downstream import DownstreamTokens
 from guard.identity.exchange import Endpoint, TokenExchange
-from guard.model import Delegation, ExchangeRequest
+from guard.model import Delegation, ExchangeRequest, Issued
 from guard.record import AuditFile
 from guard.tokens import verify
 from tests.identity.test_http import certificate
@@ -544,6 +545,18 @@ def test_the_address_for_those_with_a_certificate(over_tls: tuple[Server, Path])
         with pytest.raises(GuardError) as refused:
             showing(server, folder / "agent.crt", folder / "agent.key").exchange(request())
         assert refused.value.code == "delegation.unavailable"
+
+
+def test_what_is_taken_back_is_taken_back_where_certificates_are_asked_for(over_tls: tuple[Server, Path]) -> None:
+    server, folder = over_tls
+    (folder / "agent.key").chmod(0o600)
+    own = Client("worker", certificate=(folder / "agent.crt", folder / "agent.key"))
+    server.metadata["revocation_endpoint"] = f"{server.url}/revoke"
+    for aliases, path in (({}, "/revoke"), ({"revocation_endpoint": f"{server.url}/mtls/revoke"}, "/mtls/revoke")):
+        server.metadata["mtls_endpoint_aliases"] = aliases
+        lender = DownstreamTokens(Endpoint(server.url, seconds=5.0), {"worker": own})
+        lender.take_back(Issued("opaque", "", "Bearer", 60, None, (), "worker"))
+        assert (server.paths[-1], server.certificates[-1]) == (path, "agent")
 
 
 def test_a_certificate_that_nobody_trusts(over_tls: tuple[Server, Path]) -> None:

@@ -101,6 +101,11 @@ WRONG = {
         "4:5",
         "registered already",
     ),
+    "a name that is another's SPIFFE id": (
+        HEAD + '  - {id: a, kind: workload, status: suspended, spiffe: ["spiffe://x/a"]}\n  - {id: "spiffe://x/a", kind: agent, issuer: "https://i"}\n',
+        "4:5",
+        "another's SPIFFE id",
+    ),
     "a key of nobody": (HEAD + f"  - {{id: k, kind: key, of: a, keys: [{thumb('A')}]}}\n", "3:5", "names no identity"),
     "a key without an identity": (HEAD + f"  - {{id: k, kind: key, keys: [{thumb('A')}]}}\n", "3:5", "`of`"),
     "a short thumbprint": (HEAD + "  - {id: a, kind: agent, keys: [abc]}\n", "3:33", "thumbprint"),

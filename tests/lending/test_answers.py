@@ -13,6 +13,7 @@ import yaml
 
 from guard import Denied, Issuer
 from guard.errors import GuardError
+from guard.identity import HolderKey
 from guard.identity.client import Client
 from guard.identity.downstream import DownstreamTokens
 from guard.identity.exchange import Endpoint
@@ -156,6 +157,22 @@ def test_as_whom_it_is_asked(serve: Callable[..., Server]) -> None:
     desk = Desk(credentials=lender(server, Client("the-program", secret=SECRET)))
     with desk.task():
         desk.guard.tool(lambda repo, title: None, name="create_issue")("acme/web", "broken")
+
+
+def test_a_client_with_a_key_asks_without_it(serve: Callable[..., Server]) -> None:
+    """The body has no key: what is bound to the client's would be of no use to it."""
+
+    def answer(path: str, form: dict[str, str]) -> tuple[int, object]:
+        bound = server.proofs[-1] is not None
+        return 200, {"access_token": f"opaque-{time.monotonic_ns()}", **GOOD, "token_type": "DPoP" if bound else "Bearer"}
+
+    server = serve(answer)
+    client = Client("support", secret=SECRET, holder=HolderKey.generate())
+    desk = Desk(credentials=lender(server, client))
+    with desk.task():
+        desk.guard.tool(lambda repo, title: None, name="create_issue")("acme/web", "broken")
+    assert [path for path, _ in server.asked] == ["/token", "/revocation"] and client.bound
+    assert desk.lent[0]["taken_back"] is True
 
 
 def test_of_a_chain_nothing_is_asked(serve: Callable[..., Server]) -> None:

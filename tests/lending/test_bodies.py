@@ -10,7 +10,7 @@ import pickle
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from guard import Denied, ToolCall
-from guard.drive import adrive, drive
+from guard.drive import BEGUN, Failure, Need, adrive, drive
 from guard.errors import ConfigError, GuardError
 from guard.identity import RevocationList
 from guard.identity.takeback import TakeBack, again
@@ -26,6 +26,7 @@ from guard.lent import CallCredential
 from guard.model import CredentialRequest, Issued, Outcome
 from guard.reasons import ReasonCode
 from guard.testing import FakeCredentials
+from guard.tokens.lent import ACCESS_TOKEN
 from tests.lending.world import RESOURCE, Desk
 
 ENDS = ("ok", "error", "interrupt", "early", "cancel")
@@ -401,6 +402,24 @@ def test_what_is_revoked_while_the_issuer_is_asked_does_not_run() -> None:
     assert desk.lent[0]["taken_back"] is True
 
 
+def test_what_has_ended_while_the_issuer_is_asked_does_not_run() -> None:
+    """Attack: a rule suspends the task, or its program ends it, and a call that waits for its credential runs all the same."""
+    opened: list[Any] = []
+
+    class Ends(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            opened[0].end()
+            return super().obtain(request)
+
+    desk, ran = Desk(credentials=(lender := Ends())), list[str]()
+    with desk.task() as task:
+        opened.append(task)
+        code = refused(lambda: desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), lambda **_: ran.append("x")))
+    assert (code, ran) == ("task.ended", [])
+    assert [each.token for each in lender.taken_back] == [each.token for each in lender.issued]
+    assert [each.status for each in desk.sink.outcomes] == ["not_executed"]
+
+
 def test_a_refused_credential_counts_as_a_denial() -> None:
     desk = Desk()
     desk.lender.refuse = True
@@ -423,19 +442,35 @@ def test_a_lender_of_ones_own_that_is_none(answer: object) -> None:
     assert "TOKENTEXT" not in desk.text
 
 
-@pytest.mark.parametrize("broken", ["token", "scopes", "seconds", "more"])
-def test_an_answer_of_strange_types_does_not_pass(broken: str) -> None:
+@pytest.mark.parametrize(
+    ("broken", "value"),
+    [
+        ("scopes", 1.5),
+        ("scopes", ["a"]),
+        ("seconds", 1.5),
+        ("seconds", "60"),
+        ("seconds", None),
+        ("more", 1.5),
+        ("scheme", None),
+        ("token", 1.5),
+    ],
+)
+def test_an_answer_of_strange_types_does_not_pass_and_goes_back(broken: str, value: object, short: None) -> None:
     class Own(FakeCredentials):
         def obtain(self, request: CredentialRequest) -> Issued:
             good = super().obtain(request)
             given: dict[str, Any] = {name: getattr(good, name) for name in ("token", "kind", "scheme", "seconds", "scopes", "more")}
-            return Issued(**given | {broken: 1.5})
+            return Issued(**given | {broken: value})
 
-    desk = Desk(credentials=Own())
+    desk = Desk(credentials=(own := Own()))
     with desk.task():
         code = refused(lambda: desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), print))
     assert code in ("guard.error", "credential.refused")
     assert [each.status for each in desk.sink.outcomes] == ["not_executed"]
+    until = time.monotonic() + 20
+    while not own.taken_back and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(own.taken_back) == 1
 
 
 # -- slow, cancelled, many ------------------------------------------------------------------------------------------------------------
@@ -654,3 +689,135 @@ def test_a_call_that_nobody_ends_gives_it_back(short: None) -> None:
     while len(desk.lender.taken_back) < 2 and time.monotonic() < until:
         time.sleep(0.01)
     assert len(desk.lender.taken_back) == 2
+
+
+def test_a_call_without_after_is_given_back_where_its_with_is_left() -> None:
+    """Also while somebody else has the task open; and a loop goes on meanwhile."""
+
+    class Slow(FakeCredentials):
+        def take_back(self, issued: Issued) -> None:
+            time.sleep(0.5)
+            super().take_back(issued)
+
+    desk = Desk(credentials=(lender := Slow()))
+    token = desk.iam.mint(origin="alice", actor="support", intent="triage")
+    ticks = [0]
+
+    async def ticking() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            ticks[0] += 1
+
+    async def main() -> None:
+        beside = asyncio.create_task(ticking())
+        async with desk.guard.task(token):
+            decision = desk.guard.before(ToolCall("create_issue", {"repo": "a", "title": "b"}))
+            kept = desk.guard.credential(decision)
+            before = ticks[0]
+        assert ticks[0] > before + 3, "the loop stood still while the issuer was waited for"
+        assert [each.token for each in lender.taken_back] == [each.token for each in lender.issued]
+        assert "closed" in repr(kept)
+        beside.cancel()
+
+    with desk.guard.task(token):
+        asyncio.run(main())
+        assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+        assert not lender.alive(lender.issued[0].token)
+
+
+def test_an_answer_in_the_very_moment_of_the_deadline_is_taken_back(short: None) -> None:
+    """Between the time-out and the look at what became of it the answer came."""
+
+    class Edge(Future[Issued]):
+        def result(self, timeout: float | None = None) -> Issued:
+            if not self.done():
+                self.set_result(Issued("came-late", ACCESS_TOKEN, "Bearer", 60))
+                raise TimeoutError
+            return super().result(timeout)
+
+    flow_answer: list[object] = []
+
+    def flow() -> Any:
+        flow_answer.append((yield Need(BEGUN, Edge, (), {}, 0.1)))
+
+    drive(flow(), 1.0)
+    (failure,) = flow_answer
+    assert type(failure) is Failure and failure.late and failure.answer == Issued("came-late", ACCESS_TOKEN, "Bearer", 60)
+
+
+def test_a_lender_that_cannot_take_back_is_refused_at_the_start() -> None:
+    class Half:
+        obtain = FakeCredentials().obtain
+
+    for wrong in (Half(), object()):
+        with pytest.raises(ConfigError, match="take_back"):
+            Desk(credentials=wrong)
+
+
+@pytest.mark.parametrize("kind", ["generator", "async", "coroutine"])
+def test_a_body_that_outlives_its_task_has_one_outcome(kind: str) -> None:
+    desk = Desk()
+    went_on: list[str] = []
+
+    def steps(repo: str, title: str) -> Generator[int]:
+        yield 1
+        went_on.append(repr(desk.guard.credential()))
+
+    async def asteps(repo: str, title: str) -> AsyncGenerator[int]:
+        yield 1
+        went_on.append(repr(desk.guard.credential()))
+
+    async def whole(repo: str, title: str) -> None:
+        went_on.append(repr(desk.guard.credential()))
+
+    async def main() -> None:
+        async with desk.task():
+            if kind == "async":
+                begun = desk.guard.tool(asteps, name="create_issue")("a", "b")
+                await anext(begun)
+            else:
+                later = desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), whole if kind == "coroutine" else steps)
+                if kind == "generator":
+                    next(later)  # type: ignore[call-overload]
+        assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+        if kind == "async":
+            assert [each async for each in begun] == []
+        elif kind == "coroutine":
+            await later  # type: ignore[misc]
+        else:
+            assert list(later) == []  # type: ignore[call-overload]
+
+    asyncio.run(main())
+    assert [each.status for each in desk.sink.outcomes] == ["unknown"]
+    assert len(went_on) == 1 and "closed" in went_on[0]
+
+
+def test_cancelled_while_a_with_is_left_closes_the_rest_and_ends_the_task() -> None:
+    class Slow(FakeCredentials):
+        def take_back(self, issued: Issued) -> None:
+            begun.set()
+            time.sleep(0.2)
+            super().take_back(issued)
+
+    desk, begun = Desk(credentials=(lender := Slow())), threading.Event()
+
+    async def main() -> None:
+        async def leaves() -> None:
+            async with desk.task():
+                for title in ("a", "b", "c"):
+                    assert not desk.guard.before(ToolCall("create_issue", {"repo": "a", "title": title})).blocks
+
+        leaving = asyncio.create_task(leaves())
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+
+    asyncio.run(main())
+    assert [each.status for each in desk.sink.outcomes] == ["unknown"] * 3
+    assert [type(each).__name__ for each in desk.sink.records].count("TaskRecord") == 1
+    until = time.monotonic() + 20
+    while len(lender.taken_back) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(lender.taken_back) == 3

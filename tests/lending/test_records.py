@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -129,6 +130,24 @@ def test_records_verify_and_replay(tmp_path: Path) -> None:
     assert run.summary.differ == 0 and run.summary.orphans == 0
 
 
+def test_what_ended_while_it_waited_replays(tmp_path: Path) -> None:
+    class Ends(FakeCredentials):
+        def obtain(self, request: CredentialRequest) -> Issued:
+            task.end()
+            return super().obtain(request)
+
+    desk = Desk(sinks=[AuditFile(tmp_path)], credentials=Ends())
+    with desk.task() as task:
+        assert call(desk) == "task.ended"
+    assert verify_log(tmp_path / "audit.jsonl").problems == ()
+    run = Replay([Policy.from_text(POLICY)])
+    judged = [each for seen in read([tmp_path]) for each in run.feed(seen)] + [*run.close()]
+    calls = [(each.seen.kind, each.seen.code) for each in judged]
+    assert (
+        calls == [("call", "permit"), ("task", "permit"), ("call", "task.ended")] and run.summary.differ == 0 and run.summary.orphans == 0
+    )
+
+
 def test_explain(tmp_path: Path, said: Callable[..., Said]) -> None:
     desk = Desk(sinks=[AuditFile(tmp_path / ".guardtrail")])
     with desk.task():
@@ -219,3 +238,10 @@ def test_kill_9_leaves_what_expires(where: str, tmp_path: Path) -> None:
     assert [each["verdict"] for each in records if each["kind"] == "decision"] == ["allow"], "decided and recorded before it was asked for"
     assert not [each for each in records if each["kind"] == "outcome"] and token not in text
     assert verify_log(tmp_path / "log" / "audit.jsonl").problems == ()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_lends_and_takes_back_as_its_parent() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.lending.forked"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "ran ran 0\n"

@@ -71,6 +71,8 @@ class Server:
 
     def __init__(self, answer: Callable[[str, dict[str, str]], tuple[int, object]]) -> None:
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.proofs: list[str | None] = []
+        """The `DPoP` header of each question."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -82,6 +84,7 @@ class Server:
                 body = self.rfile.read(int(self.headers["content-length"])).decode()
                 form = {name: values[0] for name, values in parse_qs(body).items()}
                 server.asked.append((self.path, form))
+                server.proofs.append(self.headers["dpop"])
                 self.say(*answer(self.path, form))
 
             def say(self, status: int, body: object) -> None:

@@ -24,7 +24,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
+from guard import ApprovalRequired, Denied, Guard, LocalIssuer, Policy, ToolCall
 from guard.errors import ConfigError, StateUnavailable
 from guard.identity import HolderKey, TrustBundles, Workloads
 from guard.identity.discovery import protected_resource
@@ -414,7 +414,7 @@ def test_a_store_that_does_not_take_the_mark_denies() -> None:
     assert response.headers["retry-after"] == "5"
 
 
-@pytest.mark.parametrize("act", ["says", "end", "delegate"])
+@pytest.mark.parametrize("act", ["says", "end", "delegate", "endorse"])
 def test_what_is_no_call_takes_the_mark_too(act: str) -> None:
     """Attack: a copy with another body comes first, and leaves words that count as the user's."""
     world = World()
@@ -427,6 +427,11 @@ def test_what_is_no_call_takes_the_mark_too(act: str) -> None:
             await task.auser_says(str(request.query_params))
         elif act == "end":
             task.end()
+        elif act == "endorse":
+            try:
+                await task.aendorse("look", "order", "A-17")
+            except ApprovalRequired:
+                pass
         else:
             try:
                 await task.adelegate("helper")
@@ -761,3 +766,49 @@ def test_a_proof_that_was_changed_anywhere_is_none(data: st.DataObject) -> None:
     LAW.ran.clear()
     status = straight(LAW, [(b"authorization", f"DPoP {TOKEN}".encode()), (b"dpop", changed.encode())])
     assert (status == 200) is (changed == proof) and len(LAW.ran) == (changed == proof)
+
+
+def test_what_goes_on_after_a_request_does_not_go_on_under_its_proof() -> None:
+    """Attack: one proof, one request, and a task of the event loop that calls for ever."""
+    world = World()
+    left: list[str] = []
+
+    async def leaves(request: Request) -> Response:
+        async def later() -> None:
+            await asyncio.sleep(0.1)
+            try:
+                left.append(world.look("B-2"))
+            except Denied as denied:
+                left.append(str(denied.code))
+
+        async with world.guard.current():  # entered once more inside, and left: that ends nothing
+            world.look("A-17")
+        world.look("A-17")
+        kept.append(asyncio.create_task(later()))
+        return JSONResponse([])
+
+    kept: list[asyncio.Task[None]] = []
+    world.handler = leaves
+
+    async def go() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(world.app), base_url="https://inside") as client:
+            assert (await client.post("/look", headers=world.headers(world.mint()))).status_code == 200
+        await kept[0]
+
+    asyncio.run(go())
+    assert (left, world.ran) == (["task.ended"], ["A-17", "A-17"])
+
+
+def test_a_decision_without_after_ends_with_its_request() -> None:
+    """Also while others are open in the same task: no request waits for another one to have its calls closed."""
+    world = World()
+    token = world.mint()
+
+    async def begins(request: Request) -> Response:
+        assert not world.guard.before(ToolCall("look", {"order": "A-17"})).blocks
+        return JSONResponse([])
+
+    world.handler = begins
+    with world.guard.task(token, key=world.key):
+        assert world.send(world.headers(token)).status_code == 200
+        assert [outcome.status for outcome in world.sink.outcomes] == ["unknown"]
