@@ -88,7 +88,7 @@ def serve(
     Exit 0: it was ended; 2: wrong usage; 3: it cannot listen there, or the store or the keys cannot be read.
     """
     try:
-        tokens = dict(_source(one) for one in source or ())
+        tokens = _sources(source or ())
         inbox, feed = _inbox(issuer, audience, keys, state, owns, algorithm, frozenset(tokens))
         asgi = _app(inbox, feed if tokens else None, tokens)
         listener = listen(host, port)
@@ -254,6 +254,15 @@ def _app(inbox: object, feed: object, tokens: dict[str, str]) -> object:
     from guard.server import events_app
 
     return events_app(inbox, feed=feed, sources=tokens)  # type: ignore[arg-type]
+
+
+def _sources(given: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, token in map(_source, given):
+        if name in found:
+            raise WrongUsage(f"`--source` names {name} twice")
+        found[name] = token
+    return found
 
 
 def _source(given: str) -> tuple[str, str]:

@@ -116,16 +116,18 @@ def test_telemetry_reaches_the_feed(receiver: str) -> None:
         ([*WORDS, "--source", "edr"], 2, "`--source` is NAME=FILE"),
         ([*WORDS, "--source", "edr=nothing"], 3, "token file nothing cannot be read"),
         ([*WORDS, "--source", "edr=short"], 2, "bearer token of 24 characters or more"),
+        ([*WORDS, "--source", "edr=short", "--source", "edr=other"], 2, "`--source` names edr twice"),
         (["--issuer", "idp", *WORDS[2:]], 2, "`url` must be the exact `iss`"),
         ([*WORDS[:4], "--keys", "none.json", *WORDS[6:]], 3, "keys"),
         ([*WORDS, "--host", "203.0.113.1"], 3, "cannot listen on 203.0.113.1"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_cannot_run_is_said(words: list[str], code: int, text: str, cli: Run, desk: Path) -> None:
     SqliteState("state.db").close()
     Path("idp.json").write_text(json.dumps({"keys": [jwk(RSA, "r1", alg="RS256")]}))
     Path("short").write_text("short")
+    Path("other").write_text(TOKEN)
     said = cli("ssf", "serve", *words)
     assert (said.code, text in said.err) == (code, True), said.err
 
