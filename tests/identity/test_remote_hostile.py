@@ -109,7 +109,7 @@ def test_a_slow_server_denies_at_the_deadline_and_its_answer_is_kept(does: str, 
 
 def test_a_thousand_unknown_kids(server: KeyServer) -> None:
     """A048: one request in thirty seconds, whatever the server does with it; and the verified are as quick as ever."""
-    world = World(server, deadline=2.0)  # who waits for the server waits so long, and is denied then
+    world = World(server, deadline=0.8)  # who waits for the server waits so long, and is denied then
     good = world.token()
     world.issuer.fetch()
     with world.guard.task(good):
@@ -127,7 +127,7 @@ def test_a_thousand_unknown_kids(server: KeyServer) -> None:
                     trust.verify(text, now=int(time.time()))
                 except TokenRefused as refused:
                     seen.add(str(refused.code))
-                time.sleep(0.001)  # a flood from outside; threads that never let go of the interpreter are another attack
+                time.sleep(0)  # a flood from outside: threads that never let go of the interpreter are another attack
 
         threads = [threading.Thread(target=flood, args=(strangers[n::4],)) for n in range(4)]
         first = threading.Thread(target=lambda: seen.add(world.opens(world.token(OTHER, "unknown"))))
@@ -146,7 +146,7 @@ def test_a_thousand_unknown_kids(server: KeyServer) -> None:
         assert seen == {"token.signature"}
         assert world.fetched == 2
     times.sort()
-    assert times[int(len(times) * 0.95)] < 1.0, "nobody who was verified waits for the server"
+    assert times[int(len(times) * 0.95)] < 0.6, "nobody who was verified waits for the server"
 
 
 def test_a_flood_over_an_hour(server: KeyServer) -> None:
