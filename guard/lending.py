@@ -188,8 +188,11 @@ def _returned(lent: Lent) -> Flow[Facts]:
     retry = _retry(port, issued, lent.facts)
     lent.issued = None
     answer = yield Need(BEGUN, _returning, (partial(port.take_back, issued),), {}, RETURN)
-    if type(answer) is not Failure:
+    if answer is None:  # and nothing else: a port of somebody's own that answers `False` has not taken it back
         return {"taken_back": True}
+    if type(answer) is not Failure:
+        retry()
+        return {"taken_back": False, "why": "the issuer failed"}
     if answer.pending is not None:
         answer.pending.add_done_callback(partial(_ended, retry))
         return {"taken_back": False, "why": "the issuer had not answered yet"}

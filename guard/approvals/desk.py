@@ -198,30 +198,26 @@ class Approvals:
 
     def wait(self, id: str, seconds: float) -> str:
         """The request's state once it is no longer open, or `open` after so many seconds. Looks at once a second, at once where it is answered here."""
-        end, pause = time.monotonic() + seconds, _SOONEST
-        while True:
+        for pause in _pauses(seconds):
             seen = self._changes
             state = self._state(id)
-            left = end - time.monotonic()
-            if state != "open" or left <= 0:
+            if state != "open":
                 return state
             with self._changed:  # not while the store is looked at: calls want it too
                 if self._changes == seen:
-                    self._changed.wait(min(pause, left))
-            pause = min(_LATEST, 2 * pause)
+                    self._changed.wait(pause)
+        return self._state(id)
 
     async def await_answer(self, id: str, seconds: float) -> str:
         """`wait`, awaited: no thread is held meanwhile."""
         import asyncio
 
-        end, pause = time.monotonic() + seconds, _SOONEST
-        while True:
+        for pause in _pauses(seconds):
             state = await asyncio.to_thread(self._state, id)
-            left = end - time.monotonic()
-            if state != "open" or left <= 0:
+            if state != "open":
                 return state
-            await asyncio.sleep(min(pause, left))
-            pause = min(_LATEST, 2 * pause)
+            await asyncio.sleep(pause)
+        return await asyncio.to_thread(self._state, id)
 
     # -- answering ---------------------------------------------------------------------------------------------------------------
 
@@ -398,3 +394,11 @@ class Approvals:
         with self._changed:
             self._changes += 1
             self._changed.notify_all()
+
+
+def _pauses(seconds: float) -> Iterator[float]:
+    """How long to wait between two looks, until so many seconds are over."""
+    end, pause = time.monotonic() + seconds, _SOONEST
+    while (left := end - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(_LATEST, 2 * pause)

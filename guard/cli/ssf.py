@@ -138,7 +138,7 @@ def poll(
     """
     from guard.identity.revoked import Poller
     from guard.identity.revoked.asking import posting
-    from guard.identity.urls import is_endpoint
+    from guard.tokens.urls import is_endpoint
 
     if not is_endpoint(url, loopback=True):
         raise WrongUsage("`--url` is an https URL without user and fragment (http only on this machine)")

@@ -52,18 +52,12 @@ def mint(
     --json: {"token", "issuer", "file"}
     """
     params = _params(param or [])
-    file = issuer_file(issuer)
-    local = LocalIssuer.load(file) if file.is_file() else _made(issuer, file)
+    local = _known(issuer)
     try:
         token = local.mint(origin=origin, actor=actor, intent=intent, workload=workload, params=params, ttl=ttl)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
-    note(f"development issuer {issuer} ({file}); not for production")
-    if as_json:
-        dump({"token": token, "issuer": issuer, "file": str(file)})
-    else:
-        say(token)
-    return YES
+    return _printed(token, issuer, as_json)
 
 
 @app.command()
@@ -86,18 +80,28 @@ def login(
     \b
     --json: {"token", "issuer", "file"}
     """
-    file = issuer_file(issuer)
-    local = LocalIssuer.load(file) if file.is_file() else _made(issuer, file)
+    local = _known(issuer)
     try:
         token = local.login(person, groups=group or [], ttl=ttl)
     except ConfigError as error:
         raise WrongUsage(str(error)) from None
+    return _printed(token, issuer, as_json)
+
+
+def _printed(token: str, issuer: str, as_json: bool) -> int:
+    file = issuer_file(issuer)
     note(f"development issuer {issuer} ({file}); not for production")
     if as_json:
         dump({"token": token, "issuer": issuer, "file": str(file)})
     else:
         say(token)
     return YES
+
+
+def _known(issuer: str) -> LocalIssuer:
+    """The development issuer of this name; made where there is none yet."""
+    file = issuer_file(issuer)
+    return LocalIssuer.load(file) if file.is_file() else _made(issuer, file)
 
 
 def _made(name: str, file: Path) -> LocalIssuer:

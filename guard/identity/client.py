@@ -16,12 +16,13 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote_plus
 
 from guard.errors import ConfigError
 from guard.identity._files import secret_bytes
 from guard.identity.http import Certificate, checked_certificate
+from guard.tokens.assertion import ASSERTION
 from guard.tokens.jose import b64url_encode, strict_json
 from guard.tokens.keys import KID
 from guard.tokens.text import is_name
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "basic_header"]
 
-ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _LIFE = 60
 
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from guard.errors import GuardError
 from guard.identity.http import SECONDS, HttpFailed, get_json
-from guard.identity.urls import is_endpoint, is_issuer, plain
+from guard.tokens.urls import is_endpoint, is_issuer, plain
 
 __all__ = ["MetadataRefused", "ResourceMetadata", "ServerMetadata", "protected_resource", "server_metadata"]
 

@@ -21,11 +21,11 @@ from typing import Final
 
 from guard.errors import GuardError
 from guard.identity.client import Client
-from guard.identity.exchange import GRANT, Endpoint, ask
+from guard.identity.exchange import Endpoint, ask
 from guard.identity.http import HttpFailed
 from guard.model import CredentialRequest, Issued
 from guard.reasons import ReasonCode
-from guard.tokens.lent import ACCESS_TOKEN
+from guard.tokens.lent import ACCESS_TOKEN, GRANT
 
 __all__ = ["DownstreamTokens"]
 

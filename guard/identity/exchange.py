@@ -21,7 +21,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from hashlib import sha256
-from typing import Final
 from urllib.parse import urlsplit
 
 from guard.constraints import canonical
@@ -32,11 +31,10 @@ from guard.identity.http import Answer, Certificate, HttpFailed, post_form
 from guard.model import ExchangeRequest
 from guard.ports import Prover
 from guard.reasons import ReasonCode
-from guard.tokens.lent import ACCESS_TOKEN, JWT_TOKEN
+from guard.tokens.lent import ACCESS_TOKEN, GRANT, JWT_TOKEN
 
-__all__ = ["GRANT", "Endpoint", "TokenExchange", "ask", "by_actor"]
+__all__ = ["Endpoint", "TokenExchange", "ask", "by_actor"]
 
-GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _KEPT = 256
 _NONCE = 512
 """Characters of a nonce, at most."""

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from guard.errors import GuardError
-from guard.identity.urls import is_endpoint
 from guard.tokens.jose import NotStrict, strict_json
+from guard.tokens.urls import is_endpoint
 
 if TYPE_CHECKING:
     from ssl import SSLContext

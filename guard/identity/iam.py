@@ -17,8 +17,8 @@ from guard.errors import ConfigError, GuardError
 from guard.identity._files import secret_bytes
 from guard.identity.http import HttpFailed, get_bytes, post_json
 from guard.identity.registered import MOST, Identity, RegistryUnreadable, page_of, whole
-from guard.identity.urls import is_endpoint
 from guard.reasons import ReasonCode
+from guard.tokens.urls import is_endpoint
 
 __all__ = ["ScimSource", "Steward", "Webhook"]
 

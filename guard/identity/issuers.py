@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from guard.errors import ConfigError, GuardError, KeysWanted, TokenRefused
 from guard.identity._files import WatchedFile
-from guard.identity.urls import is_endpoint, is_issuer, plain
 from guard.ports import Credentials, Exchanger
 from guard.reasons import ReasonCode
 from guard.tokens import IssuerRules, KeySet, KeysRefused
 from guard.tokens.rules import by_typ
 from guard.tokens.text import is_name
+from guard.tokens.urls import is_endpoint, is_issuer, plain
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -32,7 +32,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from guard.errors import GuardError, Problem
 from guard.policy.problems import Mark, Report, suggest
 from guard.policy.times import seconds
-from guard.policy.yamltext import Map, Node, Seq, parse, plain
+from guard.policy.yamltext import Map, Node, Seq, parse, place, plain
 from guard.reasons import ReasonCode
 from guard.tokens.jose import NotStrict, strict_json
 from guard.tokens.text import is_name
@@ -222,13 +222,7 @@ def _rows(tree: Node, report: Report) -> Sequence[Node]:
 
 def _tell(report: Report, row: Node, error: Any) -> None:
     """One finding of pydantic, at the place in the file it is about."""
-    at, node = row.at, row
-    for step in error["loc"]:
-        if isinstance(node, Map) and step in node.entries:
-            at, node = node.entries[str(step)].key, node.entries[str(step)].node
-        elif isinstance(node, Seq) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-            at = node.at
+    at = place(row, error["loc"])
     last = str(error["loc"][-1])[:64] if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         report.error("unknown-key", at, f"`{last}` is not a member of an identity", suggest(last, _Row.model_fields))

@@ -23,7 +23,6 @@ from typing import Generic, Protocol, TypeVar
 
 from guard.errors import ConfigError, TokenRefused
 from guard.identity._files import WatchedFile
-from guard.identity.urls import is_issuer
 from guard.model import Delegation
 from guard.reasons import ReasonCode
 from guard.tokens.evidence import Workload
@@ -32,6 +31,7 @@ from guard.tokens.keys import MAX_SET, KeySet, KeysRefused
 from guard.tokens.oidc import WorkloadRules, verify_oidc
 from guard.tokens.svid import Bundle, is_domain, verify_svid
 from guard.tokens.text import is_name
+from guard.tokens.urls import is_issuer
 
 __all__ = ["Names", "TrustBundles", "WorkloadIssuer", "Workloads", "proven_workload"]
 

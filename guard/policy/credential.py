@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from guard.policy.data import Downstream
 from guard.policy.fields import take
 from guard.policy.problems import Report
 from guard.policy.yamltext import Node
+from guard.tokens.urls import is_endpoint
 
 __all__ = ["LONGEST", "read_credential"]
 
@@ -34,23 +33,5 @@ def read_credential(report: Report, node: Node, what: str) -> Downstream | None:
 
 
 def _is_resource(text: str) -> bool:
-    """RFC 8707 2: an absolute URI without fragment. Nothing that reads as another host than it is."""
-    if len(text) > _MOST or not text.isascii() or not text.isprintable() or set(" \\?#") & set(text):
-        return False
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return False
-    if not host or port == 0 or "@" in parts.netloc:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _loopback(host))
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    """RFC 8707 2: an absolute URI without fragment; without a query too. Nothing that reads as another host than it is."""
+    return len(text) <= _MOST and "?" not in text and is_endpoint(text, loopback=True)

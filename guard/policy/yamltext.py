@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
@@ -19,7 +19,7 @@ import yaml
 from guard.frozen import frozen
 from guard.policy.problems import Enough, Mark, Report
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Entry", "Leaf", "Map", "Node", "Seq", "parse", "plain"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "Entry", "Leaf", "Map", "Node", "Seq", "parse", "place", "plain"]
 
 MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 48
@@ -80,6 +80,18 @@ def plain(node: Node) -> object:
     if isinstance(node, Seq):
         return [plain(item) for item in node.items]
     return {key: plain(entry.node) for key, entry in node.entries.items()}
+
+
+def place(tree: Node, path: Sequence[object]) -> Mark:
+    """Where in the text `path` leads (keys and numbers, as pydantic's `loc`), as far as it is there: of a member its key."""
+    at, node = tree.at, tree
+    for step in path:
+        if isinstance(node, Map) and step in node.entries:
+            at, node = node.entries[str(step)].key, node.entries[str(step)].node
+        elif isinstance(node, Seq) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            at = node.at
+    return at
 
 
 class _Stop(Exception):

@@ -8,11 +8,11 @@
 | `Authorization: Bearer TOKEN` (RFC 6750)               | for tokens that are bound to nothing, or to the certificate of the connection |
 | neither, or what does not count                        | 401 with `WWW-Authenticate`, which names the metadata (RFC 9728)        |
 | of the metadata                                        | answered here                                                           |
-| of a path in `free`                                    | passed on without a task: a guarded call in it is denied `task.none`    |
+| of a path in `free`                                    | passed on as it came, without a task: a guarded call in it is denied `task.none` |
 | a WebSocket                                            | closed: one proof is no proof of what follows                           |
 
-Inside, `guard.current()` is the task. What a guarded call is denied becomes an answer where the application lets `Denied` pass. The credentials are
-taken out of the headers before the application sees them. Leaving the request closes its delegation and does not end the task.
+Inside, `guard.current()` is the task. What a guarded call is denied becomes an answer where the application lets `Denied` pass. The credentials of
+such a request are taken out of the headers before the application sees them. Leaving the request closes its delegation and does not end the task.
 
 The URL of a request is `url` and the path as it was asked for: the header `Host` is the client's choice and is not asked.
 """
@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 from guard.drive import Flow, Need, adrive
 from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.house import House, TaskState
-from guard.identity.urls import is_endpoint
 from guard.model import Decision
 from guard.ops import Applied, Know, Lookup, parse_map
 from guard.reasons import ReasonCode
@@ -39,6 +38,7 @@ from guard.shown import Shown
 from guard.taskflow import open_flow
 from guard.tasks import Task
 from guard.tokens.proof import NonceWanted
+from guard.tokens.urls import is_endpoint
 
 __all__ = ["Door"]
 

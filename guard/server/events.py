@@ -10,7 +10,6 @@ An event is believed for its signature, a signal for the token of its source. No
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from hashlib import sha256
 from hmac import compare_digest
@@ -18,6 +17,7 @@ from hmac import compare_digest
 from guard.errors import ConfigError, GuardError
 from guard.identity.revoked.inbox import Inbox
 from guard.identity.signals import SignalFeed, SignalRefused
+from guard.server.bodies import body_of
 from guard.tokens.events import EventRefused
 
 try:
@@ -35,7 +35,6 @@ _MOST_EVENT = 16 * 1024
 _MOST_SIGNALS = 256 * 1024
 _MOST_LINES = 1000
 _LEAST_TOKEN = 24
-_SECONDS = 10.0
 """Within which a request must have come."""
 
 
@@ -57,9 +56,9 @@ def events_app(
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/secevent+jwt":
             return _refused(EventRefused("invalid_request", "the content type is not application/secevent+jwt"))
         try:
-            raw = await _body(request, _MOST_EVENT)
-        except TimeoutError:
-            return _later("it came too slowly")
+            raw = await body_of(request, _MOST_EVENT)
+        except (TimeoutError, ClientDisconnect):
+            return _later("it came too slowly, or in part")
         if raw is None or not raw.isascii():
             return _refused(EventRefused("invalid_request", "not a security event token in compact form"))
         try:
@@ -75,9 +74,9 @@ def events_app(
         if source is None:
             return JSONResponse({"err": "authentication_failed"}, 401, {"WWW-Authenticate": "Bearer"})
         try:
-            raw = await _body(request, _MOST_SIGNALS)
-        except TimeoutError:
-            return _later("it came too slowly")
+            raw = await body_of(request, _MOST_SIGNALS)
+        except (TimeoutError, ClientDisconnect):
+            return _later("it came too slowly, or in part")
         lines = [line for line in raw.splitlines() if line.strip()] if raw is not None else []
         if feed is None or raw is None or len(lines) > _MOST_LINES:
             return JSONResponse({"err": "invalid_request", "description": "too much at once"}, 413)
@@ -119,19 +118,3 @@ def _source(header: str, tokens: Mapping[str, bytes]) -> str | None:
     given = _digest(token)
     found = [name for name, digest in tokens.items() if compare_digest(given, digest)]
     return found[0] if found and scheme.lower() == "bearer" else None
-
-
-async def _body(request: Request, most: int) -> bytes | None:
-    """The body, None where it is larger than `most`: it is not read any further. Raises TimeoutError."""
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    return None
-                parts.append(part)
-    except ClientDisconnect:
-        return None
-    return b"".join(parts)

@@ -42,13 +42,13 @@ from guard.server.forms import Answer, Asking, Refusal, asked_of, once
 from guard.server.requesters import Requester, Requesters, method_of
 from guard.tokens import IssuerRules, KeySet, split, token_json
 from guard.tokens.issue import Asked, Composed, Service, compose, deriver
+from guard.tokens.lent import ACCESS_TOKEN, GRANT, JWT_TOKEN
 from guard.tokens.proof import KEPT, verify_dpop
 
-__all__ = ["EXCHANGE", "SUBJECTS", "TXN_TOKEN", "SubjectIssuer", "TokenService"]
+__all__ = ["SUBJECTS", "TXN_TOKEN", "SubjectIssuer", "TokenService"]
 
-EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 TXN_TOKEN: Final = "urn:ietf:params:oauth:token-type:txn_token"
-SUBJECTS: Final = ("urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:jwt")
+SUBJECTS: Final = (ACCESS_TOKEN, JWT_TOKEN)
 _PROOF: Final = "invalid_dpop_proof"
 _PATIENCE = 4.0
 """Seconds a request may wait for the keys of an issuer."""
@@ -183,7 +183,7 @@ class TokenService:
     # -- the request ---------------------------------------------------------------------------------------------------------------
 
     def _is_ours(self, form: Mapping[str, str]) -> None:
-        if form.get("grant_type") != EXCHANGE:
+        if form.get("grant_type") != GRANT:
             raise Refusal(ReasonCode.TTS_REQUEST, "unsupported_grant_type" if "grant_type" in form else "", "another grant type")
         if form.get("requested_token_type") != TXN_TOKEN:
             raise Refusal(ReasonCode.TTS_REQUEST, text="another `requested_token_type`")

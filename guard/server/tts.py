@@ -12,15 +12,16 @@ seconds; nothing that was sent comes back in an answer, or in a log.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from guard.errors import ConfigError, GuardError
+from guard.server.bodies import body_of
 from guard.server.forms import Asking
-from guard.server.issuing import EXCHANGE, TokenService
+from guard.server.issuing import TokenService
 from guard.server.requesters import METHODS
 from guard.tokens.keys import ALGORITHMS
+from guard.tokens.lent import GRANT
 
 try:
     from starlette.applications import Starlette
@@ -34,7 +35,6 @@ except ImportError:
 __all__ = ["tts_app"]
 
 _MOST = 64 * 1024
-_SECONDS = 10.0
 _FIELDS = 32
 _FORM = "application/x-www-form-urlencoded"
 _NOT_KEPT = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -50,7 +50,7 @@ def tts_app(service: TokenService) -> Starlette:
         "token_endpoint": service.token_endpoint,
         "jwks_uri": f"{url}/jwks.json",
         "response_types_supported": [],
-        "grant_types_supported": [EXCHANGE],
+        "grant_types_supported": [GRANT],
         "token_endpoint_auth_methods_supported": list(METHODS),
         "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
         "dpop_signing_alg_values_supported": list(ALGORITHMS),
@@ -63,8 +63,7 @@ def tts_app(service: TokenService) -> Starlette:
         if not _is_form(request.headers.getlist("content-type")) or len(request.headers.getlist("authorization")) > 1:
             return _wrong(f"the content type is {_FORM}, and `Authorization` comes once at most")
         try:
-            async with asyncio.timeout(_SECONDS):
-                raw = await _body(request)
+            raw = await body_of(request, _MOST)
         except TimeoutError:
             return _wrong("it came too slowly", 408)
         except ClientDisconnect:
@@ -117,15 +116,3 @@ def _is_form(types: list[str]) -> bool:
 
 def _wrong(text: str, status: int = 400) -> Response:
     return JSONResponse({"error": "invalid_request", "error_description": text}, status, _NOT_KEPT)
-
-
-async def _body(request: Request) -> bytes | None:
-    """The body, None where it is larger than is taken: it is not read any further."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > _MOST:
-            return None
-        parts.append(part)
-    return b"".join(parts)

@@ -17,10 +17,9 @@ from guard.identity.issuers import Issuer
 from guard.identity.revocation import RevocationList
 from guard.identity.revoked.statuses import StatusLists
 from guard.identity.signing import Ring
-from guard.identity.urls import is_issuer
 from guard.policy.problems import Mark, Report, suggest
 from guard.policy.times import seconds
-from guard.policy.yamltext import Map, Node, Seq, parse, plain
+from guard.policy.yamltext import Map, Node, parse, place, plain
 from guard.ports import Verifier
 from guard.record import AuditFile, Blinds, directory
 from guard.server.issuing import TokenService
@@ -29,6 +28,7 @@ from guard.state import open_state
 from guard.tokens import KeySet
 from guard.tokens.issue import MAX_TTL
 from guard.tokens.text import is_name
+from guard.tokens.urls import is_issuer
 
 __all__ = ["Config", "ConfigWrong", "read_config", "service_of"]
 
@@ -145,13 +145,7 @@ def read_config(path: Path) -> Config:
 
 def _tell(report: Report, tree: Node, error: Any) -> None:
     """One finding of pydantic, at the place in the file it is about."""
-    at, node = tree.at, tree
-    for step in error["loc"]:
-        if isinstance(node, Map) and step in node.entries:
-            at, node = node.entries[str(step)].key, node.entries[str(step)].node
-        elif isinstance(node, Seq) and isinstance(step, int) and step < len(node.items):
-            node = node.items[step]
-            at = node.at
+    at = place(tree, error["loc"])
     last = str(error["loc"][-1])[:64] if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"issuers": _IssuerPart, "clients": _ClientPart}

@@ -25,8 +25,9 @@ from guard.tokens.claims import SKEW
 from guard.tokens.jose import MAX_TOKEN, split, token_json
 from guard.tokens.text import is_name
 
-__all__ = ["ACCESS_TOKEN", "JWT_TOKEN", "Read", "exceeds", "read"]
+__all__ = ["ACCESS_TOKEN", "GRANT", "JWT_TOKEN", "Read", "exceeds", "read"]
 
+GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT_TOKEN: Final = "urn:ietf:params:oauth:token-type:jwt"
 

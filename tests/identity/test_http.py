@@ -18,7 +18,7 @@ import pytest
 from guard.identity import http
 from guard.identity.discovery import MetadataRefused, protected_resource, server_metadata
 from guard.identity.http import Answer, HttpFailed, aget_json, apost_form, get_bytes, get_json, post_form
-from guard.identity.urls import is_endpoint
+from guard.tokens.urls import is_endpoint
 from tests.identity.keyserver import BAD, JWKS, METADATA, SLOW, KeyServer, answer, key_server
 
 SECRET = "c2VjcmV0"

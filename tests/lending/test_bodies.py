@@ -568,6 +568,21 @@ def test_an_issuer_that_does_not_answer_when_it_is_given_back(short: None) -> No
     assert len(lender.taken_back) == 1
 
 
+@pytest.mark.parametrize("says", [False, True, "done"])
+def test_only_silence_says_that_it_was_taken_back(says: object, short: None) -> None:
+    """A port of somebody's own that answers is not one that keeps the contract: it is recorded as what nobody knows, and tried again."""
+
+    class Answers(FakeCredentials):
+        def take_back(self, issued: Issued) -> Any:
+            super().take_back(issued)
+            return says
+
+    desk = Desk(credentials=Answers())
+    with desk.task():
+        desk.guard.call(ToolCall("create_issue", {"repo": "a", "title": "b"}), lambda **_: None)
+    assert (desk.lent[0]["taken_back"], desk.lent[0]["why"]) == (False, "the issuer failed")
+
+
 def test_a_no_is_not_asked_again(short: None) -> None:
     asked: list[Issued] = []
 

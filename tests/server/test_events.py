@@ -169,7 +169,7 @@ def test_misuse_is_said_when_the_app_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/events", "/signals"])
 def test_a_drip_ends_and_may_come_again(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attack: a few hundred senders that never end keep every revocation out. An honest one that was slow must not drop its event."""
-    monkeypatch.setattr("guard.server.events._SECONDS", 0.2)
+    monkeypatch.setattr("guard.server.bodies._SECONDS", 0.2)
 
     async def drip() -> AsyncIterator[bytes]:
         for _ in range(200):

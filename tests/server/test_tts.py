@@ -373,7 +373,7 @@ def test_too_much_is_not_read(world: World) -> None:
 def test_a_drip_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    monkeypatch.setattr("guard.server.tts._SECONDS", 0.2)
+    monkeypatch.setattr("guard.server.bodies._SECONDS", 0.2)
 
     async def drip() -> AsyncIterator[bytes]:
         while True:

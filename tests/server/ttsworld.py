@@ -13,14 +13,15 @@ from urllib.parse import quote_plus, urlencode
 import httpx
 import yaml
 
-from guard.identity.client import ASSERTION
 from guard.identity.holder import HolderKey
 from guard.identity.signing import make_key
 from guard.model import Delegation
 from guard.server import tts_app
-from guard.server.issuing import EXCHANGE, SUBJECTS, TXN_TOKEN, TokenService
+from guard.server.issuing import SUBJECTS, TXN_TOKEN, TokenService
 from guard.server.ttsconfig import read_config, service_of
 from guard.tokens import IssuerRules, KeySet, verify
+from guard.tokens.assertion import ASSERTION
+from guard.tokens.lent import GRANT
 from guard.tokens.proof import digest
 from tests.tokens.forge import AUD, ED, ISS, KEY, NOW, claims, jwk, token
 
@@ -131,7 +132,7 @@ class World:
 
 def form(subject: str, **more: Any) -> str:
     made = {
-        "grant_type": EXCHANGE, "requested_token_type": TXN_TOKEN, "audience": DOMAIN, "subject_token": subject, "subject_token_type": SUBJECTS[0], **more,
+        "grant_type": GRANT, "requested_token_type": TXN_TOKEN, "audience": DOMAIN, "subject_token": subject, "subject_token_type": SUBJECTS[0], **more,
     }  # fmt: skip
     return urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in made.items() if value is not None})
 
