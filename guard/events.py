@@ -13,66 +13,53 @@ from typing import Literal
 from guard.frozen import frozen
 from guard.model import Finding, finding_dict
 
-__all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "Standing", "TaskRecord", "filled"]
+__all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord", "filled"]
 
 FORMAT = 1
-
-
-@frozen
-class Standing:
-    """Under what a call stands, the same on every decision record of one delegation, tool and load of the policies: so it is put
-    together once and not with every record.
-
-    Members as in `DecisionRecord`.
-    """
-
-    tenant: str = ""
-    task: str = ""
-    tool: str = ""
-    effects: tuple[str, ...] = ()
-    policy: str = ""
-    intent: str | None = None
-    issuer: str = ""
-    credential: str = ""
-    kid: str = ""
-    origin: str = ""
-    origin_kind: str = ""
-    actors: tuple[str, ...] = ()
-    workload: str | None = None
-    sync: Literal["os", "group", "each"] = "os"
-    subject: str = ""
 
 
 @frozen
 class DecisionRecord:
     """One decision. Every record joins credential, workload, human origin and the position in the chain.
 
-    `at`: epoch microseconds of the guard's clock. `count`: more than 1 where equal refusals before authentication are aggregated.
-
-    Of its standing: `origin`: keyed pseudonym of the person. `issuer`: "local" for a `LocalIssuer`, else the issuer's URL. `sync`: how
-    durable the record must be before the body runs: `os` (handed to the operating system), `group` (fsync shared with others), `each`.
-    `subject`: keyed pseudonym of the token's `sub`, where `origin` is that of the person it names besides.
+    `at`: epoch microseconds of the guard's clock. `origin`: keyed pseudonym of the person. `issuer`: "local" for a `LocalIssuer`,
+    else the issuer's URL. `sync`: how durable the record must be before the body runs: `os` (handed to the operating system),
+    `group` (fsync shared with others), `each`. `count`: more than 1 where equal refusals before authentication are aggregated.
 
     For replay, left out where empty: `atoms`: what was asked of argument values, site -> answer, never a value. `labels`: those that
     latched with this call. `order`: its commit number in the tenant; of a call that was not let, the number it was judged before; 0 where
     no rule looks over the tenant. `state`: names the state that counts so: another one (a new `memory:`) counts anew. `judged`: step and
     settles of the task at which its past was read.
     `tools`: digest of the tools section. `generation`: the policies that judged it. `proven`: the registry name of the actor, where it has
-    proven to be one. `owner`: who answers for the actor, by the registry.
+    proven to be one. `owner`: who answers for the actor, by the registry. `subject`: keyed pseudonym of the token's `sub`, where `origin` is
+    that of the person it names besides.
     """
 
     id: str
     at: int
-    standing: Standing
+    tenant: str
+    task: str
     step: int
     call: str
+    tool: str
+    effects: tuple[str, ...]
     verdict: str
     mode: str
     code: str
     findings: tuple[Finding, ...]
     fix: str | None
     witnesses: tuple[str, ...]
+    policy: str
+    intent: str | None
+    issuer: str
+    credential: str
+    kid: str
+    origin: str
+    origin_kind: str
+    actors: tuple[str, ...]
+    workload: str | None
     args_hmac: str
+    sync: Literal["os", "group", "each"] = "os"
     trace: str = ""
     span: str = ""
     count: int = 1
@@ -83,69 +70,10 @@ class DecisionRecord:
     tools: str = ""
     generation: str = ""
     proven: str = ""
+    subject: str = ""
     state: str = ""
     owner: str = ""
     kind: str = field(default="decision", init=False)
-
-    @property
-    def tenant(self) -> str:
-        return self.standing.tenant
-
-    @property
-    def task(self) -> str:
-        return self.standing.task
-
-    @property
-    def tool(self) -> str:
-        return self.standing.tool
-
-    @property
-    def effects(self) -> tuple[str, ...]:
-        return self.standing.effects
-
-    @property
-    def policy(self) -> str:
-        return self.standing.policy
-
-    @property
-    def intent(self) -> str | None:
-        return self.standing.intent
-
-    @property
-    def issuer(self) -> str:
-        return self.standing.issuer
-
-    @property
-    def credential(self) -> str:
-        return self.standing.credential
-
-    @property
-    def kid(self) -> str:
-        return self.standing.kid
-
-    @property
-    def origin(self) -> str:
-        return self.standing.origin
-
-    @property
-    def origin_kind(self) -> str:
-        return self.standing.origin_kind
-
-    @property
-    def actors(self) -> tuple[str, ...]:
-        return self.standing.actors
-
-    @property
-    def workload(self) -> str | None:
-        return self.standing.workload
-
-    @property
-    def sync(self) -> Literal["os", "group", "each"]:
-        return self.standing.sync
-
-    @property
-    def subject(self) -> str:
-        return self.standing.subject
 
     def to_dict(self) -> dict[str, object]:
         return {

@@ -41,7 +41,6 @@ from guard.workflow.plan import Plan, make_plan
 from guard.workflow.rules import uses_sources
 
 if TYPE_CHECKING:
-    from guard.events import Standing
     from guard.policy import Policy
     from guard.shown import Shown
 
@@ -172,8 +171,6 @@ class TaskState:
     """Pseudonym of the token's subject, where `origin` is that of the person it names besides."""
     pending: list[Op] = field(default_factory=list)
     """For the next list of a settling: room in the ledger that was claimed and not needed, and its mark where a result was not learnt."""
-    standings: dict[str, tuple[Plan, Standing]] = field(default_factory=dict)
-    """Tool -> what all records of its calls say, and the plan it was put together with."""
     holder: Prover | None = None
     """Makes the proofs of a bound token in process; None: they come with the calls."""
     shown: Shown | None = None
@@ -209,7 +206,6 @@ class TaskState:
         """The same task under a delegation that was verified anew."""
         self.delegation, self.plans = delegation, Plans(self.plans.load, self.plans.since)
         self.credential = str(delegation.credential)
-        self.standings = {}
 
     def rests(self, tool: str) -> bool:
         """May this call rest on the counters another one added? Said before it reserves, and looked at again: in between, that call may

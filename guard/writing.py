@@ -9,7 +9,7 @@ from typing import Any
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
-from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, Standing, TaskRecord
+from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
 from guard.house import House, TaskState, Ticket, frozen_details
 from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
@@ -224,23 +224,38 @@ _NO_ATOMS: dict[str, object] = {}
 
 def decision_record(house: House, draft: Draft, decision: Decision, span: object, count: int) -> DecisionRecord:
     """The record of a decision: who, on what, by which rule; no values."""
-    task, plan, live, weighed, call = draft.task, draft.plan, draft.live, draft.weighed, draft.call.id
-    kept = task.standings.get(decision.tool) if task is not None else None
-    standing = kept[1] if kept is not None and kept[0] is plan else _standing(task, plan, decision)
+    task, call, plan, at = draft.task, draft.call, draft.plan, draft.at
+    live, weighed = draft.live, draft.weighed
+    deep = plan is not None and not plan.plain
+    d = task.delegation if task is not None else None
+    spec = plan.tool if plan is not None else None
     made: DecisionRecord = _record(
         DecisionRecord,
         decision.id,
-        draft.at,
-        standing,
+        at,
+        d.tenant if d else "",
+        decision.task,
         decision.step,
-        call if type(call) is str else "",
+        call.id if type(call.id) is str else "",
+        decision.tool if spec is not None or d is None else decision.tool[:128],
+        spec.effects if spec else (),
         decision.verdict,
         decision.mode,
         decision.code._value_,  # what `.value` answers after two calls
         decision.findings,
         decision.fix,
         decision.witnesses,
+        decision.policy,
+        d.intent if d else None,
+        ("local" if d.local else d.issuer) if d else "",
+        task.credential if task is not None else "",
+        d.credential.kid if d else "",
+        task.origin if task is not None else "",
+        d.origin_kind if d else "",
+        d.actors if d else (),
+        d.workload if d else None,
         decision.args_hmac,
+        plan.sync if plan else "os",
         getattr(span, "trace_id", ""),
         getattr(span, "span_id", ""),
         count,
@@ -249,39 +264,12 @@ def decision_record(house: House, draft: Draft, decision: Decision, span: object
         draft.order,
         draft.judged,
         "",
-        "" if plan is None or plan.plain else house.generation,
-        "" if task is None else task.context.actor_proven or "",
+        house.generation if deep else "",
+        (task.context.actor_proven or "") if task is not None else "",
+        task.subject if task is not None else "",
         plan.wide if plan is not None and draft.order else "",
         task.owner if task is not None else "",
     )
-    return made
-
-
-def _standing(task: TaskState | None, plan: Plan | None, decision: Decision) -> Standing:
-    """Under what the call stands; kept with the task for as long as its plan is."""
-    spec = plan.tool if plan is not None else None
-    if task is None:
-        return Standing(tool=decision.tool, policy=decision.policy)
-    d = task.delegation
-    made = Standing(
-        d.tenant,
-        decision.task,
-        decision.tool if spec is not None else decision.tool[:128],
-        spec.effects if spec else (),
-        decision.policy,
-        d.intent,
-        "local" if d.local else d.issuer,
-        task.credential,
-        d.credential.kid,
-        task.origin,
-        d.origin_kind,
-        d.actors,
-        d.workload,
-        plan.sync if plan else "os",
-        task.subject,
-    )
-    if plan is not None and spec is not None:
-        task.standings[decision.tool] = plan, made
     return made
 
 

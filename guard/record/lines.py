@@ -1,17 +1,16 @@
 """A record as JSON text, fast: the same characters as `encode(record.to_dict())`, which stays the definition (a law in the tests).
 
 A call writes two lines, and most of a line is the same for every call of one task and tool. Those pieces are made once and found by
-the object they were made from; what changes from call to call is put between them.
+their values; what changes from call to call is put between them.
 
-| piece      | members                                                     | made from            |
+| piece      | members                                                     | found by             |
 |------------|-------------------------------------------------------------|----------------------|
 | opening    | id, at                                                      | never the same       |
-| task       | tenant, task                                                | the `Standing`       |
+| task       | tenant, task                                                | all values of a line |
 | middle     | step, call                                                  | never the same       |
-| tool       | tool, effects                                               | the `Standing`       |
-| answer     | verdict, mode, code                                         | words                |
-| findings   | each one                                                    | the finding          |
-| who        | policy, intent, issuer, credential, ..., depth, workload    | the `Standing`       |
+| answer     | tool, effects, verdict, mode, code                          | all values of a line |
+| findings   | each one                                                    | the object           |
+| who        | policy, intent, issuer, credential, ..., depth, workload    | all values of a line |
 | end        | args_hmac, trace, span, count                               | never the same       |
 | replay     | what replay needs, where there is any                       | never the same       |
 """
@@ -21,7 +20,7 @@ from __future__ import annotations
 from json.encoder import encode_basestring_ascii as _quote
 from typing import TYPE_CHECKING
 
-from guard.events import DecisionRecord, OutcomeRecord, Record, Standing, filled
+from guard.events import DecisionRecord, OutcomeRecord, Record, filled
 from guard.model import Finding, finding_dict
 from guard.record.chain import encode
 
@@ -33,7 +32,7 @@ __all__ = ["decision_body", "outcome_body", "record_body"]
 _MOST = 2048
 """Pieces held. Names come from tokens and models: the memory they take is bounded, and a flood of new ones only costs time."""
 
-_pieces: dict[int, tuple[Standing, str, str, str]] = {}
+_pieces: dict[tuple[object, ...], tuple[str, str, str]] = {}
 _findings: dict[int, tuple[Finding, str]] = {}
 _lists: dict[int, tuple[tuple[Finding, ...], str]] = {}
 
@@ -45,28 +44,30 @@ def record_body(record: Record | IssueRecord) -> str:
 
 def decision_body(r: DecisionRecord) -> str:
     """A decision record as compact JSON."""
-    standing = r.standing
-    pieces = _pieces.get(id(standing))
-    if pieces is None or pieces[0] is not standing:
-        pieces = (standing, *_cut(r))
+    key = (
+        r.tool, r.task, r.tenant, r.effects, r.verdict, r.mode, r.code, r.policy, r.intent, r.issuer, r.credential, r.kid, r.origin,
+        r.origin_kind, r.actors, r.workload,
+    )  # fmt: skip
+    pieces = _pieces.get(key)
+    if pieces is None:
+        pieces = _cut(r)
         if len(_pieces) >= _MOST:
             _pieces.clear()
-        _pieces[id(standing)] = pieces
-    _, task, tool, who = pieces
+        _pieces[key] = pieces
+    task, answer, who = pieces
     q = _quote
     held = _lists.get(id(r.findings))
     findings = held[1] if held is not None and held[0] is r.findings else _all(r.findings)
     fix = "null" if r.fix is None else q(r.fix)
     witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
     more = ""
-    if r.atoms or r.labels or r.order or r.judged or r.tools or r.generation or r.proven or standing.subject or r.state or r.owner:
+    if r.atoms or r.labels or r.order or r.judged or r.tools or r.generation or r.proven or r.subject or r.state or r.owner:
         more = _more(
             atoms=r.atoms, labels=r.labels, order=r.order, judged=r.judged, tools=r.tools, generation=r.generation, proven=r.proven,
-            subject=standing.subject, state=r.state, owner=r.owner,
+            subject=r.subject, state=r.state, owner=r.owner,
         )  # fmt: skip
     return (
-        f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{tool},'
-        f'"verdict":{q(r.verdict)},"mode":{q(r.mode)},"code":{q(r.code)},'
+        f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{task},"step":{r.step},"call":{q(r.call)},{answer},'
         f'"findings":[{findings}],"fix":{fix},"witnesses":{witnesses},{who},'
         f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},"count":{r.count}{more}}}'
     )
@@ -99,7 +100,7 @@ def _cut(r: DecisionRecord) -> tuple[str, str, str]:
         chosen = names[names.index(first) : names.index(last) + 1]
         return encode({name: whole[name] for name in chosen})[1:-1]
 
-    return piece("tenant", "task"), piece("tool", "effects"), piece("policy", "workload")
+    return piece("tenant", "task"), piece("tool", "code"), piece("policy", "workload")
 
 
 def _all(findings: tuple[Finding, ...]) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from guard.events import DecisionRecord, OutcomeRecord, Standing
+from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Finding
 from guard.record import AuditFile
 
@@ -29,9 +28,7 @@ def decision(**over: Any) -> DecisionRecord:
         "policy": "shop@0123456789ab", "intent": "refund-order", "issuer": "local", "credential": "acme-dev/7Qm2", "kid": "k", "origin": "p-00",
         "origin_kind": "person", "actors": ("orchestrator", "worker"), "workload": "local", "args_hmac": "0" * 32,
     }  # fmt: skip
-    given |= over
-    standing = Standing(**{f.name: given.pop(f.name) for f in fields(Standing) if f.name in given})
-    return DecisionRecord(standing=standing, **given)
+    return DecisionRecord(**(given | over))
 
 
 def outcome(of: DecisionRecord, **over: Any) -> OutcomeRecord:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.events import DecisionRecord, OutcomeRecord, Standing
+from guard.events import DecisionRecord, OutcomeRecord
 from guard.model import Finding
 from guard.record.chain import encode
 from guard.record.lines import decision_body, outcome_body
@@ -21,12 +20,10 @@ findings = st.builds(
     Finding, st.sampled_from(["intent", "rules"]), st.sampled_from(["permit", "forbid"]), text, maybe, maybe, text, st.sampled_from(["enforce", "monitor"]),
     maybe, texts,
 )  # fmt: skip
-standings = st.builds(
-    Standing, text, text, text, texts, text, maybe, text, text, text, text, text, texts, maybe, st.just("os"), text,
-)  # fmt: skip
 decisions = st.builds(
-    DecisionRecord, text, whole, standings, whole, text, text, text, text, st.lists(findings, max_size=3).map(tuple), maybe, texts, text,
-    text, text, whole, st.dictionaries(text, whole, max_size=2), texts, whole, st.none() | st.tuples(whole, whole), text, text, text, text, text,
+    DecisionRecord, text, whole, text, text, whole, text, text, texts, text, text, text, st.lists(findings, max_size=3).map(tuple), maybe, texts, text,
+    maybe, text, text, text, text, text, texts, maybe, text, st.just("os"), text, text, whole, st.dictionaries(text, whole, max_size=2), texts, whole,
+    st.none() | st.tuples(whole, whole), text, text, text, text, text, text,
 )  # fmt: skip
 outcomes = st.builds(
     OutcomeRecord, text, whole, text, whole, text, st.sampled_from(["ok", "error"]), maybe, whole, whole, whole,
@@ -42,19 +39,12 @@ def test_decisions(record: DecisionRecord) -> None:
     assert "\n" not in body
 
 
-@given(st.lists(decisions, min_size=2, max_size=4))
-def test_decisions_under_one_standing(records: list[DecisionRecord]) -> None:
-    for record in records:
-        one = replace(record, standing=records[0].standing)
-        assert decision_body(one) == encode(one.to_dict())
-
-
 @given(outcomes)
 def test_outcomes(record: OutcomeRecord) -> None:
     assert outcome_body(record) == encode(record.to_dict())
 
 
-def test_pieces_are_found_by_what_they_were_made_from_and_bounded() -> None:
+def test_pieces_are_found_by_value_and_bounded() -> None:
     from guard.record import lines
     from tests.record.making import decision
 
