@@ -27,16 +27,14 @@ from urllib.parse import urlsplit
 
 from guard.drive import Flow, Need, adrive
 from guard.errors import ApprovalRequired, ConfigError, Denied
-from guard.house import House, TaskState
-from guard.model import Decision
+from guard.house import House
 from guard.ops import Applied, Know, Lookup, parse_map
 from guard.reasons import ReasonCode
 from guard.runtime import Guard
 from guard.server.headers import ALGS, Certificate, HttpRefused, Named, Sender, challenges, path_of, refusal_of, sender_of, tls_certificate
 from guard.server.nonces import Nonces
+from guard.server.requests import RequestTask
 from guard.shown import Shown
-from guard.taskflow import open_flow
-from guard.tasks import Task
 from guard.tokens.proof import NonceWanted
 from guard.tokens.urls import is_endpoint
 
@@ -126,7 +124,7 @@ class Door:
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
-        task = _RequestTask(self._guard, sender.token, shown)
+        task = RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
         except NonceWanted:
@@ -162,28 +160,6 @@ class Door:
             more.append((b"retry-after", b"5"))
         said = {"error": refused.error or None, "code": refused.code or None, "error_description": refused.text or None}
         await _answer(send, refused.status, {name: value for name, value in said.items() if value}, more)
-
-
-class _RequestTask(Task):
-    """The task of one request. It never counts as the one that first opened it: whoever leaves a request does not end what others go on with."""
-
-    def __init__(self, guard: Guard, token: str, shown: Shown) -> None:
-        super().__init__(guard, token, None)
-        self._shown = shown
-
-    def _opening(self, house: House) -> Flow[TaskState | Decision]:
-        return open_flow(house, self._token, None, self._shown)
-
-    def _entered(self, answer: TaskState | Decision) -> None:
-        if isinstance(answer, TaskState):
-            answer.first = False
-        super()._entered(answer)
-
-    async def leave(self, error: BaseException | None = None) -> None:
-        try:
-            await self.__aexit__(None if error is None else type(error), error, None)
-        finally:
-            self.state.closed = True  # Attack: one proof, one request, and what it has begun calls for as long as the token lives
 
 
 class _Sent:
