@@ -32,8 +32,16 @@ demo-env: # the MCP servers of the demo have their own environment: their pins a
 demo: venv demo-env ## a scripted agent on two real MCP servers: what is allowed, what is not, and the records
 	@$(PY) examples/demo/run.py
 
+.PHONY: adapter-envs
+adapter-envs: venv # a framework's pins are not another's
+	@$(PY) tools/adapters.py --usual --setup || exit 1
+
+.PHONY: test-adapters
+test-adapters: venv ## every adapter with the newest and the oldest release of its framework, each in an environment of its own
+	@$(PY) tools/adapters.py $(ARGS)
+
 .PHONY: test
-test: venv demo-env ## the whole suite
+test: venv demo-env adapter-envs ## the whole suite
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m 'not campaign' $(ARGS)
 
 .PHONY: check

@@ -13,6 +13,7 @@ from guard.cli.approvals import app as _approvals
 from guard.cli.approvals import approve, reject
 from guard.cli.audit import app as _audit
 from guard.cli.check import check
+from guard.cli.doctor import doctor
 from guard.cli.explain import explain
 from guard.cli.identity import app as _identity
 from guard.cli.init import init
@@ -37,6 +38,7 @@ in the order of the work
   token login     a development token of an approver      guardtrail token login --issuer acme-dev --person bob ...
   token inspect   what a token says                       guardtrail token inspect @task.jwt
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
+  doctor          tools that no guard stands before       guardtrail doctor --coverage app
   explain         one recorded decision and its chain     guardtrail explain last
   approvals list  calls that wait for a person            guardtrail approvals list
   approve         say yes to one of them (or `reject`)    guardtrail approve 01KAW5C --token @bob.jwt
@@ -90,6 +92,7 @@ app.command()(test)
 app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
+app.command()(doctor)
 app.add_typer(_approvals, name="approvals")
 app.command()(approve)
 app.command()(reject)

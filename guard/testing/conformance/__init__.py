@@ -22,10 +22,12 @@ builds the `World` (policy, guard, persons who answer, records, spans, bodies th
 from guard.testing.conformance.behaviours import BEHAVIOURS, Behaviour, cases, gap, run
 from guard.testing.conformance.driver import Driver, Mode
 from guard.testing.conformance.script import Answer, Call, Delegate, Script, Trace
+from guard.testing.conformance.stage import MODES
 from guard.testing.conformance.world import Ran, World
 
 __all__ = [
     "BEHAVIOURS",
+    "MODES",
     "Answer",
     "Behaviour",
     "Call",

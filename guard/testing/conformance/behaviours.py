@@ -8,14 +8,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from guard.testing.conformance import asks, calls, chain
+from guard.testing.conformance import calls, chain, pauses
 from guard.testing.conformance.driver import Driver, Mode
 from guard.testing.conformance.stage import BEHAVIOURS, Behaviour, Stage
 from guard.testing.conformance.world import World
 
 __all__ = ["BEHAVIOURS", "Behaviour", "cases", "gap", "run"]
 
-_ = (calls, asks, chain)  # each puts its behaviours into the table
+_ = (calls, chain, pauses)  # each puts its behaviours into the table
 
 
 def cases() -> list[tuple[str, Mode]]:

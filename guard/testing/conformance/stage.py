@@ -58,7 +58,7 @@ class Behaviour:
 
 
 BEHAVIOURS: dict[str, Behaviour] = {}
-"""In the order of the support matrix. Filled by `calls`, `asks` and `chain`."""
+"""In the order of the support matrix. Filled by `calls`, `chain` and `pauses`."""
 
 Play = Callable[[Stage], None]
 
