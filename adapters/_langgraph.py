@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from inspect import unwrap
 from typing import Any
 
+from langchain_core.tools import BaseTool
+from langgraph.graph import StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
 
@@ -22,22 +24,30 @@ class Guarding:
 
 
 def coverage(agent: Any) -> list[Seen]:
-    """Every tool of an agent or graph, and of the agents it can reach: does a guard stand before it?"""
-    return list(_graph(agent, "", frozenset()))
+    """Every tool of an agent, graph, tool node or tool, and of the agents it can reach: does a guard stand before it? Nothing for what has no tools."""
+    if isinstance(agent, ToolNode):
+        return list(_node(agent, "", frozenset()))
+    if isinstance(agent, BaseTool):
+        return list(tool_seen(agent, guarded=False))
+    return list(_graph(agent, "", frozenset())) if isinstance(agent, (Pregel, StateGraph)) else []
 
 
 def _graph(graph: Any, path: str, above: frozenset[int]) -> Iterator[Seen]:
     above |= {id(graph)}
     for name, node in graph.nodes.items():
-        inner = getattr(node, "bound", node)
+        inner = getattr(node, "bound", getattr(node, "runnable", node))
         if isinstance(inner, ToolNode):
-            guarded = _last(inner._wrap_tool_call) and _last(inner._awrap_tool_call)
-            for tool in inner.tools_by_name.values():
-                yield from tool_seen(tool, path, guarded, above)
+            yield from _node(inner, path, above)
             continue
         for found in held([inner, getattr(inner, "func", None), getattr(inner, "afunc", None)], Pregel, _OWN):
             if id(found) not in above:
                 yield from _graph(found, f"{path}{name} > ", above)
+
+
+def _node(node: ToolNode, path: str, above: frozenset[int]) -> Iterator[Seen]:
+    guarded = _last(node._wrap_tool_call) and _last(node._awrap_tool_call)
+    for tool in node.tools_by_name.values():
+        yield from tool_seen(tool, path, guarded, above)
 
 
 def tool_seen(tool: Any, path: str = "", guarded: bool = True, above: frozenset[int] = frozenset()) -> Iterator[Seen]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,16 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt.tool_node import ToolCallRequest
 from langgraph.types import Command, Send, interrupt
 
 from guard.adapters.langchain import GuardMiddleware, coverage, tool_node
 from guard.errors import ConfigError, Denied
 from guard.testing.conformance import Call, Script, World
 from guard.testing.conformance.world import POLICY
+from tests.adapters.examples import example_prints
 from tests.conformance.drivers.langchain import App, LangChainDriver, model_of, tool_of
 
-ROOT = Path(__file__).resolve().parents[2]
 MORE = POLICY.replace("intents:", "  helper: {effect: read, data: {text: text}}\nintents:").replace(
     "      fail:", "      helper: {limit: {calls: 2}}\n      fail:"
 )
@@ -179,7 +178,10 @@ def test_f67_two_approvals_in_one_bare_tool_node_run_each_body_once(tmp_path: Pa
             invoke(Command(resume={waits[0].id: {"type": "approve"}}))
             world.approve()
         assert sorted(str(args["amount"]) for args in world.runs("pay")) == ["8000", "9000"]
-        assert {id: message.text for id, message in answers(graph.get_state(CONFIG).values).items()} == {"p9": "paid 9000", "p8": "paid 8000"}
+        assert {id: message.text for id, message in answers(graph.get_state(CONFIG).values).items()} == {
+            "p9": "paid 9000",
+            "p8": "paid 8000",
+        }
 
 
 def test_f68_a_resumed_call_takes_one_decision_and_one_unit(world: World) -> None:
@@ -189,8 +191,9 @@ def test_f68_a_resumed_call_takes_one_decision_and_one_unit(world: World) -> Non
     graph.invoke(Command(resume={"type": "approve"}), CONFIG)
     assert world.runs("refund") == [{"order": "A-1", "amount": "5"}]
     assert [(r.tool, r.verdict) for r in world.decisions if r.verdict == "allow"] == [("refund", "allow"), ("pay", "allow")]
-    left = [world.guard.check(__import__("guard").ToolCall("refund", {"order": "A-1", "amount": "5"}, f"x{n}")).verdict for n in range(1)]
-    assert left == ["allow"]
+    for n in range(3):  # of three units one is used
+        answers(agent_of(world, ((Call(f"r{n + 2}", "refund", {"order": "A-1", "amount": "5"}),), "done")).invoke(GO, CONFIG))
+    assert len(world.runs("refund")) == 3
 
 
 # -- asks ---------------------------------------------------------------------------------------------------------------------------
@@ -261,8 +264,6 @@ def test_a_call_of_a_sub_agent_that_asks_pauses_the_parent(world: World) -> None
 def test_outside_of_a_graph_an_ask_is_a_refusal(world: World) -> None:
     middleware = GuardMiddleware(world.guard)
     tools = {each.name: each for each in (tool_of(body, False) for body in world.tools("pay"))}
-    from langgraph.prebuilt.tool_node import ToolCallRequest
-
     call: Any = {"name": "pay", "args": dict(PAY9.args), "id": "p9", "type": "tool_call"}
     said = middleware.wrap_tool_call(ToolCallRequest(call, tools["pay"], {}, None), lambda request: ToolMessage("ran", tool_call_id="p9"))  # type: ignore[arg-type]
     assert said.status == "error" and "needs approval" in said.text
@@ -310,7 +311,14 @@ def test_a_tool_that_answers_with_an_error_has_failed(world: World) -> None:
 def test_the_same_call_again_is_answered_again_and_not_run_again(world: World) -> None:
     look = Call("c1", "look", {"order": "A-1"})
     result = agent_of(world, ((look,), (look,), "done")).invoke(GO, CONFIG)
-    assert [type(m).__name__ for m in result["messages"]] == ["HumanMessage", "AIMessage", "ToolMessage", "AIMessage", "ToolMessage", "AIMessage"]
+    assert [type(m).__name__ for m in result["messages"]] == [
+        "HumanMessage",
+        "AIMessage",
+        "ToolMessage",
+        "AIMessage",
+        "ToolMessage",
+        "AIMessage",
+    ]
     assert len(world.runs("look")) == 1
 
 
@@ -344,7 +352,7 @@ owner: payments@acme.example
 tools:
   find: {effect: read, control: {order: id}, returns: {shape: {iban: structured, note: text}}}
   send: {effect: pay, control: {iban: iban}, returns: none}
-flow: {pay: {allow: [structured]}}
+flow: {read: {allow: [any]}, pay: {allow: [structured]}}
 intents:
   desk: {description: x, params: {ceiling: decimal, folder: path}, allow: {find: {args: {order: {any: true}}}, send: {args: {iban: {any: true}}}}}
 """
@@ -375,6 +383,14 @@ def test_an_argument_that_langgraph_injects_is_not_the_models(world: World) -> N
     assert world.ran == []
 
 
+def test_what_has_no_tools_is_nothing_to_cover(world: World) -> None:
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode([tool_of(body, False) for body in world.tools("look")]))
+    assert [(each.path, each.covered) for each in coverage(graph)] == [("look", False)]
+    assert [(each.path, each.covered) for each in coverage(as_closure(sub_agent(world, guarded=True)))][:1] == [("helper", False)]
+    assert coverage(model_of(("done",))) == [] and coverage(GuardMiddleware(world.guard)) == []
+
+
 def test_a_bare_tool_node_is_not_covered_and_a_guarded_one_is(world: World) -> None:
     graph = StateGraph(MessagesState)
     graph.add_node("tools", ToolNode([tool_of(body, False) for body in world.tools("look")]))
@@ -402,6 +418,4 @@ def test_a_tool_node_that_is_sent_calls_one_by_one(world: World) -> None:
 
 
 def test_the_example_prints_what_it_says(tmp_path: Path) -> None:
-    script = ROOT / "examples" / "adapters" / "langchain.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
-    assert (done.stdout, done.returncode) == (script.with_suffix(".out").read_text("utf-8"), 0), done.stderr
+    example_prints("langchain", tmp_path)

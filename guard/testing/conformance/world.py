@@ -110,7 +110,9 @@ class World:
     """What one case plays in. `folder`: a directory of the case's own; `tenant`: worlds with different ones share no issuer, task or person. `policy`: for an
     adapter's own tests, one with more tools."""
 
-    def __init__(self, folder: Path, *, tenant: str = "acme", deadline: float = 60.0, asynchronous: bool = False, policy: str = POLICY) -> None:
+    def __init__(
+        self, folder: Path, *, tenant: str = "acme", deadline: float = 60.0, asynchronous: bool = False, policy: str = POLICY
+    ) -> None:
         self.folder = folder
         self.tenant = tenant
         self.asynchronous = asynchronous
