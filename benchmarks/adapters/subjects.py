@@ -160,8 +160,12 @@ async def measured(name: str, rounds: int, folder: Path) -> dict[str, float]:
 async def _prove(folder: Path, guarded: Once) -> None:
     """What is measured really passes the guard, and is allowed."""
     said = repr(await guarded())
-    if not any('"kind":"outcome"' in file.read_text("utf-8") for file in folder.glob("*.jsonl")) or "done" not in said:
+    if not _recorded(folder) or "done" not in said:
         raise SystemExit(f"the guarded call did not run under the guard: {said[:300]}")
+
+
+def _recorded(folder: Path) -> bool:
+    return any('"kind":"outcome"' in file.read_text("utf-8") for file in folder.glob("*.jsonl"))
 
 
 async def _time(once: Once) -> int:
