@@ -245,6 +245,10 @@ class Guard:
         """Judge only: consumes and records nothing. Never use the answer to run something yourself: that is `call`."""
         return self.dry(call, None)
 
+    async def acheck(self, call: ToolCall) -> Decision:
+        """`check` where an event loop runs: a store that blocks does not stop it."""
+        return (await adrive(decide_flow(self._house, self._state(), call, dry=True), self._house.seconds)).decision
+
     def before(self, call: ToolCall) -> Decision:
         """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`
         with its task."""
