@@ -27,6 +27,7 @@ try:
     from pydantic_ai.agent import AbstractAgent, WrapperAgent
     from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
     from pydantic_ai.exceptions import ToolFailed
+    from pydantic_ai.messages import ToolCallPart
     from pydantic_ai.toolsets import AbstractToolset, ExternalToolset, FunctionToolset, WrapperToolset
     from pydantic_core import to_jsonable_python
 except ImportError as error:
@@ -50,7 +51,7 @@ class Paused(BaseException):
 
 
 @dataclass
-class GuardToolset(WrapperToolset[Any]):
+class GuardToolset(WrapperToolset[Any]):  # type: ignore[misc, unused-ignore]
     """Any toolset behind the guard. `GuardCapability` puts it around all of an agent's."""
 
     guard: Guard
@@ -97,13 +98,12 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass
-class GuardCapability(AbstractCapability[Any]):
+class GuardCapability(AbstractCapability[Any]):  # type: ignore[misc, unused-ignore]
     """The guard of one agent. `accept`: names of tools and sub-agents that may run without any guard; every other that no guard covers stops a run before its
     model is asked."""
 
     guard: Guard
     accept: Collection[str] = ()
-    _said: dict[str, None] = field(default_factory=dict, init=False, repr=False)
 
     def get_ordering(self) -> CapabilityOrdering:
         return CapabilityOrdering(position="innermost")
@@ -118,8 +118,10 @@ class GuardCapability(AbstractCapability[Any]):
 
     async def before_model_request(self, ctx: Any, request_context: Any) -> Any:
         """Only what the task could ever use is offered; whatever the model calls is judged all the same (fail-open row F57)."""
+        for call in _declined(request_context.messages):
+            await self.guard.adecline(call)
         parameters = request_context.model_request_parameters
-        self._refuse(Seen(tool.kind, False, _ELSEWHERE) for tool in parameters.native_tools)
+        self._refuse(_native(parameters.native_tools, ""))
         visible = set(self.guard.visible([tool.name for tool in parameters.function_tools]))
         kept = [tool for tool in parameters.function_tools if tool.name in visible]
         return replace(request_context, model_request_parameters=replace(parameters, function_tools=kept))
@@ -128,6 +130,13 @@ class GuardCapability(AbstractCapability[Any]):
         bad = [seen for seen in found if not seen.covered and set(self.accept).isdisjoint(seen.path.split(" > "))]
         if bad:
             raise not_covered("pydantic_ai", bad)
+
+
+def _declined(messages: Sequence[Any]) -> list[Any]:
+    """The calls that the program said no to: their answer in the newest request is "denied", and no toolset was asked for it."""
+    answers = {part.tool_call_id for part in (messages[-1].parts if messages else ()) if getattr(part, "outcome", "") == "denied"}
+    calls = [part for message in messages for part in message.parts if isinstance(part, ToolCallPart)] if answers else []
+    return [tool_call(call.tool_name, call.args_as_dict(), call.tool_call_id) for call in calls if call.tool_call_id in answers]
 
 
 def coverage(agent: Any) -> list[Seen]:
@@ -145,9 +154,14 @@ def _agent(agent: Any, path: str, above: frozenset[int]) -> Iterator[Seen]:
     guarded = any(isinstance(part, GuardCapability) for part in parts)
     for toolset in agent.toolsets:
         yield from _tools(toolset, path, guarded, above | {id(agent)})
-    for tool in (tool for part in parts for tool in part.get_native_tools()):
-        yield Seen(f"{path}{getattr(tool, 'kind', 'native tool')}", False, _ELSEWHERE)
+    yield from _native([tool for part in parts for tool in part.get_native_tools()], path)
     yield from _outputs(agent, path)
+
+
+def _native(tools: Sequence[Any], path: str) -> Iterator[Seen]:
+    """What the model's provider runs. The search for tools runs nothing, and what it finds is called like any other tool."""
+    kinds = [getattr(tool, "kind", "native tool") for tool in tools]
+    return (Seen(f"{path}{kind}", False, _ELSEWHERE) for kind in kinds if kind != "tool_search")
 
 
 def _tools(toolset: Any, path: str, guarded: bool, above: frozenset[int]) -> Iterator[Seen]:
