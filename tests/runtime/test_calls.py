@@ -434,7 +434,9 @@ def test_the_signature_is_kept(world: World) -> None:
         return order
 
     guarded = world.guard.tool(close, name="look")
-    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == inspect.signature(close)  # type: ignore[attr-defined]
+    kept = inspect.signature(close, eval_str=True)
+    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == kept  # type: ignore[attr-defined]
+    assert kept.parameters["order"].annotation is str, "and what was written as text is a type"
 
 
 def test_a_lease_is_for_one_tool(world: World) -> None:
