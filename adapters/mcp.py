@@ -20,7 +20,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._core import META_CREDENTIAL, META_PROOF, META_TOKEN, Denied, Guard, GuardError, HolderKey, missing, refusal, tool_call, without_token
+from ._core import (
+    META_CODE,
+    META_CREDENTIAL,
+    META_DECISION,
+    META_PROOF,
+    META_TOKEN,
+    Denied,
+    Guard,
+    GuardError,
+    HolderKey,
+    missing,
+    refusal,
+    tool_call,
+    without_token,
+)
 
 try:
     from mcp import ClientSession, MCPError
@@ -155,5 +169,5 @@ def _lent(guard: Guard) -> str | None:
 
 def _refused(denied: Denied) -> CallToolResult:
     decision = denied.decision
-    about = {"guardtrail.io/decision": decision.id, "guardtrail.io/code": str(decision.code)}
+    about = {META_DECISION: decision.id, META_CODE: str(decision.code)}
     return CallToolResult(content=[TextContent(type="text", text=refusal(denied))], is_error=True, _meta=about)
