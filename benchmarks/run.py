@@ -23,6 +23,7 @@ from typing import Any
 
 import jwt
 
+from benchmarks.adapters import adapter_rows
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
@@ -124,6 +125,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "delegation": delegation_rows,
     "call": calls,
     "import": imports,
+    "adapter": adapter_rows,
     "chain": chain_rows,
     "replay": replay_rows,
     "replay.foreign": foreign_rows,

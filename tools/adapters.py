@@ -65,12 +65,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def environment(adapter: Adapter, age: str) -> Path | None:
-    """Its interpreter; made anew where something it rests on has changed. None: the adapter needs no framework, so has no oldest one."""
+def environment(adapter: Adapter, age: str, *, beside: tuple[str, ...] = ()) -> Path | None:
+    """Its interpreter; made anew where something it rests on has changed. None: the adapter needs no framework, so has no oldest one. `beside`: what else
+    is wanted in it (for benchmarks; then it is another environment)."""
     wanted = pins(adapter, age)
     if not wanted and age == "oldest":
         return None
-    folder = ENVS / f"{adapter.name}-{age}"
+    wanted += tuple(each for each in beside if each not in wanted)
+    folder = ENVS / f"{adapter.name}-{'bench' if beside else age}"
     python, stamp = folder / "bin" / "python", folder / ".ready"
     now = hashlib.sha256(
         "\n".join([str(ROOT), sys.version, (ROOT / "pyproject.toml").read_text("utf-8"), *wanted, *TESTS]).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -424,6 +425,16 @@ def test_the_body_is_sealed(world: World) -> None:
     assert not hasattr(sealed, "__wrapped__")
     assert len(world.ran) == 2
     assert len(world.sink.decisions) == 2, "handing the guarded function to guard.call is one call, not two"
+
+
+def test_the_signature_is_kept(world: World) -> None:
+    """Frameworks make their schemas of it, of the guarded function or of the sealed body below it."""
+
+    def close(order: str = "A-17") -> str:
+        return order
+
+    guarded = world.guard.tool(close, name="look")
+    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == inspect.signature(close)  # type: ignore[attr-defined]
 
 
 def test_a_lease_is_for_one_tool(world: World) -> None:

@@ -8,7 +8,7 @@ from guard.testing.conformance.world import SECRET
 
 __all__: list[str] = []
 
-BIG = Call("c1", "pay", {"to": "bob", "amount": "2000.17"})  # the point: no identifier has one
+BIG = Call("c1", "pay", {"to": "bob", "amount": "2000.25"})
 ALSO = Call("c2", "pay", {"to": "carol", "amount": "3000"})
 
 
@@ -28,7 +28,7 @@ def waits(stage: Stage, trace: Trace, *ids: str) -> None:
             {"id", "task", "tool", "args_hmac", "asks"} <= set(trace.requests[each]),
             trace.requests,
         )
-        holds("without a value", "2000.17" not in str(trace.requests[each]) and "bob" not in str(trace.requests[each]), trace.requests)
+        holds("without a value", "2000.25" not in str(trace.requests[each]) and "bob" not in str(trace.requests[each]), trace.requests)
 
 
 def go_on(stage: Stage, yes: bool) -> Trace:
@@ -115,7 +115,7 @@ def beside(stage: Stage) -> None:
 
 @behaviour("what a person is shown and what waits hold no secret of the call in clear")
 def ask_leaks_nothing(stage: Stage) -> None:
-    trace = stage.play((Call("c1", "pay", {"to": SECRET, "amount": "2000"}),))
+    trace = stage.play((Call("c1", "pay", {"to": SECRET, "amount": "2000.25"}),))
     same(stage.world.runs("pay"), [])
     for text in [
         *map(repr, trace.requests.values()),
