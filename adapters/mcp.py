@@ -96,6 +96,9 @@ class GuardedSession:
 
         From here on, calls of the listed tools are bound to their schemas: required arguments, defaults, no unknown ones.
         """
+        if self._present is not None:  # its guard shows a task what the task may call
+            given: Any = without_token(dict((params and params.meta) or {}), token := self._guard.current().token)
+            params = PaginatedRequestParams(cursor=params.cursor if params else None, _meta={**given, META_TOKEN: token})
         listed = await self._session.list_tools(params=params)
         names = {tool.name: self._name(tool.name) for tool in listed.tools}
         for tool in listed.tools:

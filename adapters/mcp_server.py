@@ -62,12 +62,13 @@ class GuardMiddleware:
         own = Own(call_next)
         try:
             meta = (ctx.params or {}).get("_meta")
-            came = carried(meta, ctx.request, self._token)
+            passed = ctx.request_id is None or ctx.method in PASSED
+            came = carried(meta, ctx.request, None if passed else self._token)
             if isinstance(meta, Mapping) and ctx.method != "initialize":
                 ctx = replace(ctx, params={**ctx.params, "_meta": bare(meta, came.token)}, meta=bare(ctx.meta or {}, came.token))
             if (request := public(ctx.request)) is not ctx.request:
                 ctx = replace(ctx, request=request)
-            if ctx.request_id is None or ctx.method in PASSED:
+            if passed:
                 return await own(ctx)
             if ctx.method == "tools/call":
                 return await self._tool(ctx, own, came)

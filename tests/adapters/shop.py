@@ -1,6 +1,6 @@
 """A small shop as a real MCP server with a guard of its own, on every transport: in memory, over stdio as a child process, over streamable HTTP.
 
-    python shop_mcp.py FOLDER          serves stdio; FOLDER has the issuer's key and takes records and the list of what ran
+python shop_mcp.py FOLDER          serves stdio; FOLDER has the issuer's key and takes records and the list of what ran
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PaginatedRequestParams
 
 from guard import Guard, LocalIssuer, Policy
@@ -75,10 +76,14 @@ class Shop:
         self.iam = LocalIssuer.load(folder / "iam.json")
         self.desk = Approvals(f"sqlite:{folder / 'asks.db'}", trust=self.iam, folder=folder / "approvals")
 
+        self._guard: Guard | None = None
+
     def guard(self) -> Guard:
-        state = f"sqlite:{self.folder / 'state.db'}"
-        sinks = [AuditFile(self.folder / "records")]
-        return Guard(Policy.from_text(POLICY, file="shop.yaml"), trust=self.iam, state=state, sinks=sinks, approvals=self.desk)
+        """One for every server of this process."""
+        if self._guard is None:
+            policy, sinks = Policy.from_text(POLICY, file="shop.yaml"), [AuditFile(self.folder / "records")]
+            self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk)
+        return self._guard
 
     def token(self, intent: str = "refund-order", order: str = "A-17", **more: Any) -> str:
         return self.iam.mint(origin="alice", actor="support", intent=intent, params={"order": order}, **more)
@@ -200,7 +205,9 @@ async def over_stdio(shop: Shop, make: Callable[[Shop], Any], script: Path, **op
 async def over_http(shop: Shop, make: Callable[[Shop], Any], script: Path, *, http: Any = None, **options: Any) -> AsyncIterator[Wire]:
     server = make(shop)
     app = server.http_app() if hasattr(server, "http_app") else server.streamable_http_app()
-    with listening(app) as url:
+    async with AsyncExitStack() as stack:
+        url = stack.enter_context(listening(app))
+        http = await stack.enter_async_context(http or create_mcp_http_client())
         async with Client(streamable_http_client(f"{url}/mcp", http_client=http), elicitation_callback=_yes, **options) as client:
             yield Wire(shop, client)
 

@@ -95,7 +95,7 @@ def test_f36_the_same_verdicts_on_every_transport(run: Callable[..., Shop]) -> N
 
     shop = run(test)
     assert shop.ran == ["look", "refund"]
-    verdicts = "allow deny deny deny deny deny deny allow deny deny deny".split()
+    verdicts = ["allow", "deny", "deny", "deny", "deny", "deny", "deny", "allow", "deny", "deny", "deny"]
     assert [code.split()[0] for code in shop.codes] == verdicts
 
 
@@ -166,10 +166,13 @@ def test_f47_the_chain_is_the_tasks_not_the_sessions(shop: Shop) -> None:
 def test_the_tool_sees_neither_token_nor_proof(run: Callable[..., Shop]) -> None:
     async def test(wire: Wire) -> None:
         token = wire.shop.token()
-        meta = {META_PROOF: "p", META_CALL: "c", "auth": f"Bearer {token}", "deep": [{"in": token, "too": 1}], "kept": "yes"}
+        meta = {META_CALL: "c", "auth": f"Bearer {token}", "deep": [{"in": token, "too": 1}], "kept": "yes"}
         seen = json.loads(said(await wire.call("echo", token=token, meta=meta)))
         assert token not in json.dumps(seen)
-        assert {key: value for key, value in seen["meta"].items() if not key.startswith("io.model")} == {"deep": [{"too": 1}], "kept": "yes"}
+        assert {key: value for key, value in seen["meta"].items() if not key.startswith("io.model")} == {
+            "deep": [{"too": 1}],
+            "kept": "yes",
+        }
 
     run(test)
 
@@ -207,7 +210,6 @@ def test_a_process_that_serves_one_task(shop: Shop) -> None:
         assert await wire.listed(None) == ["look", "refund", "fail", "echo"]
         assert (await wire.call("look", {"order": "A-17"}, token="nobody")).is_error
         assert (await wire.call("look", {"order": "A-17"}, token=None, meta={META_TOKEN: ["x"]})).is_error
-        assert (await wire.call("look", {"order": "A-17"}, token=None, meta={META_TOKEN: None})).is_error
 
     async def refused(wire: Wire) -> None:
         assert "token.missing" in said(await wire.call("look", {"order": "A-17"}, token=None))
@@ -232,9 +234,10 @@ def test_a_token_that_cannot_be_read_runs_nothing(once: Callable[..., Shop]) -> 
         raise OSError("hunter2-9f1c")
 
     async def test(wire: Wire) -> None:
-        with pytest.raises(MCPError) as failed:
-            await wire.call("look", {"order": "A-17"}, token=None)
-        assert "hunter2" not in str(failed.value)
+        for attempt in (wire.call("look", {"order": "A-17"}, token=None), wire.listed(None)):
+            with pytest.raises(MCPError) as failed:
+                await attempt
+            assert "hunter2" not in str(failed.value)
 
     assert once(test, make=lambda shop: make(shop, token=broken)).ran == []
 
@@ -261,12 +264,12 @@ def test_a_bound_token_needs_a_proof_of_each_call(once: Callable[..., Shop]) -> 
 
     async def test(wire: Wire) -> None:
         token = wire.shop.token(key=key.public)
-        guard = wire.shop.guard()
+        guard = Guard(_policy(), trust=wire.shop.iam, sinks=[ListSink()])
         async with guard.task(token, key=key):
-            tools = GuardedSession(Guard(_policy(), trust=wire.shop.iam, sinks=[ListSink()]), wire.client.session, present=key)
-            async with tools._guard.task(token, key=key):
-                assert "order A-17" in said(await tools.call_tool("look", {"order": "A-17"}))
-        proof = key.prove(token, "look", {"order": "A-17", "pages": 1})
+            tools = GuardedSession(guard, wire.client.session, present=key)
+            assert [tool.name for tool in (await tools.list_tools()).tools] == ["look", "refund", "fail", "echo"]
+            assert "order A-17" in said(await tools.call_tool("look", {"order": "A-17"}))
+        proof = key.prove(token, "look", {"order": "A-17"})
         assert "order A-17" in said(await wire.call("look", {"order": "A-17"}, token=token, meta={META_PROOF: proof}))
         for meta in ({META_PROOF: proof}, {}, {META_PROOF: 7}):
             assert "token.proof" in said(await wire.call("look", {"order": "A-17"}, token=token, meta=meta))
@@ -318,13 +321,11 @@ def test_other_methods_are_denied_by_default(shop: Shop) -> None:
     from mcp.types import ResourceTemplateReference
 
     async def test(wire: Wire) -> None:
-        for attempt in (
-            wire.client.session.complete(ResourceTemplateReference(type="ref/resource", uri="shop://orders/{id}"), {"name": "id", "value": "A"}),
-            wire.client.session.subscribe_resource("shop://orders/A-17"),
-        ):
-            with pytest.raises(MCPError) as denied:
-                await attempt
-            assert denied.value.code == -32010
+        with pytest.raises(MCPError) as denied:
+            await wire.client.session.complete(
+                ResourceTemplateReference(type="ref/resource", uri="shop://orders/{id}"), {"name": "id", "value": "A"}
+            )
+        assert denied.value.code == -32010
         await wire.client.session.send_ping()
 
     play(shop, in_memory, test, mode="legacy")
@@ -429,7 +430,7 @@ look_at.__name__ = "look"
 
 
 def test_a_low_level_server_with_a_name_in_the_policy(shop: Shop) -> None:
-    from mcp.types import CallToolResult, TextContent
+    from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult, TextContent
 
     policy = _policy().text.replace("  wipe: {", "  shop/look: {effect: read, control: {order: id}}\n  wipe: {").replace("      echo: {}", "      shop/look: {args: {order: {eq: $order}}}")  # fmt: skip
 
@@ -445,7 +446,8 @@ def test_a_low_level_server_with_a_name_in_the_policy(shop: Shop) -> None:
         return server
 
     async def test(wire: Wire) -> None:
-        assert said(await wire.call("look", {"order": "A-17"})) == "ran"
+        params = CallToolRequestParams(name="look", arguments={"order": "A-17"}, _meta={META_TOKEN: wire.shop.token()})
+        assert said(await wire.client.session.send_request(CallToolRequest(params=params), CallToolResult)) == "ran"
         for tool, args in (("look", {"order": "B-99"}), ("look", {"order": "A-17", "x": 1}), ("refund", {"order": "A-17", "amount": "1"})):
             assert (await wire.call(tool, args)).is_error
 
@@ -509,7 +511,7 @@ def test_an_sdk_that_is_not_there_is_named_with_the_command(monkeypatch: pytest.
     import guard.adapters.mcp_server as adapter
 
     monkeypatch.setitem(sys.modules, "mcp", None)
-    with pytest.raises(ConfigError, match=r'guard\.adapters\.mcp_server needs mcp >= 2\.0: pip install "guardtrail\[mcp\]"'):
+    with pytest.raises(ConfigError, match=r'guard\.adapters\.mcp_server needs mcp >= 2\.0: pip install "guardtrail\[mcp_server\]"'):
         importlib.reload(adapter)
 
 
@@ -518,5 +520,3 @@ def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == (file.with_suffix(".txt")).read_text("utf-8")
-
-
