@@ -44,6 +44,10 @@ _Intent = Annotated[str, typer.Option("--intent", help="The kind of task, where 
 _Issuer = Annotated[str | None, typer.Option("--issuer", help="Who made the token: its exact `iss`.", metavar="URL", show_default=False)]
 _Audience = Annotated[str | None, typer.Option("--audience", help="For whom its tokens must be meant.", metavar="NAME", show_default=False)]
 _Keys = Annotated[str | None, typer.Option("--keys", help="Its keys: a JWKS file, or an address.", metavar="FILE|URL", show_default=False)]
+_Approvers = Annotated[
+    str | None,
+    typer.Option("--approvers", help="For whom the tokens of those who approve are meant, at the same issuer.", metavar="NAME", show_default=False),
+]  # fmt: skip
 _State = Annotated[
     str | None,
     typer.Option("--state", help="Where labels and limits lie (default: state.db beside the records).", metavar="sqlite:PATH", show_default=False),
@@ -125,6 +129,7 @@ def serve(
     keys: _Keys = None,
     intent: _Intent = "coding",
     state: _State = None,
+    approvers: _Approvers = None,
     as_json: Json = False,
 ) -> int:
     """Judge the calls of the coding agents of this user, until it is ended.
@@ -148,7 +153,7 @@ def serve(
     os.environ["GUARDTRAIL_DIR"] = str(home())
     path = (socket or socket_path()).absolute()
     file = _token_file(token, issuer, audience, keys)
-    sessions, about = _wired(policy or [], file, (issuer, audience, keys), intent, state)
+    sessions, about = _wired(policy or [], file, (issuer, audience, keys, approvers), intent, state)
     try:
         door = Door(path, sessions, about)
     except ConfigError as error:
@@ -177,14 +182,16 @@ def _token_file(token: str | None, issuer: str | None, audience: str | None, key
 
 
 def _wired(
-    policy: Sequence[Path], file: Path | None, given: tuple[str | None, str | None, str | None], intent: str, state: str | None
+    policy: Sequence[Path], file: Path | None, given: tuple[str | None, str | None, str | None, str | None], intent: str, state: str | None
 ) -> tuple[Any, dict[str, object]]:
     """The sessions of a guard under these policies; what it says of itself."""
     from guard.approvals import Approvals
-    from guard.cli.trust import trusted
+    from guard.cli.trust import named, trusted
     from guard.hook.door import home, private
     from guard.hook.sessions import Sessions
     from guard.hook.tokens import Given, Made, Tokens, issuer, user
+    from guard.house import named as said_of
+    from guard.identity import LocalIssuer
     from guard.packs import pack_path
     from guard.runtime import Guard
 
@@ -195,11 +202,12 @@ def _wired(
         raise WrongUsage(f"the policy has no intent `{intent}`; `--intent` is one of {', '.join(known) or 'none'}")
     tokens: Tokens
     try:
-        trust = issuer() if file is None else trusted(file.read_text("ascii").strip(), *given, False)
+        trust = issuer() if file is None else trusted(file.read_text("ascii").strip(), *given[:3], False)
         tokens = Made(trust, user(), intent) if file is None else Given(file)  # type: ignore[arg-type]
+        asked = trust if isinstance(trust, LocalIssuer) else named(given[0] or "", given[3], given[2]) if given[3] is not None else None
+        desk = None if asked is None else Approvals(trust=asked)
         guard = Guard(
-            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=Approvals(trust=trust) if file is None else None,
-            deadline=timedelta(seconds=5),
+            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=timedelta(seconds=5),
         )  # fmt: skip
     except OSError as error:
         raise CannotAnswer(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None
@@ -208,9 +216,9 @@ def _wired(
     def params(folder: str) -> Mapping[str, object]:
         return {"workspace": os.path.realpath(folder)} if "workspace" in wants else {}
 
-    sessions = Sessions(guard, tokens, home() / "hook", params=params, note=note)
+    sessions = Sessions(guard, tokens, home() / "hook", params=params, asks=desk is not None, note=note)
     who = "a token in a file" if file is not None else "tokens of its own development issuer"
-    return sessions, {"policy": guard._house.policy, "token": who}
+    return sessions, {"policy": said_of(layers), "token": who}
 
 
 # -- the settings ----------------------------------------------------------------------------------------------------------------
@@ -228,6 +236,8 @@ def install(
     audience: _Audience = None,
     keys: _Keys = None,
     intent: _Intent = "coding",
+    state: _State = None,
+    approvers: _Approvers = None,
     start: Annotated[bool, typer.Option("--start/--no-start", help="Let a hook start a daemon where none answers.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     as_json: Json = False,

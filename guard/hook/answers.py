@@ -52,9 +52,9 @@ def plain(text: str) -> str:
     return said if len(said) <= _MOST else said[: _MOST - 3] + "..."
 
 
-def reason_of(decision: Decision) -> str:
-    """For the model: what was refused and why; of an ask, how a person answers it. The agent's own yes answers nothing."""
+def reason_of(decision: Decision, *, asks: bool) -> str:
+    """For the model: what was refused and why; of an ask, how a person answers it, where one can. The agent's own yes answers nothing."""
     text = decision.for_model()
-    if decision.verdict != "ask":
+    if decision.verdict != "ask" or not asks:
         return text
     return f"{text}; a person answers with `guardtrail approve {decision.id}`, and then the same call may be made again"

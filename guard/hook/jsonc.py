@@ -118,8 +118,9 @@ def insert(text: str, into: Node, what: str, *, unit: str) -> str:
     last = into.items[-1] if into.items else None
     after = into.start + 1 if last is None else last.value.end
     comma = "," if last is not None and last.comma < 0 else ""
+    trailing = "," if last is not None and last.comma >= 0 else ""  # as who wrote it does
     kept = text[after:close].rstrip()
-    return f"{text[:after]}{comma}{kept}\n{inner}{what}\n{outer}{text[close:]}"
+    return f"{text[:after]}{comma}{kept}\n{inner}{what}{trailing}\n{outer}{text[close:]}"
 
 
 def remove(text: str, of: Node, number: int) -> str:

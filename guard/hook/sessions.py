@@ -81,10 +81,18 @@ class Sessions:
     """All sessions of one daemon."""
 
     def __init__(
-        self, guard: Guard, tokens: Tokens, folder: Path, *, params: Callable[[str], Mapping[str, object]], note: Callable[[str], None]
+        self,
+        guard: Guard,
+        tokens: Tokens,
+        folder: Path,
+        *,
+        params: Callable[[str], Mapping[str, object]],
+        asks: bool,
+        note: Callable[[str], None],
     ) -> None:
-        """`folder`: where sessions are remembered. `params`: working folder -> parameters of the intent. `note`: takes a line without values."""
+        """`folder`: where sessions are remembered. `params`: working folder -> parameters of the intent. `asks`: a person can answer. `note`: takes a line without values."""
         self._guard, self._tokens, self._folder, self._params, self._note = guard, tokens, folder, params, note
+        self._asks = asks
         self._known: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,7 +132,7 @@ class Sessions:
                 return f"{error} [{error.code}]"
             decision = context.copy().run(self._guard.before, ToolCall(call.tool, call.args, key))
             if decision.blocks:
-                return reason_of(decision)
+                return reason_of(decision, asks=self._asks)
             self._holds(session, f"{said.actor}\0{key}", Open(decision, digest, about), context)
             return None
 
