@@ -290,5 +290,5 @@ def _awaited(body: Callable[..., Any], pause: float) -> Callable[..., Any]:
 
     functools.update_wrapper(run, body)
     del run.__wrapped__  # type: ignore[attr-defined]  # what frameworks follow would be a plain function
-    run.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
     return run
