@@ -27,7 +27,7 @@ try:
     from langgraph.errors import GraphBubbleUp
     from langgraph.prebuilt import ToolNode
     from langgraph.prebuilt.tool_node import ToolCallRequest
-    from langgraph.types import Command, interrupt
+    from langgraph.types import interrupt
 except ImportError as error:  # absent, or before 1.0, which has no middleware
     raise missing("langchain", "langchain", "1.1") from error
 
@@ -54,10 +54,7 @@ class Said(dict[str, Any]):
     """What the guard looks at of a result: what the model will read, in the form of an MCP result, so that the policy's `returns` finds its way."""
 
     def __init__(self, result: Any) -> None:
-        update = getattr(result, "update", None)
-        more = update.get("messages", ()) if isinstance(result, Command) and isinstance(update, Mapping) else ()
-        content = result.content if isinstance(result, ToolMessage) else [getattr(message, "content", None) for message in more]
-        super().__init__(content=[], structured_content=content)
+        super().__init__(content=[], structured_content=_content(result))
         self.result = result
 
 
@@ -205,6 +202,20 @@ def _said(result: Any) -> Said:
     if isinstance(result, ToolMessage) and result.status == "error":
         raise Failed(result)
     return Said(result)
+
+
+def _content(result: Any) -> Any:
+    if isinstance(result, ToolMessage):
+        return result.content
+    if isinstance(result, list):
+        return [_content(each) for each in result]
+    update = getattr(result, "update", None)  # of a command: messages and whatever else it puts into the state
+    more = (
+        [each for value in update.values() for each in (value if isinstance(value, list) else [value])]
+        if isinstance(update, Mapping)
+        else []
+    )
+    return [getattr(each, "content", each) for each in more]
 
 
 def _no(answer: object) -> bool:
