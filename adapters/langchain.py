@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, missing, not_covered, refusal, tool_call
-from ._langgraph import Guarding, coverage, tool_name, tool_seen
+from ._langgraph import Guarding, Said, coverage, tool_name, tool_seen
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -48,14 +48,6 @@ class Paused(BaseException):
     def __init__(self, way: GraphBubbleUp) -> None:
         super().__init__("the body of the tool was interrupted")
         self.way = way
-
-
-class Said(dict[str, Any]):
-    """What the guard looks at of a result: what the model will read, in the form of an MCP result, so that the policy's `returns` finds its way."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__(content=[], structured_content=_content(result))
-        self.result = result
 
 
 class One:
@@ -202,20 +194,6 @@ def _said(result: Any) -> Said:
     if isinstance(result, ToolMessage) and result.status == "error":
         raise Failed(result)
     return Said(result)
-
-
-def _content(result: Any) -> Any:
-    if isinstance(result, ToolMessage):
-        return result.content
-    if isinstance(result, list):
-        return [_content(each) for each in result]
-    update = getattr(result, "update", None)  # of a command: messages and whatever else it puts into the state
-    more = (
-        [each for value in update.values() for each in (value if isinstance(value, list) else [value])]
-        if isinstance(update, Mapping)
-        else []
-    )
-    return [getattr(each, "content", each) for each in more]
 
 
 def _no(answer: object) -> bool:
