@@ -85,6 +85,14 @@ class GuardHooks(RunHooks[Any]):  # type: ignore[misc, unused-ignore]
         if not guarded and self._accept.isdisjoint((named, agent.name)):
             raise ConfigError(f"guard.adapters.openai_agents: no guard stands before {agent.name} > {named}")
 
+    async def on_llm_start(self, context: Any, agent: Any, system_prompt: Any, input_items: Any) -> None:
+        """A call that waited, is answered, and was never made: the program said no, which no tool is told of. It goes on record."""
+        answered = {item.get("call_id") for item in input_items if isinstance(item, dict) and item.get("type") == "function_call_output"}
+        for body in (getattr(tool, "on_invoke_tool", None) for tool in agent.tools):
+            for call in [call for called, call in body.waits.items() if called in answered] if isinstance(body, GuardedTool) else ():
+                del body.waits[call.id]
+                await body.guard.adecline(call)
+
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
         _refuse(coverage(to_agent), self._accept)
 
@@ -108,12 +116,13 @@ class Paused(BaseException):
 
 
 class GuardedTool(Guarding):
-    """`on_invoke_tool` and `needs_approval` of one tool. `asked`: call id -> request, of the newest calls that wait."""
+    """`on_invoke_tool` and `needs_approval` of one tool. `asked`: call id -> request, of the newest calls that were asked about; `waits`: those not made yet."""
 
     def __init__(self, tool: FunctionTool, guard: Guard) -> None:
         self._bare = copy.copy(tool)  # its failures come out as exceptions, so that they are on record as such
         self._bare._failure_error_function, self._bare._use_default_failure_error_function = None, False
         self._tool, self.guard, self.asked = tool, guard, OrderedDict[str, Mapping[str, object]]()
+        self.waits: dict[str, Any] = {}
         guard.declare(tool.name, _schema(tool.params_json_schema))
 
     async def __call__(self, context, text):  # type: ignore[no-untyped-def]  # the SDK reads annotations, at each call
@@ -133,6 +142,7 @@ class GuardedTool(Guarding):
             return value
 
         known = context.tool_call_id
+        self.waits.pop(known, None)
         for run in range(_KEPT):
             try:
                 return await self.guard.acall(tool_call(self._tool.name, _parsed(text), f"{known}#{run}" if run else known), execute)
@@ -159,9 +169,9 @@ class GuardedTool(Guarding):
             try:
                 await self.guard.acall(call, _nothing)
             except ApprovalRequired as required:
-                self.asked[id] = required.request
+                self.asked[id], self.waits[id] = required.request, call
                 if len(self.asked) > _KEPT:
-                    self.asked.popitem(last=False)
+                    self.waits.pop(self.asked.popitem(last=False)[0], None)
                 return True
             except Denied:
                 return False  # meanwhile; the call itself says so to the model

@@ -177,8 +177,21 @@ def test_a_no_of_the_program_counts_even_after_a_persons_yes(world: World) -> No
     world.approve()
     state = result.to_state()
     state.reject(result.interruptions[0])
-    run_sync(agent, state)
+    asyncio.run(Runner.run(agent, state, run_config=CONFIG, hooks=GuardHooks()))
     assert world.runs("pay") == []
+    assert [(record.verdict, str(record.code)) for record in world.decisions] == [("ask", "rule.match"), ("deny", "ask.declined")], (
+        "with hooks"
+    )
+
+
+def test_what_was_approved_and_made_is_no_no(world: World) -> None:
+    agent = guard_agent(agent_of(world, ((PAY9,), (LOOK,), "done")), world.guard)
+    result = asyncio.run(Runner.run(agent, "go", run_config=CONFIG, hooks=GuardHooks()))
+    world.approve()
+    state = result.to_state()
+    state.approve(result.interruptions[0])
+    asyncio.run(Runner.run(agent, state, run_config=CONFIG, hooks=GuardHooks()))
+    assert [(record.tool, record.verdict) for record in world.decisions] == [("pay", "ask"), ("pay", "allow"), ("look", "allow")]
 
 
 def test_always_approve_approves_nothing(world: World) -> None:
