@@ -27,6 +27,7 @@ from benchmarks.adapters import adapter_rows
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
+from benchmarks.hook import hook_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
 from benchmarks.peers import make_peers, peers
@@ -129,6 +130,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "chain": chain_rows,
     "replay": replay_rows,
     "replay.foreign": foreign_rows,
+    "hook": hook_rows,
     "peers": peers,
 }
 

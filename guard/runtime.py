@@ -252,6 +252,8 @@ class Guard:
             ticket = drive(decide_flow(self._house, self._state(), call), self._house.seconds)
         except Exception as error:
             return self._broken(call, error)
+        if ticket.replay is not None:  # its outcome cannot be handed out here, and who asks runs the body
+            return self._again(ticket.decision)
         self._hold(ticket)
         return ticket.decision
 
@@ -337,6 +339,24 @@ class Guard:
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
             return STREAMS[type(outcome.value).__name__](self, ticket, lent_steps(ticket, outcome.value))
         return outcome.value
+
+    def _again(self, decision: Decision) -> Decision:
+        text = "a call with this id and these arguments was decided before"
+        finding = Finding("state", "forbid", ReasonCode.CALL_REPLAYED, text=text)
+        return Decision(
+            decision.id,
+            "deny",
+            "enforce",
+            ReasonCode.CALL_REPLAYED,
+            (finding,),
+            None,
+            (),
+            decision.task,
+            decision.step,
+            decision.tool,
+            decision.args_hmac,
+            decision.policy,
+        )
 
     def _broken(self, call: ToolCall, error: Exception) -> Decision:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")

@@ -15,6 +15,7 @@ from guard.cli.audit import app as _audit
 from guard.cli.check import check
 from guard.cli.doctor import doctor
 from guard.cli.explain import explain
+from guard.cli.hook import app as _hook
 from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
@@ -47,6 +48,7 @@ in the order of the work
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
   ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
   tts serve       access tokens in, tasks out             guardtrail tts serve --config tts.yaml
+  hook install    judge the calls of coding agents        guardtrail hook install --agent claude-code
   identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
@@ -102,6 +104,7 @@ app.command()(revoked)
 app.add_typer(_ssf, name="ssf")
 app.add_typer(_tts, name="tts")
 app.add_typer(_identity, name="identity")
+app.add_typer(_hook, name="hook")
 app.add_typer(_audit, name="audit")
 
 

@@ -107,9 +107,12 @@ class Breakable:
 
 
 class World:
-    """What one case plays in. `folder`: a directory of the case's own; `tenant`: worlds with different ones share no issuer, task or person."""
+    """What one case plays in. `folder`: a directory of the case's own; `tenant`: worlds with different ones share no issuer, task or person. `policy`: for an
+    adapter's own tests, one with more tools."""
 
-    def __init__(self, folder: Path, *, tenant: str = "acme", deadline: float = 60.0, asynchronous: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, tenant: str = "acme", deadline: float = 60.0, asynchronous: bool = False, policy: str = POLICY
+    ) -> None:
         self.folder = folder
         self.tenant = tenant
         self.asynchronous = asynchronous
@@ -121,7 +124,7 @@ class World:
         self.traced = ListSpans()
         self.state = Breakable()
         self.guard = Guard(
-            Policy.from_text(POLICY, file="desk.yaml"),
+            Policy.from_text(policy, file="desk.yaml"),
             trust=self.iam,
             state=self.state,
             sinks=[self.sink, self.traced],
@@ -287,5 +290,5 @@ def _awaited(body: Callable[..., Any], pause: float) -> Callable[..., Any]:
 
     functools.update_wrapper(run, body)
     del run.__wrapped__  # type: ignore[attr-defined]  # what frameworks follow would be a plain function
-    run.__signature__ = inspect.signature(body)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.signature(body, eval_str=True)  # type: ignore[attr-defined]
     return run
