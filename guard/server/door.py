@@ -30,6 +30,7 @@ from guard.errors import ApprovalRequired, ConfigError, Denied
 from guard.house import House, TaskState
 from guard.model import Decision
 from guard.ops import Applied, Know, Lookup, parse_map
+from guard.ports import Prover
 from guard.reasons import ReasonCode
 from guard.runtime import Guard
 from guard.server.headers import ALGS, Certificate, HttpRefused, Named, Sender, challenges, path_of, refusal_of, sender_of, tls_certificate
@@ -40,7 +41,7 @@ from guard.tasks import Task
 from guard.tokens.proof import NonceWanted
 from guard.tokens.urls import is_endpoint
 
-__all__ = ["Door"]
+__all__ = ["Door", "RequestTask"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -126,7 +127,7 @@ class Door:
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
-        task = _RequestTask(self._guard, sender.token, shown)
+        task = RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
         except NonceWanted:
@@ -164,11 +165,14 @@ class Door:
         await _answer(send, refused.status, {name: value for name, value in said.items() if value}, more)
 
 
-class _RequestTask(Task):
-    """The task of one request. It never counts as the one that first opened it: whoever leaves a request does not end what others go on with."""
+class RequestTask(Task):
+    """The task of one request. It never counts as the one that first opened it: whoever leaves a request does not end what others go on with.
 
-    def __init__(self, guard: Guard, token: str, shown: Shown) -> None:
-        super().__init__(guard, token, None)
+    `shown`: what came with an HTTP request; None: nothing did, and a bound token is proven with each call.
+    """
+
+    def __init__(self, guard: Guard, token: str, shown: Shown | None, key: Prover | None = None) -> None:
+        super().__init__(guard, token, None, key)
         self._shown = shown
 
     def _opening(self, house: House) -> Flow[TaskState | Decision]:
