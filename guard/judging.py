@@ -61,7 +61,7 @@ def _bound(house: House, draft: Draft, bind: Bind | Finding | None) -> Finding |
     try:
         if bind is None:
             draft.bound = house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
-        elif type(bind) is Finding:  # `Guard.arefuse`: whoever hands the call over knows better than its arguments
+        elif isinstance(bind, Finding):  # `Guard.arefuse`: whoever hands the call over knows better than its arguments
             return bind
         else:
             number, args, kwargs = bind

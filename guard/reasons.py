@@ -216,7 +216,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ReasonCode.IDENTITY_UNAVAILABLE: _R("the registry of identities cannot be read", "not available now"),
     ReasonCode.TOOL_UNKNOWN: _R("the policy does not name this tool", "not a tool of this policy", ("OWASP-ASI02",)),
     ReasonCode.TOOL_CHANGED: _R(
-        "its server describes the tool otherwise than it was pinned, or it was never pinned (MCP gateway)", "not as it was pinned", ("OWASP-ASI02", "OWASP-ASI04")
+        "its server describes the tool otherwise than it was pinned, or it was never pinned (MCP gateway)",
+        "not as it was pinned",
+        ("OWASP-ASI02", "OWASP-ASI04"),
     ),
     ReasonCode.ARGS_UNKNOWN: _R("an argument that neither the tool nor the policy declares", "unknown argument", ("OWASP-ASI02",)),
     ReasonCode.ARGS_MISSING: _R("a required argument is absent or null", "an argument is missing"),

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from guard.cli.files import load_layers
-from guard.cli.output import NO, YES, CannotAnswer, Json, WrongUsage, answers, clean, columns, count, dump, note, say
+from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, clean, columns, count, dump, note, say
 from guard.cli.serving import listen as listen_at
 from guard.cli.serving import where
 from guard.cli.trust import development, named
@@ -35,7 +34,6 @@ PINS = Path("mcp-pins.json")
 _TIME = re.compile(r"([1-9][0-9]{0,4})(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DEADLINE = timedelta(seconds=5)
-_MOST_AT_ONCE = 1024
 Texts = list[str] | None
 
 
@@ -43,13 +41,22 @@ def _option(*names: str, help: str, metavar: str) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, show_default=False)
 
 
-Command = Annotated[Texts, typer.Argument(help="The server, after `--`: a command that speaks MCP over stdio.", metavar="[-- COMMAND...]", show_default=False)]
+Command = Annotated[
+    Texts,
+    typer.Argument(help="The server, after `--`: a command that speaks MCP over stdio.", metavar="[-- COMMAND...]", show_default=False),
+]
 Url = Annotated[str | None, _option("--url", help="The server, by the address of its streamable HTTP endpoint.", metavar="URL")]
-ServerOption = Annotated[Texts, _option("--server", help="A named server: `git=mcp-server-git -r .`, `web=https://...`. Repeatable.", metavar="NAME=...")]
+ServerOption = Annotated[
+    Texts, _option("--server", help="A named server: `git=mcp-server-git -r .`, `web=https://...`. Repeatable.", metavar="NAME=...")
+]
 Servers = Annotated[Path | None, _option("--servers", help="Named servers, from a file with `mcpServers`.", metavar="FILE")]
 Name = Annotated[str, _option("--name", help="Name of the one server: the policy says NAME/tool then.", metavar="NAME")]
-Env = Annotated[Texts, _option("--env", help="For the server's process: NAME from here, or NAME=VALUE. It gets little else.", metavar="NAME[=VALUE]")]
-Header = Annotated[Texts, _option("--header", help="For the server at --url: `Name: value`; the gateway's own credential.", metavar="HEADER")]
+Env = Annotated[
+    Texts, _option("--env", help="For the server's process: NAME from here, or NAME=VALUE. It gets little else.", metavar="NAME[=VALUE]")
+]
+Header = Annotated[
+    Texts, _option("--header", help="For the server at --url: `Name: value`; the gateway's own credential.", metavar="HEADER")
+]
 PinsOption = Annotated[Path, typer.Option("--pins", help="Where the pinned descriptions are.", metavar="FILE")]
 
 
@@ -61,21 +68,35 @@ def mcp(
     server: ServerOption = None,
     servers: Servers = None,
     name: Name = "",
-    listen: Annotated[str | None, _option("--listen", help="Serve HTTP here instead of stdio: 127.0.0.1:8400.", metavar="HOST:PORT")] = None,
-    public_url: Annotated[str | None, _option("--public-url", help="The endpoint as clients know it (default: where it listens, /mcp).", metavar="URL")] = None,
-    token: Annotated[str | None, _option("--token", help="On stdio: the token, or `@file` (default: $GUARDTRAIL_TOKEN).", metavar="TOKEN|@FILE")] = None,
+    listen: Annotated[
+        str | None, _option("--listen", help="Serve HTTP here instead of stdio: 127.0.0.1:8400.", metavar="HOST:PORT")
+    ] = None,
+    public_url: Annotated[
+        str | None, _option("--public-url", help="The endpoint as clients know it (default: where it listens, /mcp).", metavar="URL")
+    ] = None,
+    token: Annotated[
+        str | None, _option("--token", help="On stdio: the token, or `@file` (default: $GUARDTRAIL_TOKEN).", metavar="TOKEN|@FILE")
+    ] = None,
     key: Annotated[Path | None, _option("--key", help="On stdio: the private key that token is bound to.", metavar="FILE")] = None,
     local: Annotated[str | None, _option("--local", help="Trust the development issuer of this name.", metavar="NAME")] = None,
     issuer: Annotated[str | None, _option("--issuer", help="Trust this issuer: its exact `iss`.", metavar="URL")] = None,
     audience: Annotated[str | None, _option("--audience", help="For whom its tokens must be meant.", metavar="NAME")] = None,
-    keys: Annotated[str | None, _option("--keys", help="Its keys: a JWKS file, or its address; else by its metadata.", metavar="FILE|URL")] = None,
-    approvers: Annotated[str | None, _option("--approvers", help="Audience of the tokens of persons who approve (of the same issuer).", metavar="NAME")] = None,
+    keys: Annotated[
+        str | None, _option("--keys", help="Its keys: a JWKS file, or its address; else by its metadata.", metavar="FILE|URL")
+    ] = None,
+    approvers: Annotated[
+        str | None, _option("--approvers", help="Audience of the tokens of persons who approve (of the same issuer).", metavar="NAME")
+    ] = None,
     state: Annotated[str, typer.Option(help="Where limits and revocations are kept: `sqlite:PATH`, `memory:`.")] = "",
     pins: PinsOption = PINS,
     pin: Annotated[bool, typer.Option("--pin", help="Show the tools as they are now, pin them, and end.")] = False,
     first_use: Annotated[bool, typer.Option("--trust-on-first-use", help="Pin servers that were never pinned, unseen.")] = False,
-    allow_origin: Annotated[Texts, _option("--allow-origin", help="A web page's origin that may call. Repeatable.", metavar="ORIGIN")] = None,
-    open_handshake: Annotated[bool, typer.Option("--open-handshake", help="Answer `initialize` and the like without a token: it comes in `_meta`.")] = False,
+    allow_origin: Annotated[
+        Texts, _option("--allow-origin", help="A web page's origin that may call. Repeatable.", metavar="ORIGIN")
+    ] = None,
+    open_handshake: Annotated[
+        bool, typer.Option("--open-handshake", help="Answer `initialize` and the like without a token: it comes in `_meta`.")
+    ] = False,
     timeout: Annotated[str, typer.Option("--timeout", help="How long a server may take for one answer.", metavar="TIME")] = "5m",
     env: Env = None,
     header: Header = None,
@@ -276,34 +297,37 @@ async def _stdio(
     guard: Guard, specs: Sequence[Spec], book: Pins, seconds: float, first_use: bool, source: Any, key: Path | None, as_json: bool
 ) -> int:
     from guard.gateway.front_stdio import StdioFront
+    from guard.gateway.logs import operator_log
     from guard.gateway.setup import relayed
     from guard.identity import HolderKey
 
     holder = HolderKey.load(key) if key is not None else None
-    async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=_log()) as relay:
+    async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=operator_log()) as relay:
         _begun(relay, specs, book, "", as_json)
         await StdioFront(relay, source, holder).serve()
     return YES
 
 
 async def _http(
-    guard: Guard, specs: Sequence[Spec], book: Pins, seconds: float, first_use: bool, listener: Any, url: str, options: Mapping[str, Any], as_json: bool
+    guard: Guard,
+    specs: Sequence[Spec],
+    book: Pins,
+    seconds: float,
+    first_use: bool,
+    listener: Any,
+    url: str,
+    options: Mapping[str, Any],
+    as_json: bool,
 ) -> int:
-    try:
-        import uvicorn
-    except ImportError:
-        raise CannotAnswer('to serve needs uvicorn: pip install "guardtrail[server]"') from None
     from guard.gateway.front_http import HttpFront
+    from guard.gateway.logs import operator_log
+    from guard.gateway.serve import serve
     from guard.gateway.setup import relayed
 
-    async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=_log()) as relay:
-        front: Any = HttpFront(relay, url, **options)
-        config = uvicorn.Config(
-            front, access_log=False, log_level="warning", server_header=False, lifespan="off", limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30,
-            timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 * 1024,
-        )  # fmt: skip
+    async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=operator_log()) as relay:
+        front = HttpFront(relay, url, **options)
         _begun(relay, specs, book, url, as_json, where(listener))
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await serve(front, listener)
     return YES
 
 
@@ -327,19 +351,11 @@ def _begun(relay: Relay, specs: Sequence[Spec], book: Pins, url: str, as_json: b
 
 def _shown(servers: Sequence[Server], specs: Sequence[Spec], book: Pins) -> list[dict[str, Any]]:
     return [
-        {"name": server.name, "where": spec.where, "protocol": server.version, "tools": {name: tool.state for name, tool in server.tools.items()}}
+        {
+            "name": server.name,
+            "where": spec.where,
+            "protocol": server.version,
+            "tools": {name: tool.state for name, tool in server.tools.items()},
+        }
         for server, spec in zip(servers, specs, strict=True)
     ]
-
-
-def _log() -> Any:
-    """What an operator should see, as JSON lines on standard error. Names and numbers, no values."""
-    import structlog
-
-    processors = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
-    logger = structlog.wrap_logger(structlog.WriteLogger(sys.stderr), processors=processors)
-
-    def log(event: str, **about: object) -> None:
-        logger.warning(event, **about)
-
-    return log

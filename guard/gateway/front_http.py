@@ -25,7 +25,6 @@ from guard.gateway.front_stdio import answered
 from guard.gateway.headers import era_of, matching
 from guard.gateway.relay import Relay
 from guard.gateway.rpc import INTERNAL, INVALID_REQUEST, PARSE, Refused, answer, dumps, error, is_id, notification, request, strict
-from guard.runtime import Guard
 from guard.server.door import Door, RequestTask
 
 __all__ = ["HttpFront"]
@@ -39,6 +38,9 @@ _MOST: Final = 4 << 20
 _SLOW: Final = 30.0
 _PING: Final = 15.0
 _WAITING: Final = 1_000
+_KEPT: Final = 512
+_SOON: Final = 0.05
+"""Seconds after which it is looked whether the client is still there. Most calls are done before."""
 _FREE: Final = ("initialize", "server/discover", "ping", "notifications/initialized")
 _STREAM: Final = [
     (b"content-type", b"text/event-stream"),
@@ -67,7 +69,7 @@ class HttpFront:
         parts = urlsplit(url)
         self._origins = frozenset({f"{parts.scheme}://{parts.netloc}", *origins})
         self._free = frozenset(_FREE if open_handshake else ())
-        self._door = Door(self._inside, self._guard, url=url, servers=servers, nonces=nonces)
+        self._door = Door(self._inside, self._guard, url=url, servers=servers, nonces=nonces, keep=_KEPT)
         self._answering: dict[tuple[object, ...], set[asyncio.Task[Any]]] = {}
         self._asking: dict[str, tuple[asyncio.Future[Mapping[str, Any]], tuple[str, ...]]] = {}
 
@@ -126,12 +128,12 @@ class HttpFront:
         return await self._post(_headers(scope), body, receive, send, raises=True)
 
     async def _post(self, headers: Mapping[str, list[str]], body: bytes, receive: Receive, send: Send, *, raises: bool) -> None:
-        id: object = None
+        number: object = None
         try:
             if headers.get("content-type", [""])[0].partition(";")[0].strip().lower() != "application/json":
                 raise Refused(INVALID_REQUEST, "the content type is application/json", status=415)
             message = self._message(body)
-            id = message.get("id")
+            number = message.get("id")
             method, params = message.get("method"), message.get("params", {})
             if method is None:
                 self._answered(message)
@@ -140,12 +142,12 @@ class HttpFront:
                 self._told(method, params)
                 return await _plain(send, 202)
             modern = era_of(method, params, headers)
-            schema = self._relay.schema(params.get("name")) if method == "tools/call" else None
+            schema = self._relay.routes.schema(params.get("name")) if method == "tools/call" else None
             matching(method, params, headers, modern=modern, schema=schema)
             client = _HttpClient(self, modern, raises, "text/event-stream" in ",".join(headers.get("accept", ())))
         except Refused as refused:
-            return await _json(send, refused.status if refused.status != 200 else 400, refused.error(id if is_id(id) else None))
-        await self._answer(id, method, params, client, receive, send)
+            return await _json(send, refused.status if refused.status != 200 else 400, refused.error(number if is_id(number) else None))
+        await self._answer(number, method, params, client, receive, send)
         return None
 
     def _message(self, body: bytes) -> dict[str, Any]:
@@ -160,19 +162,30 @@ class HttpFront:
         return message
 
     async def _answer(self, id: object, method: str, params: dict[str, Any], client: _HttpClient, receive: Receive, send: Send) -> None:
-        handling = asyncio.ensure_future(self._relay.handle(method, params, client))
-        gone = asyncio.ensure_future(_gone(receive)) if client.modern else None
+        loop = asyncio.get_running_loop()
+        handling = loop.create_task(self._relay.handle(method, params, client))
+        handling.add_done_callback(client.wake)
+        gone: asyncio.Task[None] | None = None
         key = (self._who(), id)
         self._answering.setdefault(key, set()).add(handling)
-        started = False
+        started, quiet = False, _SOON if client.modern else _PING
         try:
             while not handling.done():
-                started = await self._wait(handling, gone, client, send, started)
+                news = await client.news(quiet)
                 if gone is not None and gone.done() and not handling.done():
                     handling.cancel()  # of this era, closing the stream is how a client cancels
                     await asyncio.wait({handling})
                     return
-            started = await self._flush(client, send, started)
+                if news or handling.done():
+                    started = await _flush(client, send, started)
+                elif quiet == _SOON:
+                    quiet = _PING
+                    gone = loop.create_task(_gone(receive))
+                    gone.add_done_callback(client.wake)
+                elif client.streams:
+                    client.waiting.append(b": ping\r\n\r\n")  # so that no proxy thinks that the connection is idle
+                    started = await _flush(client, send, started)
+            started = await _flush(client, send, started)
             status, said = _outcome(handling, id, raising=not started)
         finally:
             if gone is not None:
@@ -188,31 +201,6 @@ class HttpFront:
             await send({"type": "http.response.body", "body": _event(said), "more_body": False})
         else:
             await _json(send, status, said)
-
-    async def _wait(
-        self, handling: asyncio.Future[Any], gone: asyncio.Future[None] | None, client: _HttpClient, send: Send, started: bool
-    ) -> bool:
-        """Until something has happened. Returns whether the stream has begun."""
-        told = asyncio.ensure_future(client.news.wait())
-        try:
-            await asyncio.wait({each for each in (handling, gone, told) if each is not None}, timeout=_PING, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            told.cancel()
-        if handling.done():
-            return started
-        if not client.waiting and client.streams and not (gone is not None and gone.done()):
-            client.waiting.append(b": ping\r\n\r\n")  # so that no proxy thinks that the connection is idle
-        return await self._flush(client, send, started)
-
-    async def _flush(self, client: _HttpClient, send: Send, started: bool) -> bool:
-        client.news.clear()
-        if client.waiting and not started:
-            await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
-            started = True
-        if client.waiting:
-            body, client.waiting = b"".join(client.waiting), []
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-        return started
 
     # -- what clients say beside requests ------------------------------------------------------------------------------------------------
 
@@ -232,8 +220,8 @@ class HttpFront:
 
     def _answered(self, message: Mapping[str, Any]) -> None:
         """An answer to what a server has asked. Attack: somebody else's answer; ids are not to be guessed, and belong to the token that was asked."""
-        id = message.get("id")
-        known = self._asking.get(id) if isinstance(id, str) else None
+        asked = message.get("id")
+        known = self._asking.get(asked) if isinstance(asked, str) else None
         if known is None or known[1] != self._who() or not known[1]:
             raise Refused(INVALID_REQUEST, "nobody asked for this answer", status=400)
         if not known[0].done():
@@ -242,11 +230,11 @@ class HttpFront:
     async def ask(self, client: _HttpClient, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if client.modern or not client.streams:
             raise Refused(INVALID_REQUEST, "this client cannot be asked that way")
-        id = secrets.token_urlsafe(16)
+        number = secrets.token_urlsafe(16)
         waiting: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        self._asking[id] = (waiting, self._who())
-        client.put(request(id, method, params))
-        return await answered(waiting, lambda: self._asking.pop(id, None))
+        self._asking[number] = (waiting, self._who())
+        client.put(request(number, method, params))
+        return await answered(waiting, lambda: self._asking.pop(number, None))
 
 
 class _HttpClient:
@@ -255,11 +243,29 @@ class _HttpClient:
     def __init__(self, front: HttpFront, modern: bool, raises: bool, streams: bool) -> None:
         self._front, self.modern, self.raises, self.streams = front, modern, raises, streams
         self.waiting: list[bytes] = []
-        self.news = asyncio.Event()
+        self._bell: asyncio.Future[bool] | None = None
+
+    def wake(self, done: object = None) -> None:
+        if self._bell is not None:
+            _ring(self._bell, True)
+
+    async def news(self, seconds: float) -> bool:
+        """False: for so long nothing has happened."""
+        if self.waiting:
+            return True
+        loop = asyncio.get_running_loop()
+        bell: asyncio.Future[bool] = loop.create_future()
+        self._bell = bell
+        timer = loop.call_later(seconds, _ring, bell, False)
+        try:
+            return await bell
+        finally:
+            timer.cancel()
+            self._bell = None
 
     def put(self, message: Mapping[str, Any]) -> None:
         self.waiting.append(_event(message))
-        self.news.set()
+        self.wake()
 
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
         if self.streams and len(self.waiting) < _WAITING:  # whoever reads too slowly misses progress, not the answer
@@ -267,6 +273,22 @@ class _HttpClient:
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return await self._front.ask(self, method, params)
+
+
+def _ring(bell: asyncio.Future[bool], news: bool) -> None:
+    if not bell.done():
+        bell.set_result(news)
+
+
+async def _flush(client: _HttpClient, send: Send, started: bool) -> bool:
+    """What waits goes out; returns whether the stream has begun."""
+    if not client.waiting:
+        return started
+    if not started:
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM})
+    body, client.waiting = b"".join(client.waiting), []
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    return True
 
 
 def _outcome(handling: asyncio.Future[Any], id: object, *, raising: bool) -> tuple[int, dict[str, Any]]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from guard.errors import Denied
+from guard.gateway.answers import denial
 from guard.gateway.carry import read_meta
 from guard.gateway.headers import era_of
-from guard.gateway.relay import Relay, denial
+from guard.gateway.relay import Relay
 from guard.gateway.rpc import INTERNAL, INVALID_REQUEST, PARSE, Refused, answer, dumps, error, is_id, notification, request, strict
 from guard.ports import Prover
 from guard.server.door import RequestTask
@@ -106,25 +107,31 @@ class StdioFront:
         if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
             self.send(error(None, INVALID_REQUEST, "one message of JSON-RPC 2.0 a line"))
             return
-        method, id = message.get("method"), message.get("id")
+        method, number = message.get("method"), message.get("id")
         if method is None:
-            waiting = self._asking.pop(id, None) if isinstance(id, str) else None
+            waiting = self._asking.pop(number, None) if isinstance(number, str) else None
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
             return
         params = message.get("params", {})
-        if not isinstance(method, str) or not isinstance(params, dict) or ("id" in message and not is_id(id)):
-            self.send(error(id if is_id(id) else None, INVALID_REQUEST, "a request has an id, a method, and params that are an object"))
+        if not isinstance(method, str) or not isinstance(params, dict) or ("id" in message and not is_id(number)):
+            self.send(
+                error(number if is_id(number) else None, INVALID_REQUEST, "a request has an id, a method, and params that are an object")
+            )
             return
         if "id" not in message:
-            if method == "notifications/cancelled" and is_id(params.get("requestId")) and (going := self._answering.get(params["requestId"])):
+            if (
+                method == "notifications/cancelled"
+                and is_id(params.get("requestId"))
+                and (going := self._answering.get(params["requestId"]))
+            ):
                 going.cancel()
             return
-        if id in self._answering:
-            self.send(error(id, INVALID_REQUEST, "this id is in use"))
+        if number in self._answering:
+            self.send(error(number, INVALID_REQUEST, "this id is in use"))
             return
-        self._answering[id] = task = asyncio.get_running_loop().create_task(self._answer(id, method, params))
-        task.add_done_callback(lambda _: self._answering.pop(id, None))
+        self._answering[number] = task = asyncio.get_running_loop().create_task(self._answer(number, method, params))
+        task.add_done_callback(lambda _: self._answering.pop(number, None))
 
     async def _answer(self, id: object, method: str, params: dict[str, Any]) -> None:
         try:
@@ -162,10 +169,10 @@ class StdioFront:
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         self._number += 1
-        id = f"gateway-{self._number}"
-        self._asking[id] = waiting = asyncio.get_running_loop().create_future()
-        self.send(request(id, method, params))
-        return await answered(waiting, lambda: self._asking.pop(id, None))
+        number = f"gateway-{self._number}"
+        self._asking[number] = waiting = asyncio.get_running_loop().create_future()
+        self.send(request(number, method, params))
+        return await answered(waiting, lambda: self._asking.pop(number, None))
 
 
 async def answered(waiting: asyncio.Future[Mapping[str, Any]], forget: Callable[[], object]) -> Mapping[str, Any]:

@@ -11,7 +11,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from guard.gateway.rpc import ENVELOPE, HANDSHAKE, HEADER_MISMATCH, INVALID_PARAMS, META_CAPABILITIES, META_VERSION, UNSUPPORTED_VERSION, Refused
+from guard.gateway.rpc import (
+    ENVELOPE,
+    HANDSHAKE,
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    META_CAPABILITIES,
+    META_VERSION,
+    UNSUPPORTED_VERSION,
+    Refused,
+)
 
 __all__ = ["era_of", "matching", "param_headers", "request_headers"]
 
@@ -52,7 +61,9 @@ def era_of(method: str, params: Mapping[str, Any], headers: Headers | None) -> b
         said = said or told
     if said not in ENVELOPE:
         asked = said if isinstance(said, str) and len(said) < 32 else None
-        raise Refused(UNSUPPORTED_VERSION, "Unsupported protocol version", {"supported": [*HANDSHAKE, *ENVELOPE], "requested": asked}, status=400)
+        raise Refused(
+            UNSUPPORTED_VERSION, "Unsupported protocol version", {"supported": [*HANDSHAKE, *ENVELOPE], "requested": asked}, status=400
+        )
     if not isinstance(meta, Mapping) or not isinstance(meta.get(META_CAPABILITIES), Mapping):
         raise Refused(INVALID_PARAMS, f"`_meta` lacks {META_CAPABILITIES}", status=400)
     return True
@@ -68,9 +79,8 @@ def matching(method: str, params: Mapping[str, Any], headers: Headers, *, modern
     if key is None:
         if values and not modern:
             raise Refused(HEADER_MISMATCH, "Mcp-Name with a method that has no name", status=400)
-    elif modern or values:
-        if not values or _decoded(values[0]) != params.get(key):
-            raise Refused(HEADER_MISMATCH, f"Mcp-Name and `{key}` in the body differ", status=400)
+    elif (modern or values) and (not values or _decoded(values[0]) != params.get(key)):
+        raise Refused(HEADER_MISMATCH, f"Mcp-Name and `{key}` in the body differ", status=400)
     if method == "tools/call":
         _parameters(params.get("arguments") or {}, headers, schema, needed=modern)
 

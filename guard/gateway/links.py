@@ -133,9 +133,11 @@ class StdioLink:
             return
         if process.stdin is not None:
             process.stdin.close()
-        for ask in (lambda: None, process.terminate, process.kill):
+        asks: tuple[Callable[[], None] | None, ...] = (None, process.terminate, process.kill)
+        for ask in asks:
             with suppress(ProcessLookupError):
-                ask()
+                if ask is not None:
+                    ask()
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _ENDING)
                 break

@@ -153,7 +153,9 @@ class Server:
 
     # -- requests ------------------------------------------------------------------------------------------------------------------
 
-    async def request(self, method: str, params: Mapping[str, Any], heard: Heard | None = None, *, progress: bool = False) -> dict[str, Any]:
+    async def request(
+        self, method: str, params: Mapping[str, Any], heard: Heard | None = None, *, progress: bool = False
+    ) -> dict[str, Any]:
         """The result. Raises ServerError, NoAnswer. `heard`: takes the server's own requests within this one, and `progress` if it is wanted."""
         if not self._link.alive:
             async with self._lock:
@@ -200,9 +202,7 @@ class Server:
         said = found.get("error")
         if isinstance(said, Mapping):
             code, text = said.get("code"), said.get("message")
-            raise ServerError(
-                text if isinstance(text, str) else "an error", code if type(code) is int else -32603, said.get("data")
-            )
+            raise ServerError(text if isinstance(text, str) else "an error", code if type(code) is int else -32603, said.get("data"))
         result = found.get("result")
         if not isinstance(result, dict):
             raise NoAnswer("an answer that is none")

@@ -106,7 +106,12 @@ def _read(name: str, given: object) -> Spec:
     if (command is None) == (url is None) or not isinstance(command or url, str) or not isinstance(args, list):
         raise ConfigError(f"server `{name}` has a `command` with `args`, or a `url`")
     env, headers, cwd, lend = given.get("env", {}), given.get("headers", {}), given.get("cwd"), given.get("lend", False)
-    if not isinstance(env, dict) or not isinstance(headers, dict) or not (cwd is None or isinstance(cwd, str)) or not isinstance(lend, bool):
+    if (
+        not isinstance(env, dict)
+        or not isinstance(headers, dict)
+        or not (cwd is None or isinstance(cwd, str))
+        or not isinstance(lend, bool)
+    ):
         raise ConfigError(f"server `{name}`: `env` and `headers` are mappings of text, `cwd` is text, `lend` true or false")
     words = () if command is None else tuple(_filled(name, str(word)) for word in (command, *args))
     texts = {str(key): _filled(name, str(value)) for key, value in env.items()}
@@ -140,7 +145,12 @@ def _server(spec: Spec, pins: Pins, seconds: float, capabilities: Mapping[str, A
 
 @asynccontextmanager
 async def connected(
-    specs: Sequence[Spec], pins: Pins, *, seconds: float = 300.0, capabilities: Mapping[str, Mapping[str, Any]] | None = None, hub: list[Relay] | None = None
+    specs: Sequence[Spec],
+    pins: Pins,
+    *,
+    seconds: float = 300.0,
+    capabilities: Mapping[str, Mapping[str, Any]] | None = None,
+    hub: list[Relay] | None = None,
 ) -> AsyncIterator[list[Server]]:
     """The servers, started. Raises ServerError where one of them is not to be had. `hub`: whoever listens to them, once it is there."""
     if len({spec.name for spec in specs}) != len(specs):
@@ -167,7 +177,9 @@ async def relayed(
         unknown = [server for server in servers if not pins.knows(server.name)]
         if unknown and not first_use:
             names = ", ".join(server.label for server in unknown)
-            raise ServerError(f"nobody has pinned the tools of {names} ({pins.path}): look at them and pin them with `--pin`, or say `--trust-on-first-use`")
+            raise ServerError(
+                f"nobody has pinned the tools of {names} ({pins.path}): look at them and pin them with `--pin`, or say `--trust-on-first-use`"
+            )
         for server in unknown:
             server.pin()
             log("pinned at first use", server=server.name, tools=len(server.tools))
@@ -182,7 +194,7 @@ async def relayed(
 
 def _capabilities(guard: Guard, name: str) -> dict[str, Any]:
     """What a server is told that clients can do: what the policy names."""
-    found = {}
+    found: dict[str, Any] = {}
     for method, capability in ASKED.items():
         tool = method.replace("/", ".")
         try:

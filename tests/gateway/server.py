@@ -98,7 +98,7 @@ def make_server(notes: Path) -> MCPServer:
     async def reload(ctx: Context, text: str) -> str:
         """Describes `look` otherwise from now on."""
         note("reload")
-        server._tool_manager._tools["look"].description = text  # noqa: SLF001
+        server._tool_manager._tools["look"].description = text
         await ctx.session.send_tool_list_changed()
         return "done"
 
