@@ -14,6 +14,7 @@ import anyio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult
 from pydantic import BaseModel
 
 
@@ -93,6 +94,17 @@ def make_server(notes: Path) -> MCPServer:
         answer = await ctx.elicit("Are you sure?", Yes)
         note(f"sure {answer.action}")
         return answer.action
+
+    @server.tool(structured_output=False)
+    def certain(ctx: Context) -> str | InputRequiredResult:
+        """Asks a person in the way of the newest revision: the answer comes with the call, made again."""
+        if not ctx.input_responses:
+            note("certain asks")
+            schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}}
+            asked = ElicitRequest(params=ElicitRequestFormParams(message="Are you certain?", requested_schema=schema))
+            return InputRequiredResult(input_requests={"ok": asked}, request_state="where we were")
+        note(f"certain {ctx.request_state} {ctx.input_responses['ok'].action}")
+        return ctx.input_responses["ok"].action
 
     @server.tool()
     async def reload(ctx: Context, text: str) -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client, MCPError
@@ -20,19 +21,19 @@ FRONTS = ["stdio legacy", "stdio auto", "http legacy", "http auto"]
 
 
 @asynccontextmanager
-async def gateway(world: World, front: str, *, token: str | None = None, behind: str = "stdio") -> AsyncIterator[Client]:
+async def gateway(world: World, front: str, *, token: str | None = None, behind: str = "stdio", **options: Any) -> AsyncIterator[Client]:
     kind, mode = front.split()
     if kind == "stdio":
-        async with world.stdio(mode=mode, token=token) as client:
+        async with world.stdio(mode=mode, token=token, **options) as client:
             yield client
         return
     if behind == "stdio":
         with world.gateway("--", *world.behind()) as gate:
-            async with gate.client(token, mode=mode) as client:
+            async with gate.client(token, mode=mode, **options) as client:
                 yield client
         return
     with world.server() as url, world.gateway("--url", url) as gate:
-        async with gate.client(token, mode=mode) as client:
+        async with gate.client(token, mode=mode, **options) as client:
             yield client
 
 
@@ -65,7 +66,7 @@ def test_one_connection(run: Callable[[Test], World]) -> None:
     async def test(world: World, client: Client) -> None:
         session = client.session
         listed = [tool.name for tool in (await client.list_tools()).tools]
-        assert sorted(listed) == ["big", "crash", "echo", "fail", "look", "refund", "reload", "slow", "steps", "sure"]
+        assert sorted(listed) == ["big", "certain", "crash", "echo", "fail", "look", "refund", "reload", "slow", "steps", "sure"]
         assert session.instructions == "Look before you refund."
 
         # a denied one is an error result with the reason, and the body does not run (F57: a hidden tool is denied all the same)

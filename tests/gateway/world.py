@@ -38,6 +38,7 @@ tools:
   big: {effect: read, data: {size: int}}
   steps: {effect: read, data: {number: int}}
   sure: {effect: read}
+  certain: {effect: read}
   reload: {effect: write, data: {text: text}}
   share: {effect: share, data: {text: text}}
   resources.read: {effect: read, control: {uri: id}}
@@ -58,6 +59,7 @@ intents:
       big: {}
       steps: {}
       sure: {}
+      certain: {}
       reload: {}
       share: {}
       resources.read: {args: {uri: {one_of: ["memo://open"]}}}
