@@ -93,10 +93,11 @@ class World:
         self.env.pop("GUARDTRAIL_TOKEN", None)
         subprocess.run(
             [COMMAND, "token", "mint", "--issuer", "acme-dev", "--origin", "alice", "--actor", "agent", "--intent", "work"],
-            env=self.env, cwd=folder, check=True, capture_output=True,
+            env=self.env, cwd=folder, check=True, capture_output=True, text=True,
         )  # fmt: skip
         self.mine = ""
         """The token that was minted last."""
+        self.serving: subprocess.Popen[bytes] | None = None
         self.iam = LocalIssuer.load(self.home / "issuers" / "acme-dev.json")
 
     def token(self, order: str = "A-17", **options: Any) -> str:
@@ -134,6 +135,7 @@ class World:
         with subprocess.Popen(
             [sys.executable, str(SERVER), str(self.notes), "http", str(port), *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
+            self.serving = process
             try:
                 _until_up(port, process)
                 yield f"http://127.0.0.1:{port}/mcp"
