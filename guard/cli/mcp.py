@@ -238,6 +238,7 @@ def _guard(
 ) -> Guard:
     from guard.identity import LocalIssuer
     from guard.record import directory
+    from guard.record.files import ensure
     from guard.runtime import Guard
 
     desk = None
@@ -247,7 +248,7 @@ def _guard(
         desk = Approvals(trust=trust if issuer is None or approvers is None else named(issuer, approvers, keys))
     home = directory()
     if not state:
-        home.mkdir(parents=True, exist_ok=True)
+        ensure(home)
         state = f"sqlite:{home / 'state.db'}"
     return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE)
 

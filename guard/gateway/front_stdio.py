@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 from guard.errors import Denied
 from guard.gateway.answers import denial
 from guard.gateway.carry import read_meta
+from guard.gateway.ending import ending
 from guard.gateway.headers import era_of
 from guard.gateway.relay import Relay
 from guard.gateway.rpc import INTERNAL, INVALID_REQUEST, PARSE, Refused, answer, dumps, error, is_id, notification, request, strict
@@ -75,21 +76,25 @@ class StdioFront:
         self._write = await _writer(loop, sink)
         self._relay.listeners.add(self._changed)
         try:
-            while True:
-                try:
-                    line = await reader.readline()
-                except ValueError:  # longer than a line may be; what of it is left is read as the next
-                    self.send(error(None, INVALID_REQUEST, "the message is too large"))
-                    continue
-                if not line:
-                    break
-                if line.strip():
-                    self._take(line)
+            with ending(reader.feed_eof):
+                await self._read(reader)
         finally:
             self._relay.listeners.discard(self._changed)
             for task in list(self._answering.values()):
                 task.cancel()
             await asyncio.gather(*self._answering.values(), return_exceptions=True)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await reader.readline()
+            except ValueError:  # longer than a line may be; what of it is left is read as the next
+                self.send(error(None, INVALID_REQUEST, "the message is too large"))
+                continue
+            if not line:
+                return
+            if line.strip():
+                self._take(line)
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._write(dumps(message) + b"\n")

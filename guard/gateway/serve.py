@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from guard.errors import ConfigError
+from guard.gateway.ending import ending
 
 try:
     import uvicorn
@@ -49,10 +52,19 @@ class _Protocol(H11Protocol):
         super().connection_made(_OnePiece(transport))  # type: ignore[arg-type]
 
 
+class _Server(uvicorn.Server):
+    """Ends with a signal, and goes on to what follows: uvicorn would raise the signal again, and nobody would close the log."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with ending(lambda: setattr(self, "should_exit", True)):
+            yield
+
+
 async def serve(app: Any, listener: socket.socket) -> None:
     """Until SIGINT or SIGTERM. What comes beyond so many at once is answered 503; nothing that was sent gets into a log."""
     config = uvicorn.Config(
         app, http=_Protocol, ws="none", access_log=False, log_level="warning", server_header=False, lifespan="off", proxy_headers=False,
         limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
-    await uvicorn.Server(config).serve(sockets=[listener])
+    await _Server(config).serve(sockets=[listener])

@@ -82,7 +82,11 @@ def test_one_connection(run: Callable[[Test], World]) -> None:
         # an allowed one is the server's own result
         assert text_of(await client.call_tool("refund", {"order": "A-17", "amount": "1"})) == "refunded 1 on A-17"
         found = await client.call_tool("look", {"order": "A-17", "pages": 2})
-        assert not found.is_error and text_of(found) == "order A-17, 2 page(s)" and found.structured_content == {"result": "order A-17, 2 page(s)"}
+        assert (
+            not found.is_error
+            and text_of(found) == "order A-17, 2 page(s)"
+            and found.structured_content == {"result": "order A-17, 2 page(s)"}
+        )
         # its result is labelled: what must not follow on that label does not (F47: whatever the session is called)
         assert "rule.forbid_after" in text_of(await client.call_tool("refund", {"order": "A-17", "amount": "1"}))
         failed = await client.call_tool("fail", {"order": "A-17"})
@@ -144,5 +148,10 @@ def test_one_connection(run: Callable[[Test], World]) -> None:
     allowed = [each for each in world.decisions if " allow " in each]
     assert len(allowed) == len(world.outcomes)
     assert "look allow permit" in allowed and "resources.read allow permit" in allowed and "fail error" in world.outcomes
-    for denial in ("wipe deny intent.tool", "no_such_tool deny tool.unknown", "echo deny args.token", "resources.read deny args.constraint"):
+    for denial in (
+        "wipe deny intent.tool",
+        "no_such_tool deny tool.unknown",
+        "echo deny args.token",
+        "resources.read deny args.constraint",
+    ):
         assert denial in world.decisions

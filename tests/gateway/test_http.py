@@ -38,7 +38,11 @@ def post(gate: Gateway, message: Any, *, token: str | None = "", headers: dict[s
 
 
 def call(name: str = "look", arguments: Any = None, *, newest: bool = False, id: object = 1, **meta: Any) -> dict[str, Any]:
-    params = {"name": name, "arguments": {"order": "A-17"} if arguments is None else arguments, "_meta": {**(CAN if newest else {}), **meta}}
+    params = {
+        "name": name,
+        "arguments": {"order": "A-17"} if arguments is None else arguments,
+        "_meta": {**(CAN if newest else {}), **meta},
+    }
     return {"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}
 
 
@@ -96,7 +100,12 @@ def test_the_token_may_come_in_meta(gate: Gateway) -> None:
     answer = post(gate, call("echo", {}, **{META_TOKEN: other}), token=mine)
     assert other not in answer.text and mine not in answer.text
     # a handshake tells nothing of any task
-    assert post(gate, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}, token=None).json()["result"]["protocolVersion"] == "2025-06-18"
+    assert (
+        post(gate, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18"}}, token=None).json()[
+            "result"
+        ]["protocolVersion"]
+        == "2025-06-18"
+    )
     assert post(gate, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, token=None).status_code == 401
 
 
@@ -192,7 +201,12 @@ def test_other_ways_in(gate: Gateway) -> None:
     assert httpx.post(gate.url.replace("/mcp", "/other"), headers=token, content=b"{}").status_code == 404
     assert post(gate, call(), headers={"content-type": "text/plain"}).status_code == 415
     assert post(gate, {"jsonrpc": "2.0", "method": "notifications/initialized"}).status_code == 202
-    for origin, status in (("https://evil.example", 403), ("null", 403), ("https://desk.acme.example", 200), (gate.url.removesuffix("/mcp"), 200)):
+    for origin, status in (
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("https://desk.acme.example", 200),
+        (gate.url.removesuffix("/mcp"), 200),
+    ):
         assert post(gate, call(), headers={"origin": origin}).status_code == status
     in_query = httpx.post(f"{gate.url}?access_token={gate.world.token()}", content=json.dumps(call()), headers=JSON)
     assert in_query.status_code == 400  # a token in the address is none

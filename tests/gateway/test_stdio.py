@@ -191,7 +191,9 @@ def raw(world: World, lines: list[bytes], *given: str) -> list[Any]:
     """What it says to these lines, each as JSON."""
     line = world.line("--trust-on-first-use", *given, "--", *world.behind())
     env = {**world.env, "GUARDTRAIL_TOKEN": world.token()}
-    with subprocess.Popen(line, env=env, cwd=world.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        line, env=env, cwd=world.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b"".join(each + b"\n" for each in lines))
         process.stdin.flush()
@@ -239,9 +241,11 @@ def test_the_token_is_not_in_the_servers_environment_nor_on_its_line(tmp_path: P
 
 def test_several_servers_and_their_names(tmp_path: Path) -> None:
     world = World(tmp_path)
-    text = world.policy.read_text().replace("  look: {effect: read, c", "  one/look: {effect: read, control: {order: id}, data: {pages: int}}\n  look: {effect: read, c")
+    text = world.policy.read_text().replace(
+        "  look: {effect: read, c", "  one/look: {effect: read, control: {order: id}, data: {pages: int}}\n  look: {effect: read, c"
+    )
     text = text.replace("      echo: {}\n", "      echo: {}\n      one/look: {}\n      one/resources.read: {}\n")
-    text = text.replace("  resources.read:", "  one/resources.read: {effect: read, control: {uri: id}}\n  resources.read:")
+    text = text.replace("\n  resources.read:", "\n  one/resources.read: {effect: read, control: {uri: id}}\n  resources.read:")
     world.policy.write_text(text)
     (tmp_path / "servers.yaml").write_text(
         "mcpServers:\n"

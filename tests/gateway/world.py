@@ -91,17 +91,17 @@ class World:
         self.policy.write_text(policy.replace("@MORE@", more).replace("@ALLOW@", allow))
         self.env = {**os.environ, "GUARDTRAIL_DIR": str(self.home)}
         self.env.pop("GUARDTRAIL_TOKEN", None)
-        subprocess.run(
-            [COMMAND, "token", "mint", "--issuer", "acme-dev", "--origin", "alice", "--actor", "agent", "--intent", "work"],
-            env=self.env, cwd=folder, check=True, capture_output=True, text=True,
-        )  # fmt: skip
+        key = self.home / "issuers" / "acme-dev.json"
+        key.parent.mkdir(mode=0o700, parents=True)
+        LocalIssuer("acme-dev").save(key)
+        self.params: dict[str, Any] = {"order": "A-17"}
         self.mine = ""
         """The token that was minted last."""
         self.serving: subprocess.Popen[bytes] | None = None
         self.iam = LocalIssuer.load(self.home / "issuers" / "acme-dev.json")
 
     def token(self, order: str = "A-17", **options: Any) -> str:
-        self.mine = self.iam.mint(origin="alice", actor="agent", intent="work", params={"order": order}, ttl="1h", **options)
+        self.mine = self.iam.mint(origin="alice", actor="agent", intent="work", params={**self.params, "order": order}, ttl="1h", **options)
         return self.mine
 
     @property
@@ -148,7 +148,9 @@ class World:
 
     def run(self, *given: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """To its end."""
-        return subprocess.run([COMMAND, *given], env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, **options)
+        return subprocess.run(
+            [COMMAND, *given], env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, **options
+        )
 
     @contextmanager
     def gateway(self, *given: str, memory: bool = True, pin: bool = True) -> Iterator[Gateway]:
@@ -177,11 +179,24 @@ class World:
             process.wait()
 
     @asynccontextmanager
-    async def stdio(self, *given: str, mode: str = "auto", token: str | None = None, pin: bool = True, command: Sequence[str] | None = None, env: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[Client]:
+    async def stdio(
+        self,
+        *given: str,
+        mode: str = "auto",
+        token: str | None = None,
+        pin: bool = True,
+        command: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        memory: bool = True,
+        **options: Any,
+    ) -> AsyncIterator[Client]:
         own = ["--trust-on-first-use"] if pin else []
         whole = {**self.env, "GUARDTRAIL_TOKEN": token if token is not None else self.token(), **(env or {})}
-        line = self.line(*own, *given, *(["--", *(command or self.behind())] if "--server" not in given and "--url" not in given else []))
-        async with Client(StdioServerParameters(command=line[0], args=line[1:], env=whole, cwd=str(self.folder)), mode=mode, **options) as client:
+        behind = self.behind() if command is None else command
+        line = self.line(*own, *given, *(["--", *behind] if behind else []), memory=memory)
+        async with Client(
+            StdioServerParameters(command=line[0], args=line[1:], env=whole, cwd=str(self.folder)), mode=mode, **options
+        ) as client:
             yield client
 
 
@@ -193,7 +208,9 @@ class Gateway:
         self.url: str = said["url"]
 
     @asynccontextmanager
-    async def client(self, token: str | None = None, *, mode: str = "auto", headers: Mapping[str, str] | None = None, **options: Any) -> AsyncIterator[Client]:
+    async def client(
+        self, token: str | None = None, *, mode: str = "auto", headers: Mapping[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[Client]:
         given = headers if headers is not None else {"authorization": f"Bearer {token or self.world.token()}"}
         async with httpx2.AsyncClient(headers=dict(given), timeout=60) as http:
             async with Client(streamable_http_client(self.url, http_client=http), mode=mode, **options) as client:
