@@ -26,6 +26,7 @@ import jwt
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
+from benchmarks.gateway import gateway_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
 from benchmarks.peers import make_peers, peers
@@ -123,6 +124,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "token": tokens,
     "delegation": delegation_rows,
     "call": calls,
+    "gateway": gateway_rows,
     "import": imports,
     "chain": chain_rows,
     "replay": replay_rows,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from guard.gateway.server import Server
     from guard.gateway.setup import Spec
     from guard.identity import Issuer, LocalIssuer
+    from guard.ports import Sink
     from guard.runtime import Guard
 
 __all__ = ["PINS", "mcp", "open_pins", "specs_of"]
@@ -139,11 +140,13 @@ def mcp(
     guard = _guard(policy, trust, state, approvers, issuer, keys)
     if listen is None:
         return _run(_stdio(guard, specs, book, seconds, first_use, source, key, as_json))
+    from guard.gateway.serve import run
+
     host, port = _address(listen)
     listener = listen_at(host, port)
     endpoint = public_url or f"{where(listener)}/mcp"
     options = {"origins": allow_origin or (), "open_handshake": open_handshake, "servers": [issuer] if issuer else []}
-    return _run(_http(guard, specs, book, seconds, first_use, listener, endpoint, options, as_json))
+    return _run(_http(guard, specs, book, seconds, first_use, listener, endpoint, options, as_json), run)
 
 
 # -- what was said -------------------------------------------------------------------------------------------------------------------
@@ -237,7 +240,7 @@ def _guard(
     policy: Sequence[Path], trust: Issuer | LocalIssuer, state: str, approvers: str | None, issuer: str | None, keys: str | None
 ) -> Guard:
     from guard.identity import LocalIssuer
-    from guard.record import directory
+    from guard.record import AuditFile, LogSink, Spans, directory
     from guard.record.files import ensure
     from guard.runtime import Guard
 
@@ -250,17 +253,19 @@ def _guard(
     if not state:
         ensure(home)
         state = f"sqlite:{home / 'state.db'}"
-    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE)
+    # As `default_sinks`, but patient: fifty clients wait longer for a busy disk than a call of one program should.
+    sinks: list[Sink] = [AuditFile(home, patience=_DEADLINE / 2), Spans(), LogSink()]
+    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE, sinks=sinks)
 
 
 # -- running -------------------------------------------------------------------------------------------------------------------------
 
 
-def _run(job: Any) -> int:
+def _run(job: Any, run: Callable[[Any], int] = asyncio.run) -> int:
     from guard.gateway.server import ServerError
 
     try:
-        return int(asyncio.run(job))
+        return int(run(job))
     except ServerError as error:
         raise CannotAnswer(error.message) from None
     except GuardError:

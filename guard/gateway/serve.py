@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from guard.errors import ConfigError
 from guard.gateway.ending import ending
 
 try:
     import uvicorn
-    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError:
     raise ConfigError('the gateway needs uvicorn: pip install "guardtrail[server]"') from None
+try:  # written in C: a third of what a request costs in front
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
+except ImportError:
+    from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol  # type: ignore[assignment]
 
-__all__ = ["serve"]
+__all__ = ["run", "serve"]
 
 _MOST_AT_ONCE = 1024
+T = TypeVar("T")
 
 
 class _OnePiece:
@@ -47,7 +51,7 @@ class _OnePiece:
         return getattr(self._transport, name)
 
 
-class _Protocol(H11Protocol):
+class _Protocol(Protocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(_OnePiece(transport))  # type: ignore[arg-type]
 
@@ -68,3 +72,13 @@ async def serve(app: Any, listener: socket.socket) -> None:
         limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     await _Server(config).serve(sockets=[listener])
+
+
+def run(job: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, on the faster loop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:  # not everywhere
+        return asyncio.run(job)
+    made: T = uvloop.run(job)
+    return made
