@@ -142,8 +142,8 @@ class HttpFront:
                 self._told(method, params)
                 return await _plain(send, 202)
             modern = era_of(method, params, headers)
-            schema = self._relay.routes.schema(params.get("name")) if method == "tools/call" else None
-            matching(method, params, headers, modern=modern, schema=schema)
+            repeats = self._relay.routes.repeats(params.get("name")) if method == "tools/call" else ()
+            matching(method, params, headers, modern=modern, repeats=repeats)
             client = _HttpClient(self, modern, raises, "text/event-stream" in ",".join(headers.get("accept", ())))
         except Refused as refused:
             return await _json(send, refused.status if refused.status != 200 else 400, refused.error(number if is_id(number) else None))

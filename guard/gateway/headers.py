@@ -22,7 +22,7 @@ from guard.gateway.rpc import (
     Refused,
 )
 
-__all__ = ["era_of", "matching", "param_headers", "request_headers"]
+__all__ = ["Repeats", "era_of", "matching", "param_headers", "repeated", "request_headers"]
 
 _NAMED: Final[Mapping[str, str]] = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ONCE: Final = ("mcp-protocol-version", "mcp-method", "mcp-name", "mcp-session-id")
@@ -33,6 +33,7 @@ _DEEP: Final = 8
 
 Headers = Mapping[str, Sequence[str]]
 """Lower-case name -> its values."""
+Repeats = Sequence[tuple[tuple[str, ...], str]]
 
 
 def era_of(method: str, params: Mapping[str, Any], headers: Headers | None) -> bool:
@@ -69,8 +70,8 @@ def era_of(method: str, params: Mapping[str, Any], headers: Headers | None) -> b
     return True
 
 
-def matching(method: str, params: Mapping[str, Any], headers: Headers, *, modern: bool, schema: object = None) -> None:
-    """Raises Refused where a header says something else than the body. Of older revisions there are no such headers; one that is there must be right."""
+def matching(method: str, params: Mapping[str, Any], headers: Headers, *, modern: bool, repeats: Repeats = ()) -> None:
+    """`repeats`: of the tool that is called. Raises Refused where a header says something else than the body. Of older revisions there are no such headers; one that is there must be right."""
     told = next(iter(headers.get("mcp-method", ())), None)
     if told != method and (modern or told is not None):
         raise Refused(HEADER_MISMATCH, "Mcp-Method and the body name different methods", status=400)
@@ -82,12 +83,12 @@ def matching(method: str, params: Mapping[str, Any], headers: Headers, *, modern
     elif (modern or values) and (not values or _decoded(values[0]) != params.get(key)):
         raise Refused(HEADER_MISMATCH, f"Mcp-Name and `{key}` in the body differ", status=400)
     if method == "tools/call":
-        _parameters(params.get("arguments") or {}, headers, schema, needed=modern)
+        _parameters(params.get("arguments") or {}, headers, repeats, needed=modern)
 
 
-def _parameters(arguments: object, headers: Headers, schema: object, *, needed: bool) -> None:
-    wanted = {f"mcp-param-{token}".lower(): _rendered(_at(arguments, path)) for path, token in _annotated(schema)}
-    for name, value in wanted.items():
+def _parameters(arguments: object, headers: Headers, repeats: Repeats, *, needed: bool) -> None:
+    for path, token in repeats:
+        name, value = f"mcp-param-{token}".lower(), _rendered(_at(arguments, path))
         values = headers.get(name, ())
         if len(values) > 1 or (values and _decoded(values[0]) != value) or (needed and not values and value is not None):
             raise Refused(HEADER_MISMATCH, f"{name} and the arguments differ", status=400)
@@ -100,10 +101,15 @@ def request_headers(method: str, params: Mapping[str, Any]) -> dict[str, str]:
     return found | ({"mcp-name": _encoded(name)} if isinstance(name, str) else {})
 
 
-def param_headers(schema: object, arguments: object) -> dict[str, str]:
-    """What the schema wants repeated (`x-mcp-header`)."""
-    values = ((f"mcp-param-{token}", _rendered(_at(arguments, path))) for path, token in _annotated(schema))
+def param_headers(repeats: Repeats, arguments: object) -> dict[str, str]:
+    """Of a call of ours."""
+    values = ((f"mcp-param-{token}", _rendered(_at(arguments, path))) for path, token in repeats)
     return {name: _encoded(value) for name, value in values if value is not None}
+
+
+def repeated(schema: object) -> Repeats:
+    """What a tool's schema wants repeated in headers (`x-mcp-header`): the path of an argument, and the header's own part of the name."""
+    return tuple(_annotated(schema))
 
 
 def _annotated(schema: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:

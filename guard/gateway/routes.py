@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from guard.gateway.headers import Repeats
 from guard.gateway.rpc import INVALID_PARAMS, Refused
 from guard.gateway.server import Server
 
@@ -46,8 +47,8 @@ class Routes:
     def shown_uri(self, server: Server, uri: object) -> object:
         return uri if self._alone is not None else f"{server.name}+{uri}"
 
-    def schema(self, shown: object) -> object:
-        """Of a tool as clients name it, where it is known."""
+    def repeats(self, shown: object) -> Repeats:
+        """Of a tool as clients name it: which arguments stand in headers too."""
         server, tool = self.named(shown) if isinstance(shown, str) else (None, "")
         known = server.tools.get(tool) if server is not None else None
-        return known.shown.get("inputSchema") if known is not None else None
+        return known.repeats if known is not None else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from guard.gateway.ending import ending
 try:
     import uvicorn
 except ImportError:
-    raise ConfigError('the gateway needs uvicorn: pip install "guardtrail[server]"') from None
+    raise ConfigError('the gateway needs uvicorn: pip install "guardtrail[gateway]"') from None
 try:  # written in C: a third of what a request costs in front
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
 except ImportError:
@@ -71,6 +72,8 @@ async def serve(app: Any, listener: socket.socket) -> None:
         app, http=_Protocol, ws="none", access_log=False, log_level="warning", server_header=False, lifespan="off", proxy_headers=False,
         limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
+    gc.collect()
+    gc.freeze()  # what is here now stays: no collection need look at it again
     await _Server(config).serve(sockets=[listener])
 
 

@@ -18,7 +18,7 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from guard.gateway.headers import param_headers, request_headers
+from guard.gateway.headers import Repeats, param_headers, repeated, request_headers
 from guard.gateway.links import Heard, Link, SessionOver
 from guard.gateway.pins import Pins, State, descriptor, digest
 from guard.gateway.rpc import ENVELOPE, HANDSHAKE, META_CAPABILITIES, META_CLIENT, META_VERSION, NO_METHOD, notification, request
@@ -51,11 +51,12 @@ class NoAnswer(BaseException):
 
 
 class Tool(NamedTuple):
-    """`shown`: what is handed on of its descriptor."""
+    """`shown`: what is handed on of its descriptor. `repeats`: which arguments stand in headers too."""
 
     shown: Mapping[str, Any]
     digest: str
     state: State
+    repeats: Repeats = ()
 
 
 class Server:
@@ -215,7 +216,7 @@ class Server:
             return {"mcp-protocol-version": self.version}
         more: dict[str, str] = {}
         if method == "tools/call" and (tool := self.tools.get(str(params.get("name")))) is not None:
-            more = param_headers(tool.shown.get("inputSchema"), params.get("arguments") or {})
+            more = param_headers(tool.repeats, params.get("arguments") or {})
         return {"mcp-protocol-version": self.version, **request_headers(method, params), **more}
 
     async def _cancel(self, number: int, method: str) -> None:
@@ -254,7 +255,7 @@ class Server:
             state = self._pins.state(self.name, name, mark)
             if name in found and found[name].digest != mark:
                 state = "changed"  # Attack: one tool listed twice, once as it was pinned
-            found[name] = Tool(shown, mark, state)
+            found[name] = Tool(shown, mark, state, repeated(shown["inputSchema"]))
         before, self.tools, self._read_at = self.tools, found, monotonic()
         if before != found:
             self._changed(self)

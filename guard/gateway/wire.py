@@ -22,7 +22,7 @@ from guard.errors import ConfigError
 try:
     import h11
 except ImportError:
-    raise ConfigError('the gateway needs h11: pip install "guardtrail[server]"') from None
+    raise ConfigError('the gateway needs h11: pip install "guardtrail[gateway]"') from None
 
 __all__ = ["MOST", "LinkLost", "NotSent", "Reply", "Wire"]
 
