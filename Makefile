@@ -79,7 +79,7 @@ campaign: venv ## the long searches: many more generated cases than `make test` 
 .PHONY: oldest
 oldest: ## the suite with the oldest versions of everything we depend on
 	@$(call ready,.venv-oldest tools/oldest.txt -c tools/oldest.txt -e '.[dev]'):
-	@.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m 'not campaign' -W ignore::DeprecationWarning --ignore tests/adapters --ignore tests/demo $(ARGS)
+	@.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m 'not campaign' -W ignore::DeprecationWarning --ignore tests/adapters --ignore tests/demo --ignore tests/gateway $(ARGS)
 
 .PHONY: dist
 dist: venv ## sdist and wheel, in dist/
