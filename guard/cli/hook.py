@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Coding agents: judge their tool calls.", rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 _Agents = Annotated[
     list[str] | None,
