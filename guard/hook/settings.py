@@ -88,7 +88,8 @@ def _added(agent: Agent, text: str, wanted: Mapping[str, Any]) -> str:
 
 def _entry(agent: Agent, event: str, command: str) -> dict[str, Any]:
     gate = agent.events[event] == "gate"
-    handler: dict[str, Any] = {"type": "command", "command": command, "timeout": _AGENT_WAITS * agent.seconds}
+    waits = 3 if agent.name == "codex" and agent.events[event] == "end" else _AGENT_WAITS  # more it does not give to an end
+    handler: dict[str, Any] = {"type": "command", "command": command, "timeout": waits * agent.seconds}
     if agent.name == "cursor":
         return {"command": command, "timeout": _AGENT_WAITS} | ({"failClosed": True} if gate else {})
     if agent.name == "claude-code" and gate:

@@ -55,7 +55,8 @@ def test_in_and_out_again(agent: str, what: str) -> None:
         ours = [each for each in data["hooks"][event] if "guardtrail-hook" in json.dumps(each)]
         handler = ours[0] if agent == "cursor" else ours[0]["hooks"][0]
         assert len(ours) == 1 and handler["command"] == command
-        assert handler["timeout"] > (10_000 if agent == "gemini-cli" else 10), "longer than the line itself takes"
+        if AGENTS[agent].events[event] == "gate":
+            assert handler["timeout"] > (10_000 if agent == "gemini-cli" else 10), "longer than the line itself takes"
         if AGENTS[agent].events[event] == "gate":
             assert handler.get({"claude-code": "onFailure", "cursor": "failClosed"}.get(agent, "command")) in ("block", True, command)
     for comment in ("// mine", "/* why */", "// because", "// the end", "// keep me"):
