@@ -283,6 +283,8 @@ def install(
     _show(done, as_json, {"curl": curl}, dry=dry_run)
     if curl is None:
         note("there is no curl here: each hook is a Python process, some 30 ms instead of some 10")
+    if any(one.name == "codex" for one in chosen):
+        note("Codex runs these hooks only after you have looked at them and trusted them: `/hooks` in Codex")
     if not as_json and not dry_run:
         _suggest(command)
     return YES
@@ -322,7 +324,7 @@ def status(socket: _Socket = None, as_json: Json = False) -> int:
 
     \b
     --json: {"daemon": {"pid", "policy", "sessions", "token", ...} | null, "socket", "hooks": [{"agent", "file", "state"}]}
-            state: "installed" | "in part" | "not installed" | "not readable"
+            state: "installed" | "in part" | "switched off" | "not installed" | "not readable"
     Exit 0: the daemon answers; 1: it does not.
     """
     from guard.hook.door import socket_path

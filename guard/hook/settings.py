@@ -252,9 +252,13 @@ def installed(agent: Agent) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     for file in dict.fromkeys((file_of(agent, user=False), file_of(agent, user=True))):
         try:
-            ours = _ours(_root(file.read_text("utf-8")).data) if file.exists() else {}
+            data = _root(file.read_text("utf-8")).data if file.exists() else {}
         except (OSError, ValueError):
             found.append((file, "not readable"))
+            continue
+        ours = _ours(data)
+        if ours and data.get("disableAllHooks") is True:  # Claude Code's switch
+            found.append((file, "switched off"))
             continue
         found.append((file, "installed" if ours.keys() >= agent.events.keys() else "in part" if ours else "not installed"))
     return found

@@ -143,9 +143,17 @@ def test_the_verbs(place: Place) -> None:
     hooks = {(each["agent"], each["file"]): each["state"] for each in json.loads(status.out)["hooks"]}
     assert hooks["claude-code", str(file)] == "installed" == hooks["claude-code", str(place.home / ".claude" / "settings.json")]
     assert "hooks twice" in place.cli("hook", "status", check=False).err
+    user = place.home / ".claude" / "settings.json"
+    user.write_text('{"disableAllHooks": true,' + user.read_text().lstrip()[1:])
+    assert "switched off" in place.cli("hook", "status", check=False).out
     place.cli("hook", "uninstall", "--agent", "claude-code")
     assert scan(file.read_text()).data == {"model": "x"}
     assert place.cli("hook", "uninstall").code == 0
+
+
+def test_codex_must_be_told_to_trust_them(place: Place) -> None:
+    assert "/hooks" in place.cli("hook", "install", "--agent", "codex").err
+    assert "/hooks" not in place.cli("hook", "install", "--agent", "cursor").err
 
 
 def test_a_link_is_followed(place: Place) -> None:
