@@ -31,6 +31,7 @@ __all__ = [
     "Answers",
     "Carried",
     "Failed",
+    "Own",
     "Token",
     "asks",
     "bare",
@@ -61,6 +62,22 @@ class Failed(Exception):
     def __init__(self, result: Any) -> None:
         super().__init__("the tool answered with isError")
         self.result = result
+
+
+class Own:
+    """The rest of the server, and what it raised: that is the server's own, everything else the guard's."""
+
+    raised: Exception | None = None
+
+    def __init__(self, call_next: Callable[[Any], Any]) -> None:
+        self._next = call_next
+
+    async def __call__(self, ctx: Any) -> Any:
+        try:
+            return await self._next(ctx)
+        except Exception as error:
+            self.raised = error
+            raise
 
 
 class Carried(NamedTuple):

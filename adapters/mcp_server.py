@@ -35,7 +35,7 @@ try:
     from mcp.server.lowlevel import Server
     from mcp.types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
-    from ._mcp import DENIED, LISTS, PASSED, Answers, Carried, Failed, Token, asks, bare, carried, public, refused, wire
+    from ._mcp import DENIED, LISTS, PASSED, Answers, Carried, Failed, Own, Token, asks, bare, carried, public, refused, wire
 except ImportError as error:  # absent, or 1.x, which has no middleware
     raise missing("mcp_server", "mcp", "2.0") from error
 
@@ -153,22 +153,6 @@ class GuardMiddleware:
         for row in rows:
             self._guard.declare(tool_call(row["name"], None, server=self._server).tool, row["inputSchema"])
             self._bound.add(row["name"])
-
-
-class Own:
-    """The rest of the server, and what it raised: that is the server's own, everything else the guard's."""
-
-    raised: Exception | None = None
-
-    def __init__(self, call_next: Callable[[Any], Any]) -> None:
-        self._next = call_next
-
-    async def __call__(self, ctx: Any) -> Any:
-        try:
-            return await self._next(ctx)
-        except Exception as error:
-            self.raised = error
-            raise
 
 
 def coverage(server: Any) -> list[Seen]:

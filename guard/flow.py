@@ -32,7 +32,7 @@ from guard.events import OutcomeRecord
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
-from guard.model import Decision, Outcome, ToolCall
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
@@ -50,7 +50,9 @@ _NOTHING: Mapping[str, object] = {}
 _STREAMS = ("generator", "async_generator", "coroutine")
 
 
-def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind | None = None, *, dry: bool = False) -> Flow[Ticket]:
+def decide_flow(
+    house: House, task: TaskState | None, call: ToolCall, bind: Bind | Finding | None = None, *, dry: bool = False
+) -> Flow[Ticket]:
     """Steps 1 to 8: a recorded decision, and the ticket under which the call may run. `dry`: judge only, nothing taken or written."""
     draft = Draft(house, task, call, dry)
     try:

@@ -259,6 +259,12 @@ class Guard:
         """`decline` where an event loop runs."""
         return await adrive(decline_flow(self._house, self._state(), call), self._house.seconds)
 
+    async def arefuse(self, call: ToolCall, code: ReasonCode, text: str, fix: str = "") -> Decision:
+        """Deny `call`, and record it, for what its arguments do not show and whoever hands it over has found: a tool that is described otherwise than it was
+        pinned, a token in the arguments. Whatever else speaks against the call is said too; nothing makes it a permit."""
+        finding = Finding("call", "forbid", code, text=text, fix=fix)
+        return (await adrive(decide_flow(self._house, self._state(), call, finding), self._house.seconds)).decision
+
     def before(self, call: ToolCall) -> Decision:
         """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`
         with its task."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ asks:
 class Shop:
     """The folder a server works in, and everything that can be known from outside of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kind: str) -> None:
+        """`kind`: the module beside this one that makes the server, and is its script."""
+        self.folder, self.kind = folder, kind
         if not (folder / "iam.json").exists():
             LocalIssuer("acme-dev").save(folder / "iam.json")
         self.iam = LocalIssuer.load(folder / "iam.json")
@@ -84,6 +86,9 @@ class Shop:
             policy, sinks = Policy.from_text(POLICY, file="shop.yaml"), [AuditFile(self.folder / "records")]
             self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk)
         return self._guard
+
+    def make(self, **options: Any) -> Any:
+        return import_module(f"tests.adapters.{self.kind}").make(self, **options)
 
     def token(self, intent: str = "refund-order", order: str = "A-17", **more: Any) -> str:
         return self.iam.mint(origin="alice", actor="support", intent=intent, params={"order": order}, **more)
@@ -184,25 +189,27 @@ async def _yes(*_: Any) -> ElicitResult:
 
 
 Served = Callable[..., Any]
-"""`(shop, kind, **options of the client) -> async context manager of a Wire`; `kind`: module and function that makes the server."""
+"""`(shop, make=..., **options of the client) -> async context manager of a Wire`."""
 
 
 @asynccontextmanager
-async def in_memory(shop: Shop, make: Callable[[Shop], Any], script: Path, **options: Any) -> AsyncIterator[Wire]:
+async def in_memory(shop: Shop, *, make: Callable[[Shop], Any] = Shop.make, **options: Any) -> AsyncIterator[Wire]:
     server = make(shop)
     async with Client(getattr(server, "_mcp_server", server), elicitation_callback=_yes, **options) as client:
         yield Wire(shop, client)
 
 
 @asynccontextmanager
-async def over_stdio(shop: Shop, make: Callable[[Shop], Any], script: Path, **options: Any) -> AsyncIterator[Wire]:
-    process = StdioServerParameters(command=sys.executable, args=[str(script), str(shop.folder)], env={"PYTHONPATH": str(ROOT)})
+async def over_stdio(shop: Shop, *, make: Callable[[Shop], Any] = Shop.make, **options: Any) -> AsyncIterator[Wire]:
+    process = StdioServerParameters(
+        command=sys.executable, args=[str(ROOT / "tests" / "adapters" / f"{shop.kind}.py"), str(shop.folder)], env={"PYTHONPATH": str(ROOT)}
+    )
     async with Client(stdio_client(process), elicitation_callback=_yes, **options) as client:
         yield Wire(shop, client)
 
 
 @asynccontextmanager
-async def over_http(shop: Shop, make: Callable[[Shop], Any], script: Path, *, http: Any = None, **options: Any) -> AsyncIterator[Wire]:
+async def over_http(shop: Shop, *, make: Callable[[Shop], Any] = Shop.make, http: Any = None, **options: Any) -> AsyncIterator[Wire]:
     server = make(shop)
     app = server.http_app() if hasattr(server, "http_app") else server.streamable_http_app()
     async with AsyncExitStack() as stack:

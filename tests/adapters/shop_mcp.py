@@ -21,4 +21,4 @@ def make(shop: Shop, **options: Any) -> MCPServer:
 
 
 if __name__ == "__main__":
-    make(Shop(Path(sys.argv[1]))).run("stdio")
+    make(Shop(Path(sys.argv[1]), "shop_mcp")).run("stdio")

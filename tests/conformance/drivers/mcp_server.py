@@ -26,11 +26,15 @@ class App:
 
     def __init__(self, world: World, script: Script) -> None:
         self.world, self.script = world, script
-        self.server = MCPServer("desk", version="1", middleware=[GuardMiddleware(world.guard)])
-        for body in world.tools():
-            self.server.tool()(body)
+        self.server = self.make(world)
         self.trace, self.at = Trace(), 0
         self.waiting: list[Call] = []
+
+    def make(self, world: World) -> Any:
+        server = MCPServer("desk", version="1", middleware=[GuardMiddleware(world.guard)])
+        for body in world.tools():
+            server.tool()(body)
+        return server
 
 
 class McpServerDriver(Driver):
