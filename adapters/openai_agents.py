@@ -88,8 +88,9 @@ class GuardHooks(RunHooks[Any]):  # type: ignore[misc, unused-ignore]
     async def on_llm_start(self, context: Any, agent: Any, system_prompt: Any, input_items: Any) -> None:
         """A call that waited, is answered, and was never made: the program said no, which no tool is told of. It goes on record."""
         answered = {item.get("call_id") for item in input_items if isinstance(item, dict) and item.get("type") == "function_call_output"}
-        for body in (getattr(tool, "on_invoke_tool", None) for tool in agent.tools):
-            for call in [call for called, call in body.waits.items() if called in answered] if isinstance(body, GuardedTool) else ():
+        bodies: list[Any] = [tool.on_invoke_tool for tool in agent.tools if isinstance(tool, FunctionTool)]
+        for body in (body for body in bodies if isinstance(body, GuardedTool)):
+            for call in [call for called, call in body.waits.items() if called in answered]:
                 del body.waits[call.id]
                 await body.guard.adecline(call)
 
