@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from guard.errors import Denied
-from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Halted, about_decision
+from guard.gateway.answers import CHALLENGED, Client, Halted, about_decision, cleaned
 from guard.gateway.carry import onward, read_meta, traced
 from guard.gateway.pages import page
 from guard.gateway.routes import Routes
@@ -70,7 +70,7 @@ class Reads:
             found = await server.request(method, {**bound, **({"_meta": meta} if meta else {})})
             if found.get("resultType") == "input_required":
                 raise Halted("the server wants answers first")
-            return {key: value for key, value in found.items() if key not in OF_AN_ERA}
+            return cleaned(found)
 
         try:
             return await self._judged(server, method, given, then, carried.proof)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _METADATA = "/.well-known/oauth-protected-resource"
 _TAKEN_OUT = (b"authorization", b"dpop")
+_FRESH = 15.0
 
 
 class Door:
@@ -132,7 +134,7 @@ class Door:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
         task = self._kept.pop(sender.token, None) if sender.scheme == "bearer" and not sender.proofs else None
-        if task is None or task.delegation.expires_at <= self._guard._house.clock.now().timestamp():
+        if task is None or not task.fresh():
             task = RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
@@ -142,9 +144,9 @@ class Door:
             raise _entering(denied, sender) from None
         if self._keep and not task.delegation.bound:
             self._kept[sender.token] = task
-            task.kept = True
+            task.kept = task.kept or monotonic()
             while len(self._kept) > self._keep:  # the first is the one that was not used for longest
-                self._kept.pop(next(iter(self._kept))).kept = False
+                self._kept.pop(next(iter(self._kept))).kept = 0.0
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
@@ -152,11 +154,17 @@ class Door:
             self._kept.pop(sender.token, None)
             if send.started:
                 raise
-            raise _inside(denied, sender) from None
+            raise self._scoped(_inside(denied, sender), denied.decision.tool) from None
         except BaseException as error:
             await task.leave(error)
             raise
         await task.leave()
+
+    def _scoped(self, refused: HttpRefused, tool: str) -> HttpRefused:
+        """With the scopes of the policy that would grant the tool: a client can ask for one of them."""
+        scopes = self._guard._house.layers[0].scopes
+        refused.scope = " ".join(sorted(scope for scope, tools in scopes.items() if tool in tools))
+        return refused
 
     async def _own_nonces(self) -> Nonces:
         if self._nonces is None:
@@ -186,7 +194,13 @@ class RequestTask(Task):
     def __init__(self, guard: Guard, token: str, shown: Shown | None, key: Prover | None = None) -> None:
         super().__init__(guard, token, None, key)
         self._shown = shown
-        self.kept = False
+        self.kept = 0.0
+        """Since when it stays open from one request to the next; 0: it does not."""
+
+    def fresh(self) -> bool:
+        """May it be entered again? Every call asks for revocation and expiry; what is no call, a list, must not be shown much longer than those allow."""
+        now = self._guard._house.clock.now().timestamp()
+        return monotonic() - self.kept < _FRESH and self.delegation.expires_at > now and not self.state.closed
 
     def _opening(self, house: House) -> Flow[TaskState | Decision]:
         return open_flow(house, self._token, None, self._shown)
