@@ -100,7 +100,8 @@ def call_flow(
     if span is not None:
         span.attach()
     try:
-        lease = Lease(call.tool) if ticket.lent is None else ticket.lent.lease()
+        # A function that the decorator wraps is not sealed, and what it finds sealed it may not run.
+        lease = ticket.lent.lease() if ticket.lent is not None else Lease(call.tool) if bind is None else None
         ran = yield _new(Run, (execute, (), ticket.bound.args, lease))
     finally:
         if span is not None:
