@@ -73,7 +73,7 @@ def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
 
 
 class Draft:
-    """What one flow knows so far. With slots, all of them filled: a place that is read and not there yet costs ten times what filling it does."""
+    """What one flow knows so far. With slots, all of them filled: what is only on the class is searched for at every read."""
 
     __slots__ = (
         "adds", "agreed", "answers", "approvals", "at", "bound", "call", "call_key", "claims", "cleared", "deadline", "dry", "endorses", "findings", "id",
