@@ -76,9 +76,13 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
         key, asked = hashlib.sha256(json.dumps([call, self._name, given], default=repr, sort_keys=True).encode()).hexdigest()[:24], False
 
         async def execute(**bound: Any) -> ToolOutput:
-            if self._threaded:
-                return _checked(await asyncio.to_thread(self._tool.call, **self._with(context, bound)))
-            return _checked(await self._tool.acall(**self._with(context, bound)))
+            inner = current_call.set(None)  # what the body calls is not this call
+            try:
+                if self._threaded:
+                    return _checked(await asyncio.to_thread(self._tool.call, **self._with(context, bound)))
+                return _checked(await self._tool.acall(**self._with(context, bound)))
+            finally:
+                current_call.reset(inner)
 
         try:
             asked = context is not None and await context.store.get(f"guardtrail_{key}", default=False) is True

@@ -74,7 +74,7 @@ class _Calls(ABC):  # noqa: B024 - agents are ABCs, and Python lets an object ch
 
     def execute_tool_call(self, tool_name: Any, arguments: Any) -> Any:
         tool = self.tools.get(tool_name)  # type: ignore[attr-defined]
-        if tool_name in self.managed_agents or type(tool) is FinalAnswerTool:  # type: ignore[attr-defined]
+        if type(tool) is FinalAnswerTool or _has_guard(self.managed_agents.get(tool_name)):  # type: ignore[attr-defined]
             return super().execute_tool_call(tool_name, arguments)  # type: ignore[misc]
         given = self._substitute_state_variables(arguments)  # type: ignore[attr-defined]
         try:
@@ -99,6 +99,8 @@ class _Code(ABC):  # noqa: B024
         if not agent["_guardtrail_busy"].acquire(blocking=False):
             raise RuntimeError("this agent is running: its code runs with the tools of one task. Make one agent for each")
         try:
+            if wrong := [seen for seen in coverage(self) if not seen.covered and ">" in seen.path.partition(" > ")[2]]:
+                raise not_covered("smolagents", wrong)  # an agent that came along after this one was guarded
             here = copy_context()
             agent["tools"] = {name: guarded(guard, behind.get(tool, tool), here) for name, tool in agent["tools"].items()}
             agent["managed_agents"] = {name: managed(behind.get(each, each), here) for name, each in agent["managed_agents"].items()}
@@ -122,6 +124,10 @@ def _prompt(agent: Any, make: Any) -> str:
         return str(make())
     finally:
         agent.tools = everything
+
+
+def _has_guard(agent: Any) -> bool:
+    return agent is not None and _MARK in vars(behind.get(agent, agent))
 
 
 def _visible(tool: Any, agent: Any) -> bool:

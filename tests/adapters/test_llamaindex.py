@@ -242,6 +242,18 @@ def test_without_an_agent_an_ask_is_a_refusal(world: World) -> None:
         look.fn()
 
 
+def test_what_a_body_calls_is_a_call_of_its_own(world: World) -> None:
+    """Not a repetition of the call it is made in."""
+    (look,) = guard_tools(world.guard, world.tools("look"))
+
+    async def where(order: str) -> str:
+        """Look twice."""
+        return (await look.acall(order=order)).content + (await look.acall(order=order)).content
+
+    played_of = guard_agent(world.guard, agent_of("desk", [where], ((Call("c1", "where", {"order": "A-1"}),), "done"), Trace()))
+    assert asyncio.run(read(played_of))["c1"].count("order A-1") == 2 and len(world.runs("look")) == 2
+
+
 def test_models_without_ids(world: World) -> None:
     """Some give the name instead: then the same call again is a new call, not the old one's result."""
     named = Call("look", "look", {"order": "A-1"})

@@ -153,6 +153,21 @@ def test_f58_managed_agents(world: World) -> None:
     assert [(r.tool, r.verdict) for r in world.decisions] == [("wipe", "deny"), ("look", "allow")] * 2
 
 
+def test_f58_an_agent_that_came_along_later(world: World) -> None:
+    """Handed over to, it would run without a guard: it does not."""
+    late = agent_of("late", tools(world), ((WIPE,), "wiped"), Trace())
+    agent_of("manager", [], ("done",), Trace(), (late,))  # which tells it how it is called
+    trace = Trace()
+    desk = guard_agent(world.guard, agent_of("desk", tools(world), ((Delegate("d1", "late", ()),), "done"), trace))
+    desk.managed_agents["late"] = late
+    assert desk.run("go") == "done" and "tool.unknown" in trace.answers["d1"].text
+    agent, _ = coder(world, "late('go')")
+    agent.managed_agents["late"] = late
+    with pytest.raises(ConfigError, match="late > wipe"):
+        agent.run("go")
+    assert world.ran == []
+
+
 def test_f65_past_the_guard(world: World) -> None:
     world.sealed = True
     trace = Trace()
