@@ -58,13 +58,19 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
             "sync_to_async"
         )  # older releases lose the context there (F48)
         self._name = getattr(function, "__guardtrail__", None) or tool.metadata.get_name()
+        schema = tool.metadata.get_parameters_dict()  # made anew each time it is asked for: a millisecond
+        self._arguments = list(schema.get("properties", {}))
         if not hasattr(function, "__guardtrail__"):  # else the guard has its signature
-            guard.declare(self._name, {**tool.metadata.get_parameters_dict(), "additionalProperties": False})
+            guard.declare(self._name, {**schema, "additionalProperties": False})
 
     def call(self, *args: Any, **kwargs: Any) -> ToolOutput:
         context, given = kwargs.pop(_CONTEXT, None), self._named(args, kwargs)
         try:
-            return self._guard.call(tool_call(self._name, given), lambda **bound: _checked(self._tool.call(**self._with(context, bound))))
+            made: list[ToolOutput] = []
+            value = self._guard.call(
+                tool_call(self._name, given), lambda **bound: _kept(made, self._tool.call(**self._with(context, bound)))
+            )
+            return self._output(made, value, given)
         except _Failed as failed:
             return failed.output
         except Denied as denied:
@@ -75,12 +81,14 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
         call = current_call.get() or ""
         key, asked = hashlib.sha256(json.dumps([call, self._name, given], default=repr, sort_keys=True).encode()).hexdigest()[:24], False
 
-        async def execute(**bound: Any) -> ToolOutput:
+        made: list[ToolOutput] = []
+
+        async def execute(**bound: Any) -> Any:
             inner = current_call.set(None)  # what the body calls is not this call
             try:
                 if self._threaded:
-                    return _checked(await asyncio.to_thread(self._tool.call, **self._with(context, bound)))
-                return _checked(await self._tool.acall(**self._with(context, bound)))
+                    return _kept(made, await asyncio.to_thread(self._tool.call, **self._with(context, bound)))
+                return _kept(made, await self._tool.acall(**self._with(context, bound)))
             finally:
                 current_call.reset(inner)
 
@@ -88,7 +96,8 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
             asked = context is not None and await context.store.get(f"guardtrail_{key}", default=False) is True
             if asked and not await self._answered(context, key, call, {}):
                 return self._refused(f"{self._name} refused: a person said no", given)
-            return await self._guard.acall(tool_call(self._name, given, "" if self._wants else call), execute)
+            value = await self._guard.acall(tool_call(self._name, given, "" if self._wants else call), execute)
+            return self._output(made, value, given)
         except _Failed as failed:
             return failed.output
         except ApprovalRequired as required:
@@ -110,22 +119,32 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
         return said.get("response", None) is True
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        names = list(self.metadata.get_parameters_dict().get("properties", {}))
-        if len(args) > len(names):
+        if len(args) > len(self._arguments):
             raise TypeError("more arguments than the tool has")
-        return {**dict(zip(names, args, strict=False)), **kwargs}
+        return {**dict(zip(self._arguments, args, strict=False)), **kwargs}
 
     def _with(self, context: Any, bound: dict[str, Any]) -> dict[str, Any]:
         return bound if self._wants is None else {**bound, self._wants: context}
+
+    def _output(self, made: list[ToolOutput], value: Any, given: dict[str, Any]) -> ToolOutput:
+        """What the tool made; of a call that ran before, what is on record."""
+        return (
+            made[0]
+            if made
+            else ToolOutput(content=str(value), tool_name=self.metadata.get_name(), raw_input={"kwargs": given}, raw_output=value)
+        )
 
     def _refused(self, text: str, given: dict[str, Any]) -> ToolOutput:
         return ToolOutput(content=text, tool_name=self.metadata.get_name(), raw_input={"kwargs": given}, raw_output=text, is_error=True)
 
 
-def _checked(output: ToolOutput) -> ToolOutput:
+def _kept(made: list[ToolOutput], output: ToolOutput) -> Any:
+    """Put it aside, and give the guard what the tool returned: LlamaIndex's own object repeats the arguments, which then would count as read from the tool."""
     if output.is_error:
         raise _Failed(output)
-    return output
+    made.append(output)
+    raw = output.raw_output
+    return output.content if type(raw).__module__.startswith("llama_index") else raw
 
 
 def _nothing() -> None:

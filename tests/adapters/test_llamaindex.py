@@ -254,6 +254,16 @@ def test_what_a_body_calls_is_a_call_of_its_own(world: World) -> None:
     assert asyncio.run(read(played_of))["c1"].count("order A-1") == 2 and len(world.runs("look")) == 2
 
 
+def test_the_guard_sees_what_the_tool_returned(world: World) -> None:
+    """Not LlamaIndex's object around it, in which the arguments stand again."""
+    seen: list[Any] = []
+    plain = world.guard.call
+    world.guard.call = lambda call, execute: plain(call, lambda **bound: seen.append(execute(**bound)) or seen[-1])  # type: ignore[assignment]
+    (look,) = guard_tools(world.guard, world.tools("look"))
+    output = look.call(order="A-1")
+    assert seen == ["order A-1, 1 page(s)"] and output.raw_input["kwargs"] == {"order": "A-1", "pages": 1}
+
+
 def test_models_without_ids(world: World) -> None:
     """Some give the name instead: then the same call again is a new call, not the old one's result."""
     named = Call("look", "look", {"order": "A-1"})
