@@ -219,7 +219,7 @@ class World:
 
         for door in ("call", "before", "check", "visible", "run"):
             setattr(self.guard, door, boom)
-        for door in ("acall", "arun"):
+        for door in ("acall", "arun", "abefore"):
             setattr(self.guard, door, aboom)
 
 
