@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from guard import ApprovalRequired, Decision, Denied, Guard, Outcome, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.identity import HolderKey
-from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
+from guard.telemetry import META_APPROVAL, META_CALL, META_CODE, META_CREDENTIAL, META_DECISION, META_PROOF, META_TOKEN
 
 if TYPE_CHECKING:
     from guard import Task
 
 __all__ = [
-    "META_CREDENTIAL", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "missing",
-    "not_covered", "refusal", "request_task", "tool_call", "without_token",
+    "META_APPROVAL", "META_CALL", "META_CODE", "META_CREDENTIAL", "META_DECISION", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied",
+    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def not_covered(adapter: str, seen: Sequence[Seen]) -> ConfigError:
 
 def request_task(guard: Guard, token: str) -> Task:
     """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task."""
-    from guard.server import RequestTask
+    from guard.server.requests import RequestTask
 
     return RequestTask(guard, token)
 
@@ -56,9 +56,9 @@ def refusal(denied: Denied) -> str:
     return denied.for_model()
 
 
-def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None) -> ToolCall:
+def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None, proof: str = "") -> ToolCall:
     """The call as the policy names it: `server/tool` where the tool belongs to a named server."""
-    return ToolCall(f"{server}/{tool}" if server else tool, {} if args is None else args, id)
+    return ToolCall(f"{server}/{tool}" if server else tool, {} if args is None else args, id, proof)
 
 
 def without_token(data: Mapping[str, object], token: str) -> dict[str, object]:

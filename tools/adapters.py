@@ -65,12 +65,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def environment(adapter: Adapter, age: str) -> Path | None:
-    """Its interpreter; made anew where something it rests on has changed. None: the adapter needs no framework, so has no oldest one."""
+def environment(adapter: Adapter, age: str, *, beside: tuple[str, ...] = ()) -> Path | None:
+    """Its interpreter; made anew where something it rests on has changed. None: the adapter needs no framework, so has no oldest one. `beside`: what else
+    is wanted in it (for benchmarks; then it is another environment)."""
     wanted = pins(adapter, age)
     if not wanted and age == "oldest":
         return None
-    folder = ENVS / f"{adapter.name}-{age}"
+    wanted += tuple(each for each in beside if each not in wanted)
+    folder = ENVS / f"{adapter.name}-{'bench' if beside else age}"
     python, stamp = folder / "bin" / "python", folder / ".ready"
     now = hashlib.sha256(
         "\n".join([str(ROOT), sys.version, (ROOT / "pyproject.toml").read_text("utf-8"), *wanted, *TESTS]).encode()
@@ -105,7 +107,15 @@ def played(adapter: Adapter, age: str, python: Path, *, write: bool) -> bool:
         found = Path(folder) / "results.json"
         env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
         env |= {"GUARDTRAIL_ADAPTER": adapter.name, "GUARDTRAIL_RESULTS": str(found)}
-        command = [str(python), "-m", "pytest", "-q", "--no-header", "tests/conformance/test_behaviours.py", *adapter.tests]
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "--no-header",
+            *(["tests/conformance/test_behaviours.py"] if adapter.suite else []),
+            *adapter.tests,
+        ]
         if (ROOT / "docs" / "adapters" / f"{adapter.name}.md").exists():
             command.append(f"tests/house/test_docs.py::test_page[docs/adapters/{adapter.name}.md]")
         done = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -84,6 +84,7 @@ def support_matrix() -> str:
 def _matrix_lines() -> Iterator[str]:
     """Of what the suite found (docs/adapters/results/, written by `tools/adapters.py --write`): nothing here is claimed by hand."""
     found = {name: json.loads((ROOT / "docs" / "adapters" / "results" / f"{name}.json").read_text("utf-8")) for name in ADAPTERS}
+    suited = {name: one for name, one in ADAPTERS.items() if one.suite}
     newest = {name: results["newest"] for name, results in found.items()}
     notes: dict[str, int] = {}
     yield "# Adapters"
@@ -95,7 +96,7 @@ def _matrix_lines() -> Iterator[str]:
     yield ""
     yield "| framework | where a call is intercepted | runs | an ask is | tested with | page |"
     yield "|---|---|---|---|---|---|"
-    for name, one in ADAPTERS.items():
+    for name, one in suited.items():
         page = f"[{name}]({name}.md)" if (ROOT / "docs" / "adapters" / f"{name}.md").exists() else " "
         pause = newest[name]["pause"]
         ask = f"a refusal ({_note(pause, notes)})" if pause else "its own pause"
@@ -105,14 +106,24 @@ def _matrix_lines() -> Iterator[str]:
     yield ""
     yield "A number is a gap, explained below: the framework has no such thing. Every cell is a test, and so is every gap: one that closes fails the suite."
     yield ""
-    yield f"| behaviour | {' | '.join(ADAPTERS)} |"
-    yield f"|---|{'---|' * len(ADAPTERS)}"
+    yield f"| behaviour | {' | '.join(suited)} |"
+    yield f"|---|{'---|' * len(suited)}"
     for behaviour in BEHAVIOURS.values():
-        cells = [_held(newest[name], behaviour.name, behaviour.modes, notes) for name in ADAPTERS]
+        cells = [_held(newest[name], behaviour.name, behaviour.modes, notes) for name in suited]
         yield f"| `{behaviour.name}`: {behaviour.why} | {' | '.join(cells)} |"
     yield ""
     for note, number in notes.items():
         yield f"{number}. {note}"
+    yield ""
+    yield "## Frameworks without an adapter"
+    yield ""
+    yield "`@guard.tool` on the function is what stands before its tools: it is judged wherever it is called from, and raises `Denied` (tests/adapters)."
+    yield ""
+    yield "| framework | hook of its own | tested with |"
+    yield "|---|---|---|"
+    for name, one in ADAPTERS.items():
+        if not one.suite:
+            yield f"| {one.title} | {_cell(one.seam)} | {_tested(found[name])} |"
 
 
 def _note(why: str, notes: dict[str, int]) -> str:

@@ -15,9 +15,11 @@ from guard.cli.audit import app as _audit
 from guard.cli.check import check
 from guard.cli.doctor import doctor
 from guard.cli.explain import explain
+from guard.cli.hook import app as _hook
 from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
+from guard.cli.mcp import mcp
 from guard.cli.output import YES, say
 from guard.cli.replay import replay
 from guard.cli.revoke import revoke, revoked
@@ -42,11 +44,13 @@ in the order of the work
   explain         one recorded decision and its chain     guardtrail explain last
   approvals list  calls that wait for a person            guardtrail approvals list
   approve         say yes to one of them (or `reject`)    guardtrail approve 01KAW5C --token @bob.jwt
+  mcp             a gateway in front of MCP servers       guardtrail mcp -p policy.yaml --token @task.jwt -- SERVER...
   replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
   revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
   ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
   tts serve       access tokens in, tasks out             guardtrail tts serve --config tts.yaml
+  hook install    judge the calls of coding agents        guardtrail hook install --agent claude-code
   identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
@@ -96,12 +100,14 @@ app.command()(doctor)
 app.add_typer(_approvals, name="approvals")
 app.command()(approve)
 app.command()(reject)
+app.command()(mcp)
 app.command()(replay)
 app.command()(revoke)
 app.command()(revoked)
 app.add_typer(_ssf, name="ssf")
 app.add_typer(_tts, name="tts")
 app.add_typer(_identity, name="identity")
+app.add_typer(_hook, name="hook")
 app.add_typer(_audit, name="audit")
 
 

@@ -14,7 +14,8 @@ __all__ = ["ADAPTERS", "Adapter", "installed"]
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """`title`: as its makers write it. `module`: what is imported to see whether it is here; "": nothing is needed. `newest`, `oldest`: requirements, pinned.
-    `seam`: where a call is intercepted, a line of the support matrix. `usual`: part of `make test`. `tests`: more test files that run in its environments."""
+    `seam`: where a call is intercepted, a line of the support matrix. `usual`: part of `make test`. `suite` False: there is
+    no adapter, the decorator alone stands before its tools, and its `tests` show that. `tests`: more test files that run in its environments."""
 
     name: str
     title: str
@@ -23,6 +24,7 @@ class Adapter:
     oldest: tuple[str, ...]
     seam: str
     usual: bool
+    suite: bool
     tests: tuple[str, ...]
 
 
@@ -30,7 +32,7 @@ def _read() -> dict[str, Adapter]:
     found = yaml.safe_load((Path(__file__).parent / "adapters.yaml").read_text("utf-8"))
     return {
         name: Adapter(
-            name, one["title"], one.get("module", ""), tuple(one.get("newest", ())), tuple(one.get("oldest", ())), one["seam"], one.get("usual", False), tuple(one.get("tests", ()))
+            name, one["title"], one.get("module", ""), tuple(one.get("newest", ())), tuple(one.get("oldest", ())), one["seam"], one.get("usual", False), one.get("suite", True), tuple(one.get("tests", ()))
         )
         for name, one in found.items()
     }  # fmt: skip

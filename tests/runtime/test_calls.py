@@ -243,6 +243,19 @@ def test_resumed_call_without_its_outcome_is_denied(world: World) -> None:
     assert len(world.ran) == 1
 
 
+def test_before_denies_a_call_that_was_decided_before(world: World) -> None:
+    """`call` hands out the outcome; who asks with `before` would run the body again."""
+    call = ToolCall("refund", {"order": "A-17", "amount": "20"}, "call-1")
+    with world.guard.task(world.mint()):
+        first = world.guard.before(call)
+        assert world.guard.before(call).code == "call.replayed"  # in flight
+        world.guard.after(first, Outcome("ok", "done"))
+        again = world.guard.before(call)
+        assert (first.verdict, again.verdict, again.code, again.blocks) == ("allow", "deny", "call.replayed", True)
+        assert world.call("refund", id="call-1", order="A-17", amount="20") == "done"
+    assert not world.ran
+
+
 def test_changed_arguments_are_another_call(world: World) -> None:
     with world.guard.task(world.mint()):
         world.call("look", id="call-1", order="A-17")
@@ -469,7 +482,9 @@ def test_the_signature_is_kept(world: World) -> None:
         return order
 
     guarded = world.guard.tool(close, name="look")
-    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == inspect.signature(close)  # type: ignore[attr-defined]
+    kept = inspect.signature(close, eval_str=True)
+    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == kept  # type: ignore[attr-defined]
+    assert kept.parameters["order"].annotation is str, "and what was written as text is a type"
 
 
 def test_a_lease_is_for_one_tool(world: World) -> None:
