@@ -190,12 +190,16 @@ def read(app: App, code: ClaudeCode, messages: list[Any]) -> Trace:
     return Trace(answers=app.answers, shown=code.shown, final=final)
 
 
+LIST = "Claude Code makes the list of tools before any hook; `tools` and `disallowed_tools` of the options are where it is shortened"
+
+
 class ClaudeDriver(Driver):
     name: ClassVar[str] = "claude_agent_sdk"
     modes: ClassVar[frozenset[Mode]] = frozenset({"sync", "async", "stream"})
     gaps: ClassVar[Mapping[str, str]] = {
         "pause": "Claude Code ignores `defer` where a turn has several calls, and then they run; an ask is a refusal, and the call is made again",
-        "hidden": "Claude Code makes the list of tools before any hook; `tools` and `disallowed_tools` of the options are where it is shortened",
+        "hidden": LIST,
+        "hiding_crashes": LIST,
     }
 
     def build(self, world: World, script: Script) -> App:
