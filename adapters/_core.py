@@ -41,7 +41,7 @@ def not_covered(adapter: str, seen: Sequence[Seen]) -> ConfigError:
 
 def request_task(guard: Guard, token: str) -> Task:
     """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task."""
-    from guard.server.requests import RequestTask
+    from guard.server import RequestTask
 
     return RequestTask(guard, token)
 

@@ -72,10 +72,11 @@ class GuardPlugin(BasePlugin):  # type: ignore[misc, unused-ignore]
             if declared is not None:
                 ours = [each.name for each in declared if not _hop(llm_request.tools_dict.get(each.name))]
                 hidden = set(ours).difference(self._guard.visible(ours))
-                shown = [each for each in declared if each.name not in hidden]
-                if not shown and len(declared) == len(ours):
-                    continue
-                entry = entry.model_copy(update={"function_declarations": shown})
+                if hidden:
+                    shown = [each for each in declared if each.name not in hidden]
+                    if not shown and entry.model_fields_set <= {"function_declarations"}:
+                        continue
+                    entry = entry.model_copy(update={"function_declarations": shown})
             kept.append(entry)
         llm_request.config.tools = kept
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from types import TracebackType
 
 from guard.drive import Flow
@@ -16,18 +17,27 @@ from guard.tasks import Task
 __all__ = ["RequestTask"]
 
 
+_FRESH = 15.0
+
+
 class RequestTask(Task):
     """`async with RequestTask(guard, token):` the token is verified and its task is current for this request.
 
     It never counts as the one that first opened the task: whoever leaves a request closes its delegation and does not end what others go on with.
     `shown`: how it was shown where that proves something (DPoP, a certificate); None: nothing came with it, and a bound token is proven with each call.
-    `key`: of the holder, where calls are proven here. `kept`: what it has verified serves the next request too. Raises Denied on entry.
+    `key`: of the holder, where calls are proven here. Raises Denied on entry.
     """
 
     def __init__(self, guard: Guard, token: str, shown: Shown | None = None, key: Prover | None = None) -> None:
         super().__init__(guard, token, None, key)
         self._shown = shown
-        self.kept = False
+        self.kept = 0.0
+        """Since when it stays open from one request to the next; 0: it does not."""
+
+    def fresh(self) -> bool:
+        """May it be entered again? Every call asks for revocation and expiry; what is no call, a list, must not be shown much longer than those allow."""
+        now = self._guard._house.clock.now().timestamp()
+        return monotonic() - self.kept < _FRESH and self.delegation.expires_at > now and not self.state.closed
 
     def _opening(self, house: House) -> Flow[TaskState | Decision]:
         return open_flow(house, self._token, None, self._shown)
