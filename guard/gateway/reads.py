@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from guard.errors import Denied
 from guard.gateway.answers import CHALLENGED, Client, Halted, about_decision, cleaned
-from guard.gateway.carry import onward, read_meta, traced
+from guard.gateway.carry import onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.routes import Routes
 from guard.gateway.rpc import DENIED, INVALID_PARAMS, NO_ANSWER, NO_METHOD, Refused
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
+from guard.record.hops import continue_trace
 from guard.runtime import Guard
 
 __all__ = ["Judged", "Reads"]
@@ -63,7 +64,7 @@ class Reads:
         if server is None:
             raise Refused(INVALID_PARAMS, "no server behind the gateway has it")
         carried = read_meta(params)
-        traced(carried.meta)
+        continue_trace(carried.meta)
 
         async def then(bound: Mapping[str, Any]) -> Mapping[str, Any]:
             meta = onward(carried.meta, self._token())

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from guard.errors import Denied, GuardError
 from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Failed, Going, Halted, Paused, cleaned, error_result, refusal, shown_name
-from guard.gateway.carry import Carried, holds, onward, read_meta, traced
+from guard.gateway.carry import Carried, holds, onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.pins import digest
 from guard.gateway.reads import Reads, Then
@@ -32,6 +32,7 @@ from guard.gateway.seals import Seals
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
 from guard.reasons import ReasonCode
+from guard.record.hops import continue_trace
 from guard.runtime import Guard
 
 __all__ = ["ASKED", "RESERVED", "Log", "Relay"]
@@ -203,7 +204,7 @@ class Relay:
         if not isinstance(shown, str) or not (given is None or isinstance(given, Mapping)):
             raise Refused(INVALID_PARAMS, "of tools/call, `name` is text and `arguments` an object", status=400)
         carried = read_meta(params)
-        traced(carried.meta)
+        continue_trace(carried.meta)
         if holds(shown, self._token()):
             shown = "(unnamed)"  # records hold the names of unknown tools, and no token
         server, tool = self.routes.named(shown)

@@ -1,4 +1,4 @@
-"""What the operator of a gateway should see, as JSON lines on standard error. Names and numbers; no values, and nothing that a client chose.
+"""What the operator of a program that serves should see, as JSON lines on standard error. Names and numbers; no values, and nothing that a client chose.
 
 Standard output is the protocol's where the front is stdio.
 """
@@ -6,16 +6,16 @@ Standard output is the protocol's where the front is stdio.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from guard.gateway.relay import Log
-
 __all__ = ["operator_log"]
 
 
-def operator_log() -> Log:
+def operator_log() -> Callable[..., None]:
+    """`log(event, **about)`."""
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
