@@ -32,9 +32,22 @@ demo-env: # the MCP servers of the demo have their own environment: their pins a
 demo: venv demo-env ## a scripted agent on two real MCP servers: what is allowed, what is not, and the records
 	@$(PY) examples/demo/run.py
 
+.PHONY: adapter-envs
+adapter-envs: venv # a framework's pins are not another's
+	@$(PY) tools/adapters.py --usual --setup || exit 1
+
+.PHONY: test-adapters
+test-adapters: venv ## every adapter with the newest and the oldest release of its framework, each in an environment of its own
+	@$(PY) tools/adapters.py $(ARGS)
+
 .PHONY: test
-test: venv demo-env ## the whole suite
+test: venv demo-env adapter-envs ## the whole suite
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m 'not campaign' $(ARGS)
+
+.PHONY: test-agents
+test-agents: venv ## Claude Code, Codex and Gemini CLI themselves (from npm), with a model on loopback: what is denied does not run
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv-agents @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
+	@$(PY) -m pytest -q tests/hook/test_agents.py $(ARGS)
 
 .PHONY: check
 check: venv ## format, lint, types, floors

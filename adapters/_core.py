@@ -5,17 +5,45 @@ An adapter turns a framework's call into a `ToolCall` and a decision into the fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from guard import ApprovalRequired, Decision, Denied, Guard, ToolCall
+from guard import ApprovalRequired, Decision, Denied, Guard, Outcome, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.identity import HolderKey
-from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
+from guard.telemetry import META_APPROVAL, META_CALL, META_CODE, META_CREDENTIAL, META_DECISION, META_PROOF, META_TOKEN
+
+if TYPE_CHECKING:
+    from guard import Task
 
 __all__ = [
-    "META_CREDENTIAL", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied", "Guard", "GuardError", "HolderKey", "ToolCall", "missing", "refusal", "tool_call",
-    "without_token",
+    "META_APPROVAL", "META_CALL", "META_CODE", "META_CREDENTIAL", "META_DECISION", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied",
+    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One tool or sub-agent that an adapter found while it walked an agent (`coverage(agent)`). `path`: from the agent down, `triage > helper > wipe`.
+    `covered`: a guard stands before every call of it. `why`: if not, what to do about it."""
+
+    path: str
+    covered: bool
+    why: str = ""
+
+
+def not_covered(adapter: str, seen: Sequence[Seen]) -> ConfigError:
+    """What an adapter raises instead of starting an agent with tools that no guard covers (fail-open rows F58, F61)."""
+    lines = [f"  {each.path}: {each.why}" for each in seen if not each.covered]
+    return ConfigError(f"guard.adapters.{adapter}: no guard stands before\n" + "\n".join(lines))
+
+
+def request_task(guard: Guard, token: str) -> Task:
+    """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task."""
+    from guard.server import RequestTask
+
+    return RequestTask(guard, token)
 
 
 def missing(adapter: str, package: str, least: str) -> ConfigError:
@@ -28,9 +56,9 @@ def refusal(denied: Denied) -> str:
     return denied.for_model()
 
 
-def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None) -> ToolCall:
+def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None, proof: str = "") -> ToolCall:
     """The call as the policy names it: `server/tool` where the tool belongs to a named server."""
-    return ToolCall(f"{server}/{tool}" if server else tool, {} if args is None else args, id)
+    return ToolCall(f"{server}/{tool}" if server else tool, {} if args is None else args, id, proof)
 
 
 def without_token(data: Mapping[str, object], token: str) -> dict[str, object]:

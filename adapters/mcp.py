@@ -20,7 +20,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._core import META_CREDENTIAL, META_PROOF, META_TOKEN, Denied, Guard, GuardError, HolderKey, missing, refusal, tool_call, without_token
+from ._core import (
+    META_CODE,
+    META_CREDENTIAL,
+    META_DECISION,
+    META_PROOF,
+    META_TOKEN,
+    Denied,
+    Guard,
+    GuardError,
+    HolderKey,
+    missing,
+    refusal,
+    tool_call,
+    without_token,
+)
 
 try:
     from mcp import ClientSession, MCPError
@@ -82,6 +96,9 @@ class GuardedSession:
 
         From here on, calls of the listed tools are bound to their schemas: required arguments, defaults, no unknown ones.
         """
+        if self._present is not None:  # its guard shows a task what the task may call
+            given: Any = without_token(dict((params and params.meta) or {}), token := self._guard.current().token)
+            params = PaginatedRequestParams(cursor=params.cursor if params else None, _meta={**given, META_TOKEN: token})
         listed = await self._session.list_tools(params=params)
         names = {tool.name: self._name(tool.name) for tool in listed.tools}
         for tool in listed.tools:
@@ -155,5 +172,5 @@ def _lent(guard: Guard) -> str | None:
 
 def _refused(denied: Denied) -> CallToolResult:
     decision = denied.decision
-    about = {"guardtrail.io/decision": decision.id, "guardtrail.io/code": str(decision.code)}
+    about = {META_DECISION: decision.id, META_CODE: str(decision.code)}
     return CallToolResult(content=[TextContent(type="text", text=refusal(denied))], is_error=True, _meta=about)

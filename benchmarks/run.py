@@ -23,10 +23,12 @@ from typing import Any
 
 import jwt
 
+from benchmarks.adapters import adapter_rows
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
 from benchmarks.gateway import gateway_rows
+from benchmarks.hook import hook_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
 from benchmarks.peers import make_peers, peers
@@ -126,9 +128,11 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "call": calls,
     "gateway": gateway_rows,
     "import": imports,
+    "adapter": adapter_rows,
     "chain": chain_rows,
     "replay": replay_rows,
     "replay.foreign": foreign_rows,
+    "hook": hook_rows,
     "peers": peers,
 }
 

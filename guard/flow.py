@@ -28,11 +28,11 @@ from typing import Any
 
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
-from guard.events import OutcomeRecord
+from guard.events import OutcomeRecord, outcome_like
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
-from guard.model import Finding, Outcome, ToolCall
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
@@ -42,7 +42,7 @@ from guard.workflow.plan import Plan
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
 
-__all__ = ["call_flow", "decide_flow", "finish_flow"]
+__all__ = ["call_flow", "decide_flow", "decline_flow", "finish_flow"]
 
 _outcome_record: Any = OutcomeRecord.__new__
 _new: Any = tuple.__new__
@@ -82,6 +82,27 @@ def decide_flow(
     return ticket
 
 
+def decline_flow(house: House, task: TaskState | None, call: ToolCall) -> Flow[Decision]:
+    """A call that the program said no to before it was made, on record: always a deny, and nothing is taken. Who said it is not known, so it is no
+    person's no: that one is in the approvals.
+    """
+    looked, draft = Draft(house, task, call, True), Draft(house, task, call, False)
+    try:
+        yield from judge_flow(house, looked, None)  # whose it is, and its arguments
+        draft.at, draft.now, draft.plan, draft.bound = looked.at, looked.now, looked.plan, looked.bound
+        draft.findings = [found for found in looked.findings if found.judge in ("task", "token") and found.says == "forbid"]
+        draft.findings.append(forbid("task", ReasonCode.ASK_DECLINED, fix="none: this call was not wanted"))
+        ticket = yield from conclude(house, draft, decide(draft.findings, ()))
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        return decision_of(house, draft, _crashed(draft, error))
+    interrupt = looked.interrupt or draft.interrupt
+    if interrupt is not None:
+        raise interrupt
+    return ticket.decision
+
+
 def _crashed(draft: Draft, error: BaseException) -> Ruling:
     """An exception anywhere in the guard is a denial with one code, never an allow and never a foreign exception."""
     draft.findings = [forbid("guard", ReasonCode.GUARD_ERROR, f"an unexpected {type(error).__name__} inside the guard")]
@@ -102,7 +123,8 @@ def call_flow(
     if span is not None:
         span.attach()
     try:
-        lease = Lease(call.tool) if ticket.lent is None else ticket.lent.lease()
+        # A function that the decorator wraps is not sealed, and what it finds sealed it may not run.
+        lease = ticket.lent.lease() if ticket.lent is not None else Lease(call.tool) if bind is None else None
         ran = yield _new(Run, (execute, (), ticket.bound.args, lease))
     finally:
         if span is not None:
@@ -153,6 +175,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         wall, seconds = datetime.now(UTC), None
     at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
     number = learnt = order = 0
+    stands = False
     if task is not None and plan is not None and decision.verdict == "allow":
         stands = outcome.status == "ok" and plan.plain and not plan.events.every and decision.tool in task.settled
         ops = [] if stands else _settle(ticket, task, plan, outcome, at // 1_000_000)
@@ -174,23 +197,30 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         late = yield from late_flow(house, ticket, wall)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
-    record = _outcome_record(
-        OutcomeRecord,
-        decision.id,
-        at,
-        decision.task,
-        decision.step,
-        decision.tool,
-        outcome.status,
-        error,
-        micros,
-        number,
-        order,
-        {},
-        learnt,
-        late,
-        lent,
-    )
+    ordinary = plan.kept if stands and plan is not None and error is None and late is None and not lent else None
+    like = ordinary.get("outcome") if ordinary is not None else None
+    if like is not None:
+        record = outcome_like(like, like, decision.id, at, decision.step, micros)
+    else:
+        record = _outcome_record(
+            OutcomeRecord,
+            decision.id,
+            at,
+            decision.task,
+            decision.step,
+            decision.tool,
+            outcome.status,
+            error,
+            micros,
+            number,
+            order,
+            {},
+            learnt,
+            late,
+            lent,
+        )
+        if ordinary is not None:
+            ordinary["outcome"] = record
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:
             try:

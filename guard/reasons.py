@@ -111,6 +111,7 @@ class ReasonCode(StrEnum):
     ASKED_DELEGATED = "asked.delegated"
     ASK_TOO_MANY = "ask.too_many"
     ASK_REJECTED = "ask.rejected"
+    ASK_DECLINED = "ask.declined"
     ASK_UNAVAILABLE = "ask.unavailable"
     ASK_USED = "ask.used"
     ASK_ENDORSE = "ask.endorse"
@@ -331,6 +332,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
     ReasonCode.ASK_REJECTED: _R("a person who may answer has said no to this very call", "a person has said no", ("OWASP-ASI09",)),
+    ReasonCode.ASK_DECLINED: _R(
+        "the program that runs the agent said no before the call was made", "this call is not wanted", ("OWASP-ASI09",)
+    ),
     ReasonCode.ASK_UNAVAILABLE: _R("the request could not be kept, so nobody can answer it", "not available now", ("OWASP-ASI09",)),
     ReasonCode.ASK_USED: _R("the approval was used or taken back meanwhile", "a person must look again", ("OWASP-ASI09",)),
     ReasonCode.ASK_ENDORSE: _R("a person must vouch for the value before it may be used", "a person must look first", ("OWASP-ASI09",)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast, overload
 from guard.constraints import Binder, Shape
 from guard.drive import adrive, drive
 from guard.errors import ConfigError, Denied, GuardError
-from guard.flow import call_flow, decide_flow, finish_flow
+from guard.flow import call_flow, decide_flow, decline_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Decision, Finding, Outcome, ToolCall
@@ -245,6 +245,20 @@ class Guard:
         """Judge only: consumes and records nothing. Never use the answer to run something yourself: that is `call`."""
         return self.dry(call, None)
 
+    async def acheck(self, call: ToolCall) -> Decision:
+        """`check` where an event loop runs: a store that blocks does not stop it."""
+        return (await adrive(decide_flow(self._house, self._state(), call, dry=True), self._house.seconds)).decision
+
+    def decline(self, call: ToolCall) -> Decision:
+        """Put on record that the program said no to `call`, before it was made: a deny `ask.declined`, and nothing runs. For frameworks whose own "rejected"
+        comes instead of the call. It closes no request: what a person has approved stays approved.
+        """
+        return drive(decline_flow(self._house, self._state(), call), self._house.seconds)
+
+    async def adecline(self, call: ToolCall) -> Decision:
+        """`decline` where an event loop runs."""
+        return await adrive(decline_flow(self._house, self._state(), call), self._house.seconds)
+
     async def arefuse(self, call: ToolCall, code: ReasonCode, text: str, fix: str = "") -> Decision:
         """Deny `call`, and record it, for what its arguments do not show and whoever hands it over has found: a tool that is described otherwise than it was
         pinned, a token in the arguments. Whatever else speaks against the call is said too; nothing makes it a permit."""
@@ -252,22 +266,39 @@ class Guard:
         return (await adrive(decide_flow(self._house, self._state(), call, finding), self._house.seconds)).decision
 
     def before(self, call: ToolCall) -> Decision:
-        """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`
-        with its task."""
+        """For frameworks whose hooks cannot wrap: decide and record; never raises. The body runs with `arguments(decision)`. A decision without `after` is
+        closed as `unknown` with its task. A call whose outcome is known is denied `call.replayed`: here nobody can hand it out again."""
         try:
-            ticket = drive(decide_flow(self._house, self._state(), call), self._house.seconds)
+            return self._begun(drive(decide_flow(self._house, self._state(), call), self._house.seconds))
         except Exception as error:
             return self._broken(call, error)
-        self._hold(ticket)
-        return ticket.decision
+
+    async def abefore(self, call: ToolCall) -> Decision:
+        """`before`, where an event loop must not wait for a store."""
+        try:
+            return self._begun(await adrive(decide_flow(self._house, self._state(), call), self._house.seconds))
+        except Exception as error:
+            return self._broken(call, error)
+
+    def arguments(self, decision: Decision) -> Mapping[str, object]:
+        """What the body of an open decision of `before` is to run with: as judged, with defaults, paths resolved. GuardError elsewhere."""
+        state = self._state()
+        ticket = state.tickets.get(decision.id) if state is not None else None
+        if ticket is None or ticket.bound is None:
+            raise GuardError("no call is open under this decision")
+        return ticket.bound.args
 
     def after(self, decision: Decision, outcome: Outcome) -> None:
         """Close a decision of `before` with what happened. Unknown or closed decisions are ignored."""
-        state = self._state()
-        ticket = state.tickets.pop(decision.id, None) if state is not None else None
+        ticket, happened = self._ended(decision, outcome)
         if ticket is not None:
-            happened = outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
             drive(finish_flow(self._house, ticket, happened), self._house.seconds)
+
+    async def aafter(self, decision: Decision, outcome: Outcome) -> None:
+        """`after`, where an event loop must not wait for a store."""
+        ticket, happened = self._ended(decision, outcome)
+        if ticket is not None:
+            await adrive(finish_flow(self._house, ticket, happened), self._house.seconds)
 
     def credential(self, decision: Decision | None = None) -> CallCredential:
         """Inside the body of a tool that declares one (`credential:` in the policy): the credential of this very call, which nobody else has and which
@@ -328,6 +359,17 @@ class Guard:
         self._hold(ticket)
         return ticket
 
+    def _begun(self, ticket: Ticket) -> Decision:
+        if ticket.replay is not None:  # its outcome cannot be handed out here, and who asks runs the body
+            return self._again(ticket.decision)
+        self._hold(ticket)
+        return ticket.decision
+
+    def _ended(self, decision: Decision, outcome: Outcome) -> tuple[Ticket | None, Outcome]:
+        state = self._state()
+        ticket = state.tickets.pop(decision.id, None) if state is not None else None
+        return ticket, outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
+
     def _hold(self, ticket: Ticket) -> None:
         if ticket.task is not None and not ticket.decision.blocks:
             ticket.task.tickets[ticket.decision.id] = ticket
@@ -343,6 +385,24 @@ class Guard:
             self._hold(ticket)  # the body has only begun: its outcome is recorded when the stream ends, at the latest with the task
             return STREAMS[type(outcome.value).__name__](self, ticket, lent_steps(ticket, outcome.value))
         return outcome.value
+
+    def _again(self, decision: Decision) -> Decision:
+        text = "a call with this id and these arguments was decided before"
+        finding = Finding("state", "forbid", ReasonCode.CALL_REPLAYED, text=text)
+        return Decision(
+            decision.id,
+            "deny",
+            "enforce",
+            ReasonCode.CALL_REPLAYED,
+            (finding,),
+            None,
+            (),
+            decision.task,
+            decision.step,
+            decision.tool,
+            decision.args_hmac,
+            decision.policy,
+        )
 
     def _broken(self, call: ToolCall, error: Exception) -> Decision:
         finding = Finding("guard", "forbid", ReasonCode.GUARD_ERROR, text=f"an unexpected {type(error).__name__} inside the guard")

@@ -39,7 +39,11 @@ __all__ = [
     "INTENT",
     "ISSUER",
     "LINK",
+    "META_APPROVAL",
+    "META_CALL",
+    "META_CODE",
     "META_CREDENTIAL",
+    "META_DECISION",
     "META_PROOF",
     "META_TOKEN",
     "MODE",
@@ -133,8 +137,16 @@ LINK: Final = "guardtrail.link"
 # in the `_meta` of an MCP request, for a server that has a guard of its own; never in a span or record
 META_TOKEN: Final = "guardtrail.io/token"
 META_PROOF: Final = "guardtrail.io/proof"
+META_CALL: Final = "guardtrail.io/call_id"
+"""The id the model gave the call, so that a retry does not run twice."""
 META_CREDENTIAL: Final = "guardtrail.io/credential"
 """What the tool was lent for its own work (`credential:` of the policy), for a server that reads it there."""
+
+# in the `_meta` of a refusal
+META_DECISION: Final = "guardtrail.io/decision"
+META_CODE: Final = "guardtrail.io/code"
+META_APPROVAL: Final = "guardtrail.io/approval"
+"""What a person is asked (`ApprovalRequired.request`)."""
 
 # metrics
 DECISION_DURATION: Final = "guardtrail.decision.duration"

@@ -48,7 +48,7 @@ def guarded(guard: Guard, function: Callable[P, R], name: str) -> GuardedTool[P,
     fitted = guard.fit(name, Shape.from_signature(signature, skip_first=skip))
     wrapper = _WRAPPERS[_kind(function)](guard, cast("Callable[..., Any]", function), name, fitted, skip)
     functools.update_wrapper(wrapper, function)
-    wrapper.__wrapped__ = _sealed(function, name)
+    wrapper.__wrapped__ = _sealed(function, name, _evaluated(function, signature))
     wrapper.check = functools.partial(_check, guard, name, fitted)
     wrapper.__guardtrail__ = name
     return cast("GuardedTool[P, R]", wrapper)
@@ -59,6 +59,14 @@ def _signature(function: Callable[..., object], name: str) -> inspect.Signature:
         return inspect.signature(function)
     except (TypeError, ValueError):
         raise ConfigError(f"@guard.tool `{name}`: its signature cannot be read; wrap it in a function that names its arguments") from None
+
+
+def _evaluated(function: Callable[..., object], signature: inspect.Signature) -> inspect.Signature:
+    """With annotations that are types, where they were written as text: who reads a signature that was set asks nobody else for them."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # a name that only type checkers see: as it was written
+        return signature
 
 
 def _takes_self(signature: inspect.Signature, declared: frozenset[str]) -> bool:
@@ -81,7 +89,7 @@ def _check(guard: Guard, name: str, fitted: int, *args: Any, **kwargs: Any) -> D
     return guard.dry(ToolCall(name, kwargs), (fitted, args, kwargs))
 
 
-def _sealed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _sealed(function: Callable[..., Any], name: str, signature: inspect.Signature) -> Callable[..., Any]:
     """The body as frameworks may find it. Outside a call of the guard it does not run."""
 
     @functools.wraps(function)
@@ -91,6 +99,7 @@ def _sealed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     del sealed.__wrapped__  # `wraps` would leave the bare function one attribute away
+    sealed.__signature__ = signature  # type: ignore[attr-defined]  # frameworks make their schemas of it
     return sealed
 
 

@@ -13,7 +13,9 @@ from guard.cli.approvals import app as _approvals
 from guard.cli.approvals import approve, reject
 from guard.cli.audit import app as _audit
 from guard.cli.check import check
+from guard.cli.doctor import doctor
 from guard.cli.explain import explain
+from guard.cli.hook import app as _hook
 from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
@@ -38,6 +40,7 @@ in the order of the work
   token login     a development token of an approver      guardtrail token login --issuer acme-dev --person bob ...
   token inspect   what a token says                       guardtrail token inspect @task.jwt
   check           what would the guard say to this call   guardtrail check --policy policy.yaml --token @task.jwt < call.json
+  doctor          tools that no guard stands before       guardtrail doctor --coverage app
   explain         one recorded decision and its chain     guardtrail explain last
   approvals list  calls that wait for a person            guardtrail approvals list
   approve         say yes to one of them (or `reject`)    guardtrail approve 01KAW5C --token @bob.jwt
@@ -47,6 +50,7 @@ in the order of the work
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
   ssf serve       receive events of identity providers    guardtrail ssf serve --issuer URL --audience NAME --keys FILE ...
   tts serve       access tokens in, tasks out             guardtrail tts serve --config tts.yaml
+  hook install    judge the calls of coding agents        guardtrail hook install --agent claude-code
   identity check  agents nobody owns, old secrets         guardtrail identity check registry.yaml
   audit verify    edited, deleted, reordered records      guardtrail audit verify
 
@@ -92,6 +96,7 @@ app.command()(test)
 app.add_typer(_token.app, name="token")
 app.command()(check)
 app.command()(explain)
+app.command()(doctor)
 app.add_typer(_approvals, name="approvals")
 app.command()(approve)
 app.command()(reject)
@@ -102,6 +107,7 @@ app.command()(revoked)
 app.add_typer(_ssf, name="ssf")
 app.add_typer(_tts, name="tts")
 app.add_typer(_identity, name="identity")
+app.add_typer(_hook, name="hook")
 app.add_typer(_audit, name="audit")
 
 

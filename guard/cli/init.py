@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +11,10 @@ import typer
 
 from guard.cli.guess import Argument, Guess, guess
 from guard.cli.mcp import PINS, Env, Header, Name, PinsOption, ServerOption, Servers, Url, specs_of
+from guard.cli.modules import attribute, load_module
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, columns, count, dump, note, pad, say
 from guard.policy import Policy
 from guard.policy.table import NAMES
-from guard.suggest import did_you_mean
 
 __all__ = ["init", "policy_text"]
 
@@ -103,7 +100,7 @@ def _functions(spec: str) -> dict[str, Callable[..., object]]:
         raise WrongUsage(f"`{spec}`: a module is named, not a file; write `{dotted}:{name or 'TOOLS'}`")
     if not colon or not name or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
         raise WrongUsage(f"`{spec}` is not of the form MODULE:NAME, as in `tools:TOOLS`")
-    value = _attribute(_module(module), module, name)
+    value = attribute(load_module(module), module, name)
     if isinstance(value, Mapping):
         items = [(str(key), each) for key, each in value.items()]
     elif isinstance(value, list | tuple):
@@ -132,34 +129,6 @@ def _checked(spec: str, items: Sequence[tuple[str, Any]]) -> dict[str, Callable[
     if not found:
         raise WrongUsage(f"{spec} is empty: there are no functions to describe")
     return found
-
-
-def _module(name: str) -> object:
-    """Import as a script in the working directory would; what it prints is no result of ours."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            near = did_you_mean(name, sorted(path.stem for path in Path.cwd().glob("*.py")))
-            raise WrongUsage(f"there is no module `{name}` here ({here}){near}") from None
-        raise CannotAnswer(f"{name} needs the module `{error.name}`, which is not installed here") from None
-    except (Exception, SystemExit) as error:
-        raise CannotAnswer(f"{name} raised {type(error).__name__} while it was imported; GUARDTRAIL_DEBUG=1 shows where") from error
-
-
-def _attribute(module: object, module_name: str, name: str) -> object:
-    value = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            names = [each for each, held in vars(module).items() if isinstance(held, list | tuple | dict) and not each.startswith("_")]
-            near = did_you_mean(name, names) or (f"; it has {', '.join(f'`{each}`' for each in names[:5])}" if names else "")
-            raise WrongUsage(f"{module_name} has no `{name}`{near}")
-        value = getattr(value, part)
-    return value
 
 
 def _guess(name: str, function: Callable[..., object]) -> Guess:

@@ -6,19 +6,42 @@
 | `;` `&&` `||` `|` unless every simple command fits            | a second command behind the first                 |
 | `&`, redirections, here-documents, line breaks, comments      | output to a file, a command in the background     |
 | `NAME=value program`                                          | a loader or pager chosen by the environment       |
-| `{a,b}`, `*`, `?`, `[`, `~` outside quotes, where flags count | a word that becomes a flag after the check        |
+| `{a,b}`, `*`, `?`, `[`, `~` outside quotes, where flags or    | a word that becomes a flag or another path after  |
+| operands count                                                | the check                                         |
 | `!`, `(`, `)` outside quotes                                  | history, subshells                                |
+
+Three redirections lead nowhere and pass as words of their own: `2>&1`, `2>/dev/null`, `>/dev/null`.
+
+Several forms, `command: [{program: git, operands: [push, origin, "agent/*"]}, {program: ls}]`: each simple command fits one of them.
+A form says of a simple command, and all of it must hold:
+
+| key        | what                                                                                                                      |
+|------------|---------------------------------------------------------------------------------------------------------------------------|
+| `program`  | its first word, as written: a path is another word                                                                        |
+| `flags`    | the only words that may begin with `-`; `-m=` is one that takes a value, in the next word or after `=`                    |
+| `operands` | its other words, one by one: a word with `*` for letters, digits, `.`, `_`, `-`; `*` alone for any one; `./` for a path    |
+|            | that stays below where it runs, as it is written; a list for one of these; `...` at the end: the one before any number of  |
+|            | times, also not at all                                                                                                    |
 
 A list of words is taken as it is: no shell stands between it and the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from typing import Final
 
-__all__ = ["MAX_COMMAND", "fits", "words_of"]
+from guard.frozen import frozen
+
+__all__ = ["ANY", "BELOW", "MAX_COMMAND", "MORE", "Form", "Operand", "fits", "form", "operand_includes", "words_of"]
 
 MAX_COMMAND = 8192
+ANY: Final = "*"
+BELOW: Final = "./"
+MORE: Final = "..."
+_NOWHERE: Final = re.compile(r"(?:2>&1|2>/dev/null|>/dev/null)(?=[ \t;|]|\Z|&&)")
 _EXPANDS = frozenset("{}*?[]~")
 _REFUSED = frozenset("&<>()!#\n\r`$")
 
@@ -66,6 +89,9 @@ def words_of(text: str) -> list[list[tuple[str, bool]]]:
             elif text.startswith((";;", "|&"), at):
                 raise _Refused
             commands.append([])
+        elif word is None and commands[-1] and (nowhere := _NOWHERE.match(text, at)) is not None:
+            at = nowhere.end()
+            continue
         elif char in _REFUSED:
             raise _Refused
         else:
@@ -118,8 +144,34 @@ def _double(text: str, at: int, word: _Word) -> int:
     raise _Refused
 
 
-def fits(value: object, programs: Collection[str], flags: Collection[str] | None) -> bool:
-    """Whether every simple command of `value` runs one of `programs` with none but `flags` (None: any)."""
+Operand = tuple[str, ...]
+"""What one operand may be: alternatives."""
+
+
+@frozen
+class Form:
+    """What a simple command may be. `flags`, `operands`: None where they do not count."""
+
+    programs: frozenset[str]
+    flags: frozenset[str] | None
+    valued: frozenset[str]
+    """Flags that take the next word."""
+    operands: tuple[Operand, ...] | None
+    more: bool
+    """The last operand may come any number of times, also not at all."""
+
+
+def form(programs: Sequence[str], flags: Sequence[str] | None, operands: Sequence[str | Sequence[str]] | None) -> Form:
+    """As it is written."""
+    plain = None if flags is None else frozenset(flag for flag in flags if not flag.endswith("="))
+    valued = frozenset(flag.removesuffix("=") for flag in flags or () if flag.endswith("="))
+    given = () if operands is None else tuple((one,) if isinstance(one, str) else tuple(one) for one in operands)
+    more = given[-1:] == ((MORE,),)
+    return Form(frozenset(programs), plain, valued, None if operands is None else given[:-1] if more else given, more)
+
+
+def fits(value: object, forms: Sequence[Form]) -> bool:
+    """Whether every simple command of `value` is of one of `forms`."""
     if isinstance(value, (list, tuple)):
         commands = [[(word, False) for word in value]]
     elif type(value) is str:
@@ -129,32 +181,79 @@ def fits(value: object, programs: Collection[str], flags: Collection[str] | None
             return False
     else:
         return False
-    return all(_simple(words, programs, flags) for words in commands)
+    return all(any(_simple(words, one) for one in forms) for words in commands)
 
 
-def _simple(words: list[tuple[str, bool]], programs: Collection[str], flags: Collection[str] | None) -> bool:
+def _simple(words: list[tuple[str, bool]], form: Form) -> bool:
     program, expands = words[0]
-    if expands or program not in programs:  # `NAME=value git` has another first word
+    if expands or program not in form.programs:  # `NAME=value git` has another first word
         return False
-    if flags is None:
+    if form.flags is None and form.operands is None:
         return True
-    operands = False
-    for word, expands in words[1:]:
-        if expands:
-            return False
-        if operands or not word.startswith("-") or word == "-":
-            continue
-        if word == "--":
-            operands = True
-        elif not _allowed(word, flags):
-            return False
-    return True
+    if any(expands for _, expands in words):
+        return False
+    operands = _operands([word for word, _ in words[1:]], form)
+    return operands is not None and (form.operands is None or _all_fit(operands, form.operands, more=form.more))
 
 
-def _allowed(word: str, flags: Collection[str]) -> bool:
-    """`--name=value` by its name; `-rf` as written or letter by letter."""
+def _operands(words: list[str], form: Form) -> list[str] | None:
+    """What is neither a flag nor the value of one; None where a flag is not allowed."""
+    found: list[str] = []
+    after = False
+    rest = iter(words)
+    for word in rest:
+        if after or not word.startswith("-") or word == "-":
+            found.append(word)
+        elif word == "--":
+            after = True
+        elif word in form.valued:
+            if next(rest, None) is None:
+                return None
+        elif form.flags is not None and not _allowed(word, form.flags, form.valued):
+            return None
+    return found
+
+
+def _allowed(word: str, flags: Collection[str], valued: Collection[str]) -> bool:
+    """`--name=value` by its name; `-rf` as written or, where no flag takes a value, letter by letter."""
     if word in flags:
         return True
     if word.startswith("--"):
-        return word.partition("=")[0] in flags
-    return len(word) > 2 and word[1:].isalnum() and all(f"-{letter}" in flags for letter in word[1:])
+        name = word.partition("=")[0]
+        return name in flags or (name != word and name in valued)
+    return not valued and len(word) > 2 and word[1:].isalnum() and all(f"-{letter}" in flags for letter in word[1:])
+
+
+def _all_fit(words: list[str], operands: tuple[Operand, ...], *, more: bool) -> bool:
+    at_least = len(operands) - more
+    if len(words) < at_least or (not more and len(words) > at_least):
+        return False
+    return all(any(_operand(word, one) for one in operands[min(number, len(operands) - 1)]) for number, word in enumerate(words))
+
+
+def _operand(word: str, said: str) -> bool:
+    if said == ANY:
+        return True
+    if said == BELOW:
+        return _below(word)
+    return _pattern(said)(word)
+
+
+def _below(word: str) -> bool:
+    """Attack: `../../.ssh/id_rsa`, `/etc/passwd`, `sub/../../x`; `~` and what else a shell expands are refused before."""
+    return bool(word) and not word.startswith(("/", "-", "~")) and ".." not in word.split("/") and "\\" not in word
+
+
+@lru_cache(maxsize=1024)
+def _pattern(said: str) -> Callable[[str], bool]:
+    """`*` crosses nothing that parts a word: in `agent/*`, neither `agent/x:main` nor `agent/x/y`."""
+    pieces = said.split("*")
+    if len(pieces) == 1:
+        return said.__eq__
+    compiled = re.compile("[A-Za-z0-9._-]*".join(map(re.escape, pieces)))
+    return lambda word: compiled.fullmatch(word) is not None
+
+
+def operand_includes(parent: str, child: str) -> bool:
+    """Whether every word that `child` admits, `parent` admits too. Exact, or no."""
+    return parent in (ANY, child) or ("*" not in child and child != BELOW and _operand(child, parent))

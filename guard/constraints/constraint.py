@@ -24,14 +24,14 @@ __all__ = ["KINDS", "WHOLE", "Constraint", "ConstraintError", "Origin", "Paramet
 Origin = Literal["token", "policy"]
 
 KINDS: Final = (
-    "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "each", "len", "subset", "any_of",
+    "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "mentions", "each", "len", "subset", "any_of",
 )  # fmt: skip
 WHOLE: Final = frozenset({"len", "subset"})
 """On a path that ends in `[]`, these speak of the list; all others of each of its items."""
 
 
 # What makes sense for which type. A prefix of a URL or path is a trap: `https://good.example.evil.example` begins well.
-_LINES: Final = frozenset({"prefix", "suffix", "glob", "len"})
+_LINES: Final = frozenset({"prefix", "suffix", "glob", "len", "mentions"})
 _ALWAYS: Final = frozenset({"any", "eq", "one_of", "any_of", "len", "subset"})
 _FITS: Final[Mapping[str, frozenset[str]]] = {
     "id": _LINES,
@@ -46,8 +46,8 @@ _FITS: Final[Mapping[str, frozenset[str]]] = {
     "url": frozenset({"url"}),
     "host": frozenset({"cidr", "suffix", "glob"}),
     "iban": _LINES,
-    "path": frozenset({"under", "suffix", "glob"}),
-    "command": frozenset({"command"}),
+    "path": frozenset({"under", "suffix", "glob", "mentions"}),
+    "command": frozenset({"command", "mentions"}),
 }
 _INSTEAD: Final[Mapping[tuple[str, str], str]] = {
     ("prefix", "url"): "use `url: {under: ...}`: what only begins well may go anywhere",

@@ -14,6 +14,7 @@ from typing import Final, cast
 
 from guard.constraints import commands, hosts, paths
 from guard.constraints.globs import compile_glob
+from guard.constraints.naming import naming
 from guard.constraints.text import is_line
 from guard.constraints.types import DECIMAL
 from guard.frozen import frozen
@@ -23,6 +24,7 @@ __all__ = [
     "Range",
     "Test",
     "build",
+    "command_forms",
     "host_fits",
     "listed",
     "networks",
@@ -264,11 +266,25 @@ def _cidr(spec: object) -> Test:
     return test
 
 
+def command_forms(spec: object) -> list[commands.Form]:
+    """One form, or a list of them."""
+    return [_form(cast("dict[str, object]", one)) for one in listed(spec)]
+
+
+def _form(given: dict[str, object]) -> commands.Form:
+    flags = cast("list[str]", listed(given["flags"])) if "flags" in given else None
+    operands = cast("list[str | list[str]]", listed(given["operands"])) if "operands" in given else None
+    return commands.form(cast("list[str]", listed(given["program"])), flags, operands)
+
+
 def _command(spec: object) -> Test:
-    given = cast("dict[str, object]", spec)
-    programs = frozenset(cast("list[str]", listed(given["program"])))
-    flags = frozenset(cast("list[str]", listed(given["flags"]))) if "flags" in given else None
-    return lambda value: commands.fits(value, programs, flags)
+    forms = command_forms(spec)
+    return lambda value: commands.fits(value, forms)
+
+
+def _mentions(spec: object) -> Test:
+    mentioned = naming(cast("list[str]", listed(spec)))
+    return lambda value: mentioned(value) if type(value) is str else isinstance(value, (list, tuple)) and any(map(mentioned, value))
 
 
 def _len(spec: object) -> Test:
@@ -290,6 +306,7 @@ _BUILD: Final[dict[str, Callable[[object], Test]]] = {
     "email": _email,
     "cidr": _cidr,
     "command": _command,
+    "mentions": _mentions,
     "len": _len,
 }
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, cast
 
 from guard.constraints import hosts, paths
+from guard.constraints.commands import MORE
 from guard.constraints.globs import MAX_GLOB
 from guard.constraints.kinds import MAX_ITEMS, listed, networks, number
 from guard.constraints.text import is_line
 
 __all__ = ["spec_error"]
+
+_NAME: Final = re.compile(r"[\w.+*-]+")
 
 Wrong = tuple[tuple[object, ...], str, str | None]
 """Path below the kind, what is wrong, a suggestion."""
@@ -118,15 +122,58 @@ def _cidr_spec(spec: object) -> Wrong | None:
     return None if good else ((), "takes a network as `10.0.0.0/8`, its host bits zero, or a list of them", None)
 
 
+_FORM: Final = frozenset({"program", "flags", "operands"})
+
+
 def _command_spec(spec: object) -> Wrong | None:
-    if not isinstance(spec, dict) or "program" not in spec or not set(spec) <= {"program", "flags"}:
-        return (), "takes `program` and `flags`", None
-    for name, part in spec.items():
+    forms = spec if isinstance(spec, list) else [spec]
+    if not forms or len(forms) > MAX_ITEMS:
+        return (), f"takes a form of `program`, `flags` and `operands`, or a list of 1 to {MAX_ITEMS} of them", None
+    for place, one in enumerate(forms):
+        if wrong := _form_spec(one):
+            at, text, hint = wrong
+            return ((place, *at) if isinstance(spec, list) else at), text, hint
+    return None
+
+
+def _form_spec(form: object) -> Wrong | None:
+    if not isinstance(form, dict) or "program" not in form or not set(form) <= _FORM:
+        return (), "takes `program`, `flags` and `operands`", None
+    for name, part in form.items():
         words = listed(part)
-        if (not words and name == "program") or not all(type(word) is str and word and is_line(word) and " " not in word for word in words):
+        if name == "operands":
+            words = [inner for word in words for inner in (listed(word) if word else [""])]
+        if (not words and name == "program") or not all(map(_word, words)):
             return (name,), f"`{name}` is a word or a list of words", None
-        if name == "flags" and not all(cast(str, word).startswith("-") for word in words):
+        if name == "flags" and not all(cast(str, word).startswith("-") and word != "-=" for word in words):
             return (name,), "a flag begins with `-`", None
+        if name == "flags" and len({cast(str, word).removesuffix("=") for word in words}) < len(words):
+            return (name,), "a flag is there twice", "with `=` it takes a value, without it does not"
+        if name == "operands" and (wrong := _operands_wrong(listed(part))):
+            return (name,), *wrong
+    return None
+
+
+def _word(word: object) -> bool:
+    return type(word) is str and bool(word) and is_line(word) and " " not in word
+
+
+def _operands_wrong(operands: list[object]) -> tuple[str, str | None] | None:
+    flat = [word for one in operands for word in listed(one)]
+    if MORE in flat and (operands[-1] != MORE or flat.count(MORE) > 1 or len(operands) < 2):
+        return "`...` stands at the end, after what may come again", None
+    if any("**" in cast(str, word) for word in flat):
+        return "`**` is not known here", "`*` stays within one name; alone it is any one word"
+    return None
+
+
+def _mentions_spec(spec: object) -> Wrong | None:
+    names = listed(spec)
+    if not names or len(names) > MAX_ITEMS or not all(map(_word, names)):
+        return (), f"takes a name or a list of 1 to {MAX_ITEMS} names", None
+    for name in cast("list[str]", names):
+        if not _NAME.fullmatch(name) or not name.strip("*") or len(name) > MAX_GLOB:
+            return (), "a name has letters, digits, `.`, `_`, `+`, `-`, and `*` for any of them", "a path is named by its parts"
     return None
 
 
@@ -169,6 +216,7 @@ _SPECS: Final[dict[str, Callable[[object], Wrong | None]]] = {
     "email": _email_spec,
     "cidr": _cidr_spec,
     "command": _command_spec,
+    "mentions": _mentions_spec,
     "len": _len_spec,
 }
 

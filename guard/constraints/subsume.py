@@ -21,9 +21,10 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, NamedTuple, cast
 
 from guard.constraints import hosts
+from guard.constraints.commands import Form, Operand, operand_includes
 from guard.constraints.constraint import WHOLE, Constraint, Part, made
 from guard.constraints.globs import includes
-from guard.constraints.kinds import Range, build, host_fits, listed, networks, same, url_below, url_path_below
+from guard.constraints.kinds import Range, build, command_forms, host_fits, listed, networks, same, url_below, url_path_below
 
 __all__ = ["subsumes"]
 
@@ -164,11 +165,37 @@ def _inside(child: IPv4Network | IPv6Network, parent: IPv4Network | IPv6Network)
 
 
 def _command(have: Part, need: Part) -> bool:
-    if not set(listed(have.spec["program"])) <= set(listed(need.spec["program"])):
+    """Each form of the child within one form of the parent: then each simple command it admits is."""
+    theirs = command_forms(need.spec)
+    return all(any(_form(mine, other) for other in theirs) for mine in command_forms(have.spec))
+
+
+def _form(mine: Form, other: Form) -> bool:
+    if not mine.programs <= other.programs:
         return False
-    if "flags" not in need.spec:
+    if other.flags is None and other.operands is None:
         return True
-    return "flags" in have.spec and set(listed(have.spec["flags"])) <= set(listed(need.spec["flags"]))
+    if mine.valued != other.valued:  # else the two would take the same words apart differently
+        return False
+    if other.flags is not None and (mine.flags is None or not mine.flags <= other.flags):
+        return False
+    if mine.flags is None and mine.operands is None:  # what a shell expands passes there
+        return False
+    return other.operands is None or _operands(mine, other, other.operands)
+
+
+def _operands(mine: Form, other: Form, theirs: tuple[Operand, ...]) -> bool:
+    if mine.operands is None or (mine.more and not other.more):
+        return False
+    least, most = len(mine.operands) - mine.more, len(theirs) - other.more
+    if least < most or (not other.more and len(mine.operands) > most):
+        return False
+    longest = max(len(mine.operands), len(theirs))
+    for number in range(longest if mine.more else len(mine.operands)):
+        one, limit = mine.operands[min(number, len(mine.operands) - 1)], theirs[min(number, len(theirs) - 1)]
+        if not all(any(operand_includes(said, word) for said in limit) for word in one):
+            return False
+    return True
 
 
 _SAME: Final[dict[str, Callable[[Part, Part], bool]]] = {
@@ -182,6 +209,7 @@ _SAME: Final[dict[str, Callable[[Part, Part], bool]]] = {
     "email": lambda have, need: _all_below(listed(have.spec["domain"]), listed(need.spec["domain"])),
     "cidr": _cidr,
     "command": _command,
+    "mentions": lambda have, need: set(listed(have.spec)) <= set(listed(need.spec)),
     "len": _len,
     "subset": lambda have, need: all(any(same(one, lit) for lit in need.spec) for one in have.spec),
     "each": lambda have, need: subsumes(need.inner[0], have.inner[0]),

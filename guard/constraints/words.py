@@ -21,6 +21,7 @@ _GRANTED: Final[Mapping[str, str]] = {
     "email": "be an address inside what was granted",
     "cidr": "be in the granted network",
     "command": "be a command inside what was granted",
+    "mentions": "name one of the granted names",
     "len": "have a length inside what was granted",
     "subset": "hold granted values only",
 }
@@ -63,9 +64,16 @@ def _url(spec: object) -> str:
 
 
 def _command(spec: object) -> str:
-    given = cast("Mapping[str, object]", spec)
+    forms = cast("list[Mapping[str, object]]", spec if isinstance(spec, list) else [spec])
+    if len(forms) > 1:
+        programs = dict.fromkeys(
+            str(word) for one in forms for word in (one["program"] if isinstance(one["program"], list) else [one["program"]])
+        )
+        return f"{_several(list(programs))} in a form that is listed, nothing chained or substituted that is not"
+    given = forms[0]
     flags = "" if "flags" not in given else f" with no flags but {_several(given['flags'])}" if given["flags"] else " without flags"
-    return f"{_several(given['program'])}{flags}, nothing chained or substituted"
+    operands = " and the operands that are listed" if "operands" in given else ""
+    return f"{_several(given['program'])}{flags}{operands}, nothing chained or substituted"
 
 
 def _said(kind: str, spec: object) -> tuple[str, str]:
@@ -85,6 +93,8 @@ def _said(kind: str, spec: object) -> tuple[str, str]:
         return f"have a length of {words}", f"has a length of {words}"
     if kind == "any":
         return "be present", "is present"
+    if kind == "mentions":
+        return f"name {_several(spec)}", f"names {_several(spec)}"
     being = {
         "one_of": lambda: f"one of {_several(spec)}",
         "range": lambda: _range(spec),

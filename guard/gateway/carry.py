@@ -16,16 +16,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from guard.gateway.rpc import INVALID_PARAMS, Refused
-from guard.record.hops import hand_on
-from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
+from guard.record.carried import TRACE, goes_on
+from guard.telemetry import META_CALL, META_CREDENTIAL, META_PROOF, META_TOKEN
 from guard.tokens.rules import MAX_CHAIN
 
-__all__ = ["META_CALL", "Carried", "holds", "onward", "read_meta"]
+__all__ = ["Carried", "holds", "onward", "read_meta"]
 
-META_CALL: Final = "guardtrail.io/call_id"
 _OURS: Final = "guardtrail.io/"
 _CONNECTION: Final = "io.modelcontextprotocol/"
-_TRACE: Final = ("traceparent", "tracestate", "baggage")
+_TRACE: Final = (*TRACE, "baggage")
 _SHORT: Final = 16
 """A part of a token that is shorter than this is no secret of its own."""
 
@@ -68,7 +67,7 @@ def onward(carried: Mapping[str, Any], token: str, lent: str | None = None) -> d
     found = _without(kept, _parts(token)) if kept and token else kept
     if lent is not None:
         found[META_CREDENTIAL] = lent
-    hand_on(found)
+    goes_on(found)
     return found
 
 

@@ -25,7 +25,8 @@ from guard.gateway.front_stdio import answered
 from guard.gateway.headers import era_of, matching
 from guard.gateway.relay import Relay
 from guard.gateway.rpc import INTERNAL, INVALID_REQUEST, PARSE, Refused, answer, dumps, error, is_id, notification, request, strict
-from guard.server.door import Door, RequestTask
+from guard.server.door import Door
+from guard.server.requests import RequestTask
 from guard.telemetry import META_TOKEN
 
 __all__ = ["HttpFront"]

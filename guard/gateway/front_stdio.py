@@ -25,7 +25,7 @@ from guard.gateway.headers import era_of
 from guard.gateway.relay import Relay
 from guard.gateway.rpc import INTERNAL, INVALID_REQUEST, PARSE, Refused, answer, dumps, error, is_id, notification, request, strict
 from guard.ports import Prover
-from guard.server.door import RequestTask
+from guard.server.requests import RequestTask
 
 __all__ = ["StdioFront", "token_source"]
 

@@ -16,7 +16,7 @@ from guard.gateway.routes import Routes
 from guard.gateway.rpc import DENIED, INVALID_PARAMS, NO_ANSWER, NO_METHOD, Refused
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
-from guard.record.hops import continue_trace
+from guard.record.carried import came_from
 from guard.runtime import Guard
 
 __all__ = ["Judged", "Reads"]
@@ -64,7 +64,7 @@ class Reads:
         if server is None:
             raise Refused(INVALID_PARAMS, "no server behind the gateway has it")
         carried = read_meta(params)
-        continue_trace(carried.meta)
+        came_from(carried.meta)
 
         async def then(bound: Mapping[str, Any]) -> Mapping[str, Any]:
             meta = onward(carried.meta, self._token())

@@ -32,7 +32,7 @@ from guard.gateway.seals import Seals
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
 from guard.reasons import ReasonCode
-from guard.record.hops import continue_trace
+from guard.record.carried import came_from
 from guard.runtime import Guard
 
 __all__ = ["ASKED", "RESERVED", "Log", "Relay"]
@@ -204,7 +204,7 @@ class Relay:
         if not isinstance(shown, str) or not (given is None or isinstance(given, Mapping)):
             raise Refused(INVALID_PARAMS, "of tools/call, `name` is text and `arguments` an object", status=400)
         carried = read_meta(params)
-        continue_trace(carried.meta)
+        came_from(carried.meta)
         if holds(shown, self._token()):
             shown = "(unnamed)"  # records hold the names of unknown tools, and no token
         server, tool = self.routes.named(shown)

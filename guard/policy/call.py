@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(
       | (?P<open>[(\[{]) | (?P<close>[)\]}]) | (?P<mark>[,:=]) | (?P<minus>-(?!\s*-))""",
     re.VERBOSE | re.ASCII,
 )
-_ESCAPE: Final = re.compile(r"\\(?!['\"\\abfnrtv0]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}).", re.DOTALL)
+_ESCAPE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\(?!['\"\\abfnrtv0]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}).)", re.DOTALL)
 _NAMED: Final = re.compile(r"[ \t]{0,80}=")
 _DEPTH: Final = 32
 _LITERALS: Final = {"True", "False", "None"}
@@ -108,7 +108,7 @@ def _scan(text: str, opening: int, tool: str) -> tuple[int, list[tuple[int, str]
             if not closers:
                 return found.end(), reserved
         elif kind == "string" and (bad := _ESCAPE.search(token)):
-            raise CallError("this is not an escape of Python", place + bad.start(), "write `\\\\` for a backslash", tool=tool)
+            raise CallError("this is not an escape of Python", place + bad.start(1), "write `\\\\` for a backslash", tool=tool)
         elif kind == "name" and len(closers) == 1 and token not in _LITERALS and _NAMED.match(text, found.end()):
             if keyword.iskeyword(token):
                 reserved.append((place, token))

@@ -108,7 +108,7 @@ PART_OF_WORD: Final[Mapping[tuple[str, str], str]] = {("then", "suspend"): "susp
 
 # For editors only: `guard.constraints` reads them.
 CONSTRAINTS: Final[tuple[str, ...]] = (
-    "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "each", "len", "subset", "any_of", "optional",
+    "any", "eq", "one_of", "range", "prefix", "suffix", "glob", "under", "url", "email", "cidr", "command", "mentions", "each", "len", "subset", "any_of", "optional",
 )  # fmt: skip
 CONSTRAINTS_WITH: Final[Mapping[str, str]] = {"from": "from", "where": "from", "age": "require_any"}
 """What else may stand beside them in places, and the part of the language it belongs to."""

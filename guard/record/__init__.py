@@ -7,7 +7,7 @@
 | `Blinds`                | the keys behind pseudonyms and argument HMACs                               |
 | `Spans`                 | one OpenTelemetry span per call                                             |
 | `LogSink`               | denials, asks and errors as JSON logs                                       |
-| `ListSink`              | records in a list, for tests                                                |
+| `ListSink`, `ListSpans` | records and spans in a list, for tests                                      |
 | `default_sinks`         | what a guard uses unless it is told otherwise                               |
 | `directory`             | where records lie: `$GUARDTRAIL_DIR`, else `.guardtrail`                    |
 
@@ -27,6 +27,7 @@ from guard.record.memory import ListSink
 from guard.record.spans import Spans
 
 if TYPE_CHECKING:
+    from guard.record.listed import ListSpans
     from guard.record.verify import Damage, Verified, verify_log
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Blinds",
     "Damage",
     "ListSink",
+    "ListSpans",
     "LogSink",
     "Spans",
     "Unavailable",
@@ -49,6 +51,10 @@ def __getattr__(name: str) -> Any:
         from guard.record import verify
 
         return getattr(verify, name)
+    if name == "ListSpans":
+        from guard.record.listed import ListSpans
+
+        return ListSpans
     raise AttributeError(f"module 'guard.record' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""What the operator of a program that serves should see, as JSON lines on standard error. Names and numbers; no values, and nothing that a client chose.
+"""What the operator of a gateway should see, as JSON lines on standard error. Names and numbers; no values, and nothing that a client chose.
 
 Standard output is the protocol's where the front is stdio.
 """
@@ -15,7 +15,6 @@ __all__ = ["operator_log"]
 
 
 def operator_log() -> Callable[..., None]:
-    """`log(event, **about)`."""
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

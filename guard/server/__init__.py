@@ -8,26 +8,24 @@ if TYPE_CHECKING:
     from guard.server.door import Door
     from guard.server.events import events_app
     from guard.server.headers import client_cert
+    from guard.server.requests import RequestTask
     from guard.server.tts import tts_app
 
-__all__ = ["Door", "client_cert", "events_app", "tts_app"]
+__all__ = ["Door", "RequestTask", "client_cert", "events_app", "tts_app"]
+
+
+_HOMES = {
+    "Door": "guard.server.door",
+    "RequestTask": "guard.server.requests",
+    "client_cert": "guard.server.headers",
+    "events_app": "guard.server.events",
+    "tts_app": "guard.server.tts",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "events_app":
-        from guard.server.events import events_app
+    if name in _HOMES:
+        from importlib import import_module
 
-        return events_app
-    if name == "Door":
-        from guard.server.door import Door
-
-        return Door
-    if name == "client_cert":
-        from guard.server.headers import client_cert
-
-        return client_cert
-    if name == "tts_app":
-        from guard.server.tts import tts_app
-
-        return tts_app
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'guard.server' has no attribute {name!r}")

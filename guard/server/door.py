@@ -28,21 +28,18 @@ from urllib.parse import urlsplit
 
 from guard.drive import Flow, Need, adrive
 from guard.errors import ApprovalRequired, ConfigError, Denied
-from guard.house import House, TaskState
-from guard.model import Decision
+from guard.house import House
 from guard.ops import Applied, Know, Lookup, parse_map
-from guard.ports import Prover
 from guard.reasons import ReasonCode
 from guard.runtime import Guard
 from guard.server.headers import ALGS, Certificate, HttpRefused, Named, Sender, challenges, path_of, refusal_of, sender_of, tls_certificate
 from guard.server.nonces import Nonces
+from guard.server.requests import RequestTask
 from guard.shown import Shown
-from guard.taskflow import open_flow
-from guard.tasks import Task
 from guard.tokens.proof import NonceWanted
 from guard.tokens.urls import is_endpoint
 
-__all__ = ["Door", "RequestTask"]
+__all__ = ["Door"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -51,7 +48,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _METADATA = "/.well-known/oauth-protected-resource"
 _TAKEN_OUT = (b"authorization", b"dpop")
-_FRESH = 15.0
 
 
 class Door:
@@ -183,39 +179,6 @@ class Door:
             more.append((b"retry-after", b"5"))
         said = {"error": refused.error or None, "code": refused.code or None, "error_description": refused.text or None}
         await _answer(send, refused.status, {name: value for name, value in said.items() if value}, more)
-
-
-class RequestTask(Task):
-    """The task of one request. It never counts as the one that first opened it: whoever leaves a request does not end what others go on with.
-
-    `shown`: what came with an HTTP request; None: nothing did, and a bound token is proven with each call.
-    """
-
-    def __init__(self, guard: Guard, token: str, shown: Shown | None, key: Prover | None = None) -> None:
-        super().__init__(guard, token, None, key)
-        self._shown = shown
-        self.kept = 0.0
-        """Since when it stays open from one request to the next; 0: it does not."""
-
-    def fresh(self) -> bool:
-        """May it be entered again? Every call asks for revocation and expiry; what is no call, a list, must not be shown much longer than those allow."""
-        now = self._guard._house.clock.now().timestamp()
-        return monotonic() - self.kept < _FRESH and self.delegation.expires_at > now and not self.state.closed
-
-    def _opening(self, house: House) -> Flow[TaskState | Decision]:
-        return open_flow(house, self._token, None, self._shown)
-
-    def _entered(self, answer: TaskState | Decision) -> None:
-        if isinstance(answer, TaskState):
-            answer.first = False
-        super()._entered(answer)
-
-    async def leave(self, error: BaseException | None = None) -> None:
-        try:
-            await self.__aexit__(None if error is None else type(error), error, None)
-        finally:
-            if not self.kept:
-                self.state.closed = True  # Attack: one proof, one request, and what it has begun calls for as long as the token lives
 
 
 class _Sent:

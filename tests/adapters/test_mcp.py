@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client, ClientSession, MCPError, StdioServerParameters, stdio_client
-from mcp.types import CallToolResult, ElicitResult
+from mcp.types import CallToolResult, ElicitResult, PaginatedRequestParams
 from opentelemetry import trace
 
 from guard import Denied, Guard, LocalIssuer, Policy, ToolCall
@@ -484,5 +485,33 @@ def test_a_server_that_reads_what_it_is_lent_gets_it_for_this_call(run: Callable
             refused = await lending.call_tool("echo")
             assert refused.is_error and "credential.refused" in said(refused)
         assert lender.taken_back == lender.issued and len(lender.issued) == 2
+
+    run(test)
+
+
+def test_the_example_says_what_it_says(tmp_path: Path) -> None:
+    file = SERVER.parents[2] / "examples" / "adapters" / "mcp_client.py"
+    env = {"PYTHONPATH": str(SERVER.parents[2]), "PATH": ""}
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == file.with_suffix(".txt").read_text("utf-8")
+
+
+def test_a_server_with_a_guard_shows_what_the_task_may_call(run: Callable[[Test], World]) -> None:
+    async def test(world: World) -> None:
+        key, seen = HolderKey.generate(), []
+        own = world.session.list_tools
+
+        async def noting(*, params: Any = None) -> Any:
+            seen.append(params)
+            return await own(params=params)
+
+        world.session.list_tools = noting  # type: ignore[method-assign]
+        token = world.iam.mint(origin="alice", actor="support", intent="refund-order", params={"order": "A-17"}, key=key.public)
+        async with world.guard.task(token, key=key):
+            await world.tools(present=key).list_tools(params=PaginatedRequestParams(_meta={"mine": token, "kept": 1}))
+            await world.tools().list_tools()
+        assert dict(seen[0].meta) == {"kept": 1, META_TOKEN: token}
+        assert seen[1] is None
 
     run(test)

@@ -93,6 +93,10 @@ MAKERS: dict[str, tuple[Make, list[Any]]] = {
         ADDRESSES,
     ),
     "command": (make_command, COMMANDS),
+    "mentions": (
+        lambda r: {"mentions": some(r, ["git", "x", "a*", "b", "c", "rm"], 3)},
+        [*COMMANDS, *PATHS, "a", "b", "ab", "c", "x", "git", "rm"],
+    ),
     "len": (make_len, ["x" * n for n in range(9)] + [["x"] * n for n in range(9)]),
     "subset": (lambda r: {"subset": some(r, ["a", "b", "c", 1], 3)}, LISTS),
     "each": (lambda r: {"each": make(r, r.choice(["one_of", "prefix", "range"]))}, [[value] for value in [*TEXTS, *NUMBERS]]),

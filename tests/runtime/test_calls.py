@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 import yaml
 
 from guard import ApprovalRequired, Decision, Denied, Outcome, ToolCall
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
+from guard.events import DecisionRecord
+from guard.record import ListSink
 from tests.runtime.conftest import World, make_world
 
 CASES = yaml.safe_load((Path(__file__).parent / "calls.yaml").read_text())
@@ -242,6 +246,19 @@ def test_resumed_call_without_its_outcome_is_denied(world: World) -> None:
     assert len(world.ran) == 1
 
 
+def test_before_denies_a_call_that_was_decided_before(world: World) -> None:
+    """`call` hands out the outcome; who asks with `before` would run the body again."""
+    call = ToolCall("refund", {"order": "A-17", "amount": "20"}, "call-1")
+    with world.guard.task(world.mint()):
+        first = world.guard.before(call)
+        assert world.guard.before(call).code == "call.replayed"  # in flight
+        world.guard.after(first, Outcome("ok", "done"))
+        again = world.guard.before(call)
+        assert (first.verdict, again.verdict, again.code, again.blocks) == ("allow", "deny", "call.replayed", True)
+        assert world.call("refund", id="call-1", order="A-17", amount="20") == "done"
+    assert not world.ran
+
+
 def test_changed_arguments_are_another_call(world: World) -> None:
     with world.guard.task(world.mint()):
         world.call("look", id="call-1", order="A-17")
@@ -354,6 +371,41 @@ def test_before_and_after(world: World) -> None:
     assert [(o.decision == allowed.id, o.status) for o in world.sink.outcomes] == [(True, "ok"), (False, "unknown")]
 
 
+def test_before_and_after_in_an_event_loop(world: World) -> None:
+    async def run() -> list[Decision]:
+        async with world.guard.task(world.mint()):
+            allowed = await world.guard.abefore(ToolCall("close", {}))
+            await world.guard.aafter(allowed, Outcome("ok"))
+            await world.guard.aafter(allowed, Outcome("error"))
+            refused = await world.guard.abefore(ToolCall("wipe", {"order": "A-17"}))
+            left = await world.guard.abefore(ToolCall("close", {}))
+            return [allowed, refused, left, await world.guard.abefore(None)]  # type: ignore[arg-type]
+
+    decided = asyncio.run(run())
+    assert [decision.blocks for decision in decided] == [False, True, False, True]
+    assert [(o.decision == decided[0].id, o.status) for o in world.sink.outcomes] == [(True, "ok"), (False, "unknown")]
+
+
+def test_before_a_call_that_was_made_before_denies(world: World) -> None:
+    """A framework that runs a step again would run the body again: there is nobody to hand the recorded outcome out."""
+    call = ToolCall("refund", {"order": "A-17", "amount": "1"}, id="c1")
+    with world.guard.task(world.mint()):
+        world.guard.after(world.guard.before(call), Outcome("ok"))
+        again, anew = world.guard.before(call), asyncio.run(world.guard.abefore(call))
+    assert [(each.verdict, each.code) for each in (again, anew)] == [("deny", "call.replayed")] * 2
+    assert [record.verdict for record in world.sink.decisions] == ["allow"] and len(world.sink.outcomes) == 1
+
+
+def test_the_arguments_between_before_and_after(world: World) -> None:
+    with world.guard.task(world.mint()):
+        decision = world.guard.before(ToolCall("refund", {"order": "A-17", "amount": Decimal("1.50")}))
+        assert dict(world.guard.arguments(decision)) == {"order": "A-17", "amount": Decimal("1.50")}
+        world.guard.after(decision, Outcome("ok"))
+        for ended in (decision, world.guard.before(ToolCall("wipe", {"order": "A-17"}))):
+            with pytest.raises(GuardError, match="no call is open"):
+                world.guard.arguments(ended)
+
+
 def test_ask_is_a_denial_until_answered() -> None:
     world = make_world(
         """
@@ -426,6 +478,18 @@ def test_the_body_is_sealed(world: World) -> None:
     assert len(world.sink.decisions) == 2, "handing the guarded function to guard.call is one call, not two"
 
 
+def test_the_signature_is_kept(world: World) -> None:
+    """Frameworks make their schemas of it, of the guarded function or of the sealed body below it."""
+
+    def close(order: str = "A-17") -> str:
+        return order
+
+    guarded = world.guard.tool(close, name="look")
+    kept = inspect.signature(close, eval_str=True)
+    assert inspect.signature(guarded) == inspect.signature(guarded.__wrapped__) == kept  # type: ignore[attr-defined]
+    assert kept.parameters["order"].annotation is str, "and what was written as text is a type"
+
+
 def test_a_lease_is_for_one_tool(world: World) -> None:
     """A body must not use its own lease to run another sealed body."""
 
@@ -440,6 +504,87 @@ def test_a_lease_is_for_one_tool(world: World) -> None:
     with world.guard.task(world.mint()), pytest.raises(Denied, match="call.sealed"):
         world.guard.call(ToolCall("look", {"order": "A-17"}), sneaky)
     assert world.ran == []
+
+
+def test_a_body_may_not_run_what_is_sealed(world: World) -> None:
+    """Neither its own nor, inside another's call, what that one might: the lease is for the body that the guard was handed."""
+
+    @world.guard.tool
+    def close() -> str:
+        with pytest.raises(Denied, match="call.sealed"):
+            close.__wrapped__()  # type: ignore[attr-defined]
+        with pytest.raises(Denied, match="call.sealed"):
+            look.__wrapped__("A-17")  # type: ignore[attr-defined]
+        world.ran.append("close")
+        return "closed"
+
+    @world.guard.tool
+    def look(order: str) -> str:
+        world.ran.append("look")
+        return "seen"
+
+    def nested(**_: object) -> object:
+        close()
+        return look.__wrapped__("A-17")  # type: ignore[attr-defined]
+
+    with world.guard.task(world.mint()):
+        assert close() == "closed"
+        assert world.guard.call(ToolCall("look", {"order": "A-17"}), nested) == "seen"
+    assert world.ran == ["close", "close", "look"]
+
+
+ORDINARY = """
+guardtrail: 1
+name: shop
+owner: payments@acme.example
+tools: {look: {effect: read, control: {order: id}}}
+intents:
+  refund-order: {description: Look., params: {order: id, ceiling: decimal}, ttl: 10m, allow: {look: {args: {order: {eq: $order}}}}}
+"""
+
+
+class Dead(ListSink):
+    """From some time on it takes no decision that allows."""
+
+    dead = False
+
+    def decision(self, record: DecisionRecord) -> None:
+        if self.dead and record.verdict == "allow":
+            raise OSError
+        super().decision(record)
+
+
+def test_records_of_ordinary_calls_are_like_each_other() -> None:
+    """They say what a record says that was made from nothing; and what is refused after all is like none of them."""
+    world = make_world(ORDINARY, sinks=[dead := Dead(), sink := ListSink()])
+    with world.guard.task(world.mint()):
+        for order, call in (("A-17", ""), ("A-17", "7"), ("A-17", "8"), ("B-18", "9")):
+            try:
+                world.call("look", call, order=order)
+            except Denied as denied:
+                assert order == "B-18", denied
+        dead.dead = True
+        with pytest.raises(Denied, match="record.unavailable"):
+            world.call("look", order="A-17")
+    plain, *others, forbidden, refused = sink.decisions
+    assert plain.like is None
+    for step, record in enumerate(others, 2):
+        assert record.like is not None
+        assert record == replace(
+            plain, id=record.id, at=record.at, step=step, call=str(step + 5), findings=record.findings, generation="", args_hmac=plain.args_hmac
+        )  # fmt: skip
+        assert [f.text for f in record.findings] == [f.text for f in plain.findings]
+    for record, code in ((forbidden, "args.constraint"), (refused, "record.unavailable")):
+        assert record.like is None
+        assert (record.verdict, record.code) == ("deny", code)
+    for outcome, record in zip(sink.outcomes, [plain, *others], strict=False):
+        assert (outcome.decision, outcome.task, outcome.step, outcome.tool, outcome.status) == (
+            record.id,
+            record.task,
+            record.step,
+            "look",
+            "ok",
+        )
 
 
 def test_methods_generators_and_async(world: World) -> None:
