@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "META_APPROVAL", "META_CALL", "META_CODE", "META_CREDENTIAL", "META_DECISION", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied",
-    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
+    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "about", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
 ]  # fmt: skip
 
 
@@ -54,6 +54,12 @@ def missing(adapter: str, package: str, least: str) -> ConfigError:
 def refusal(denied: Denied) -> str:
     """The sentence a model reads instead of a result. It names the reason and the smallest change; no values."""
     return denied.for_model()
+
+
+def about(denied: Denied) -> dict[str, object]:
+    """What a refusal says for programs, beside its sentence: names, ids and codes, no values. Plain data."""
+    found: dict[str, object] = {META_DECISION: denied.decision.id, META_CODE: str(denied.decision.code)}
+    return found | {META_APPROVAL: denied.request} if isinstance(denied, ApprovalRequired) else found
 
 
 def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None, proof: str = "") -> ToolCall:

@@ -11,14 +11,12 @@ from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, In
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from ._core import (
-    META_APPROVAL,
     META_CALL,
-    META_CODE,
-    META_DECISION,
     META_PROOF,
     META_TOKEN,
     ApprovalRequired,
     Denied,
+    about,
     refusal,
     without_token,
 )
@@ -158,11 +156,6 @@ def refused(denied: Denied | str) -> CallToolResult:
     text = denied if isinstance(denied, str) else refusal(denied)
     meta = None if isinstance(denied, str) else about(denied)
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta)
-
-
-def about(denied: Denied) -> dict[str, Any]:
-    found: dict[str, Any] = {META_DECISION: denied.decision.id, META_CODE: str(denied.decision.code)}
-    return found | {META_APPROVAL: denied.request} if isinstance(denied, ApprovalRequired) else found
 
 
 def wire(result: Any) -> dict[str, Any]:
