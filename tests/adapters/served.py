@@ -18,7 +18,8 @@ from guard.adapters.mcp import GuardedSession
 from guard.identity.holder import HolderKey
 from guard.record import ListSink
 from guard.telemetry import META_CALL, META_CODE, META_DECISION, META_PROOF, META_TOKEN
-from tests.adapters.shop import POLICY, TRANSPORTS, Shop, Wire, asked, in_memory, over_http, said
+from tests.adapters.common import POLICY
+from tests.adapters.shop import TRANSPORTS, Shop, Wire, asked, in_memory, over_http, said
 
 PROMPT = "guardtrail.io/approval"
 LARGE = {"order": "A-17", "amount": "2000.17"}
