@@ -44,6 +44,11 @@ test-adapters: venv ## every adapter with the newest and the oldest release of i
 test: venv demo-env adapter-envs ## the whole suite
 	@$(PY) -m pytest -q -n 2 --dist loadfile -m 'not campaign' $(ARGS)
 
+.PHONY: test-agents
+test-agents: venv ## Claude Code, Codex and Gemini CLI themselves (from npm), with a model on loopback: what is denied does not run
+	@npm install --silent --no-audit --no-fund --no-save --prefix .venv-agents @anthropic-ai/claude-code@2.1.332 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
+	@$(PY) -m pytest -q tests/hook/test_agents.py $(ARGS)
+
 .PHONY: check
 check: venv ## format, lint, types, floors
 	@$(PY) -m ruff format --check --quiet . || { printf 'run: make format\n'; exit 1; }
@@ -79,7 +84,7 @@ campaign: venv ## the long searches: many more generated cases than `make test` 
 .PHONY: oldest
 oldest: ## the suite with the oldest versions of everything we depend on
 	@$(call ready,.venv-oldest tools/oldest.txt -c tools/oldest.txt -e '.[dev]'):
-	@.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m 'not campaign' -W ignore::DeprecationWarning --ignore tests/adapters --ignore tests/demo $(ARGS)
+	@.venv-oldest/bin/python -m pytest -q -n 2 --dist loadfile -m 'not campaign' -W ignore::DeprecationWarning --ignore tests/adapters --ignore tests/demo --ignore tests/gateway $(ARGS)
 
 .PHONY: dist
 dist: venv ## sdist and wheel, in dist/

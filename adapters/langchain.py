@@ -33,8 +33,6 @@ except ImportError as error:  # absent, or before 1.0, which has no middleware
 
 __all__ = ["GuardMiddleware", "coverage", "tool_node"]
 
-_REJECTED = "{} was not called: the program that runs this agent said no."
-
 
 class Failed(Exception):
     """The tool ran, and its answer says that it failed: outcome `error`. Carries the message, which goes to the model untouched."""
@@ -132,7 +130,7 @@ class GuardMiddleware(AgentMiddleware, Guarding):  # type: ignore[misc, type-arg
                 one.runs += 1  # recorded is a run that stopped; this is the next
             except (Failed, Denied) as why:
                 return one.ended(why)
-        return one.refused(_REJECTED.format(one.name))
+        return one.refused(self._guard.decline(one.call()).for_model())
 
     async def awrap_tool_call(self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Any]]) -> Any:
         one = self._one(request, handler)
@@ -152,7 +150,7 @@ class GuardMiddleware(AgentMiddleware, Guarding):  # type: ignore[misc, type-arg
                 one.runs += 1
             except (Failed, Denied) as why:
                 return one.ended(why)
-        return one.refused(_REJECTED.format(one.name))
+        return one.refused((await self._guard.adecline(one.call())).for_model())
 
     def wrap_model_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         return handler(self._offered(request))

@@ -27,6 +27,7 @@ from benchmarks.adapters import adapter_rows
 from benchmarks.chain import chain_rows
 from benchmarks.delegation import delegation_rows
 from benchmarks.foreign import foreign_rows
+from benchmarks.gateway import gateway_rows
 from benchmarks.hook import hook_rows
 from benchmarks.house import CALL, cached_decision, directory_guard, empty, policy_text, span_reference
 from benchmarks.measure import Row, interleave
@@ -125,6 +126,7 @@ GROUPS: dict[str, Callable[[int], Iterator[Row]]] = {
     "token": tokens,
     "delegation": delegation_rows,
     "call": calls,
+    "gateway": gateway_rows,
     "import": imports,
     "adapter": adapter_rows,
     "chain": chain_rows,

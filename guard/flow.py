@@ -32,7 +32,7 @@ from guard.events import OutcomeRecord
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
-from guard.model import Outcome, ToolCall
+from guard.model import Decision, Finding, Outcome, ToolCall
 from guard.ops import Add, Applied, Op
 from guard.reasons import ReasonCode
 from guard.steps import Draft, both, forbid, refunds
@@ -42,7 +42,7 @@ from guard.workflow.plan import Plan
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
 
-__all__ = ["call_flow", "decide_flow", "finish_flow"]
+__all__ = ["call_flow", "decide_flow", "decline_flow", "finish_flow"]
 
 _outcome_record: Any = OutcomeRecord.__new__
 _new: Any = tuple.__new__
@@ -50,7 +50,9 @@ _NOTHING: Mapping[str, object] = {}
 _STREAMS = ("generator", "async_generator", "coroutine")
 
 
-def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind | None = None, *, dry: bool = False) -> Flow[Ticket]:
+def decide_flow(
+    house: House, task: TaskState | None, call: ToolCall, bind: Bind | Finding | None = None, *, dry: bool = False
+) -> Flow[Ticket]:
     """Steps 1 to 8: a recorded decision, and the ticket under which the call may run. `dry`: judge only, nothing taken or written."""
     draft = Draft(house, task, call, dry)
     try:
@@ -78,6 +80,27 @@ def decide_flow(house: House, task: TaskState | None, call: ToolCall, bind: Bind
     if draft.interrupt is not None:
         raise draft.interrupt  # Ctrl-C while a port was asked: recorded, and now it goes on
     return ticket
+
+
+def decline_flow(house: House, task: TaskState | None, call: ToolCall) -> Flow[Decision]:
+    """A call that the program said no to before it was made, on record: always a deny, and nothing is taken. Who said it is not known, so it is no
+    person's no: that one is in the approvals.
+    """
+    looked, draft = Draft(house, task, call, True), Draft(house, task, call, False)
+    try:
+        yield from judge_flow(house, looked, None)  # whose it is, and its arguments
+        draft.at, draft.now, draft.plan, draft.bound = looked.at, looked.now, looked.plan, looked.bound
+        draft.findings = [found for found in looked.findings if found.judge in ("task", "token") and found.says == "forbid"]
+        draft.findings.append(forbid("task", ReasonCode.ASK_DECLINED, fix="none: this call was not wanted"))
+        ticket = yield from conclude(house, draft, decide(draft.findings, ()))
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        return decision_of(house, draft, _crashed(draft, error))
+    interrupt = looked.interrupt or draft.interrupt
+    if interrupt is not None:
+        raise interrupt
+    return ticket.decision
 
 
 def _crashed(draft: Draft, error: BaseException) -> Ruling:

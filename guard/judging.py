@@ -56,11 +56,13 @@ def _renewed(house: House, draft: Draft, task: TaskState, found: Delegation) -> 
     return None
 
 
-def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
+def _bound(house: House, draft: Draft, bind: Bind | Finding | None) -> Finding | None:
     """The arguments fitted to the tool, into the draft; or why they do not fit."""
     try:
         if bind is None:
             draft.bound = house.binders[draft.call.tool].bind(draft.call.args, house.resolve)
+        elif isinstance(bind, Finding):  # `Guard.arefuse`: whoever hands the call over knows better than its arguments
+            return bind
         else:
             number, args, kwargs = bind
             binder = house.fitted[number][2]
@@ -74,7 +76,7 @@ def _bound(house: House, draft: Draft, bind: Bind | None) -> Finding | None:
     return None
 
 
-def judge_flow(house: House, draft: Draft, bind: Bind | None) -> Flow[Ruling]:
+def judge_flow(house: House, draft: Draft, bind: Bind | Finding | None) -> Flow[Ruling]:
     """Steps 1 to 7: what every judge says, and the reservation if they all permit."""
     task, call, dry = draft.task, draft.call, draft.dry
     clock, verifier, revocations, store = house.clock, house.verifier, house.revocations, house.store

@@ -1,4 +1,4 @@
-"""The policy packs that come with guardtrail: `baseline`, `git-maintainer`, and ten of rules over the chain of calls (see `policies/`).
+"""The policy packs that come with guardtrail: `baseline`, `git-maintainer`, `coding-agent`, and ten of rules over the chain of calls (see `policies/`).
 
 They are read from the package (`guard/_packs`), or in a checkout from the folder `policies/` beside `guard/`; by path from this
 file, so that a `policies/` in the working directory or on `sys.path` cannot take their place.

@@ -70,6 +70,7 @@ class ReasonCode(StrEnum):
     IDENTITY_UNAVAILABLE = "identity.unavailable"
 
     TOOL_UNKNOWN = "tool.unknown"
+    TOOL_CHANGED = "tool.changed"
     ARGS_UNKNOWN = "args.unknown"
     ARGS_MISSING = "args.missing"
     ARGS_TYPE = "args.type"
@@ -77,6 +78,7 @@ class ReasonCode(StrEnum):
     ARGS_CONSTRAINT = "args.constraint"
     ARGS_FROM = "args.from"
     ARGS_CHECK = "args.check"
+    ARGS_TOKEN = "args.token"
 
     GRANT_TOOL = "grant.tool"
     GRANT_ARGS = "grant.args"
@@ -109,6 +111,7 @@ class ReasonCode(StrEnum):
     ASKED_DELEGATED = "asked.delegated"
     ASK_TOO_MANY = "ask.too_many"
     ASK_REJECTED = "ask.rejected"
+    ASK_DECLINED = "ask.declined"
     ASK_UNAVAILABLE = "ask.unavailable"
     ASK_USED = "ask.used"
     ASK_ENDORSE = "ask.endorse"
@@ -126,6 +129,7 @@ class ReasonCode(StrEnum):
     CALL_REPLAYED = "call.replayed"
     CALL_ALREADY_RUN = "call.already_run"
     CALL_SEALED = "call.sealed"
+    CALL_UNASKED = "call.unasked"
     CALL_CANCELLED = "call.cancelled"
     CALL_DEADLINE = "call.deadline"
     CALL_CONTENDED = "call.contended"
@@ -212,6 +216,11 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.IDENTITY_UNAVAILABLE: _R("the registry of identities cannot be read", "not available now"),
     ReasonCode.TOOL_UNKNOWN: _R("the policy does not name this tool", "not a tool of this policy", ("OWASP-ASI02",)),
+    ReasonCode.TOOL_CHANGED: _R(
+        "its server describes the tool otherwise than it was pinned, or it was never pinned (MCP gateway)",
+        "not as it was pinned",
+        ("OWASP-ASI02", "OWASP-ASI04"),
+    ),
     ReasonCode.ARGS_UNKNOWN: _R("an argument that neither the tool nor the policy declares", "unknown argument", ("OWASP-ASI02",)),
     ReasonCode.ARGS_MISSING: _R("a required argument is absent or null", "an argument is missing"),
     ReasonCode.ARGS_TYPE: _R(
@@ -226,6 +235,11 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.ARGS_CHECK: _R(
         "the intent's `check` is not true of the arguments", "an argument is outside the task", ("OWASP-ASI02", "OWASP-LLM06")
+    ),
+    ReasonCode.ARGS_TOKEN: _R(
+        "the delegation token, or a hop of it, stands in the arguments; it is for the guard, and no tool may have it (MCP gateway)",
+        "a credential stands in the arguments",
+        ("OWASP-ASI03",),
     ),
     ReasonCode.GRANT_TOOL: _R("a hop of the delegation was not granted this tool", "not granted", ("RFC9396-2", "OWASP-ASI03")),
     ReasonCode.GRANT_ARGS: _R(
@@ -318,6 +332,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.ASK_TOO_MANY: _R("the task has asked as often as it may", "too many questions", ("OWASP-ASI09",)),
     ReasonCode.ASK_REJECTED: _R("a person who may answer has said no to this very call", "a person has said no", ("OWASP-ASI09",)),
+    ReasonCode.ASK_DECLINED: _R(
+        "the program that runs the agent said no before the call was made", "this call is not wanted", ("OWASP-ASI09",)
+    ),
     ReasonCode.ASK_UNAVAILABLE: _R("the request could not be kept, so nobody can answer it", "not available now", ("OWASP-ASI09",)),
     ReasonCode.ASK_USED: _R("the approval was used or taken back meanwhile", "a person must look again", ("OWASP-ASI09",)),
     ReasonCode.ASK_ENDORSE: _R("a person must vouch for the value before it may be used", "a person must look first", ("OWASP-ASI09",)),
@@ -335,6 +352,9 @@ REASONS: dict[ReasonCode, Reason] = {
     ),
     ReasonCode.CALL_ALREADY_RUN: _R("the policy's `once` key was used by an earlier call", "already done"),
     ReasonCode.CALL_SEALED: _R("the tool body was called past the guard", "call the guarded tool", ("OWASP-ASI02",)),
+    ReasonCode.CALL_UNASKED: _R(
+        "answers of a person came with the call, and this call has asked for none (MCP gateway)", "nobody was asked", ("OWASP-ASI09",)
+    ),
     ReasonCode.CALL_CANCELLED: _R("the caller was cancelled before the body could start", "cancelled"),
     ReasonCode.CALL_DEADLINE: _R("the decision was not complete within the guard's deadline", "not available now"),
     ReasonCode.CALL_CONTENDED: _R("the state changed under the decision more often than it may be judged again", "not available now"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast, overload
 from guard.constraints import Binder, Shape
 from guard.drive import adrive, drive
 from guard.errors import ConfigError, Denied, GuardError
-from guard.flow import call_flow, decide_flow, finish_flow
+from guard.flow import call_flow, decide_flow, decline_flow, finish_flow
 from guard.house import House, SystemClock, TaskState, Ticket, named
 from guard.identity import Issuer, LocalIssuer, RevocationList, TrustedIssuers
 from guard.model import Decision, Finding, Outcome, ToolCall
@@ -244,6 +244,26 @@ class Guard:
     def check(self, call: ToolCall) -> Decision:
         """Judge only: consumes and records nothing. Never use the answer to run something yourself: that is `call`."""
         return self.dry(call, None)
+
+    async def acheck(self, call: ToolCall) -> Decision:
+        """`check` where an event loop runs: a store that blocks does not stop it."""
+        return (await adrive(decide_flow(self._house, self._state(), call, dry=True), self._house.seconds)).decision
+
+    def decline(self, call: ToolCall) -> Decision:
+        """Put on record that the program said no to `call`, before it was made: a deny `ask.declined`, and nothing runs. For frameworks whose own "rejected"
+        comes instead of the call. It closes no request: what a person has approved stays approved.
+        """
+        return drive(decline_flow(self._house, self._state(), call), self._house.seconds)
+
+    async def adecline(self, call: ToolCall) -> Decision:
+        """`decline` where an event loop runs."""
+        return await adrive(decline_flow(self._house, self._state(), call), self._house.seconds)
+
+    async def arefuse(self, call: ToolCall, code: ReasonCode, text: str, fix: str = "") -> Decision:
+        """Deny `call`, and record it, for what its arguments do not show and whoever hands it over has found: a tool that is described otherwise than it was
+        pinned, a token in the arguments. Whatever else speaks against the call is said too; nothing makes it a permit."""
+        finding = Finding("call", "forbid", code, text=text, fix=fix)
+        return (await adrive(decide_flow(self._house, self._state(), call, finding), self._house.seconds)).decision
 
     def before(self, call: ToolCall) -> Decision:
         """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`

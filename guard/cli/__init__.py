@@ -19,6 +19,7 @@ from guard.cli.hook import app as _hook
 from guard.cli.identity import app as _identity
 from guard.cli.init import init
 from guard.cli.lint import lint
+from guard.cli.mcp import mcp
 from guard.cli.output import YES, say
 from guard.cli.replay import replay
 from guard.cli.revoke import revoke, revoked
@@ -43,6 +44,7 @@ in the order of the work
   explain         one recorded decision and its chain     guardtrail explain last
   approvals list  calls that wait for a person            guardtrail approvals list
   approve         say yes to one of them (or `reject`)    guardtrail approve 01KAW5C --token @bob.jwt
+  mcp             a gateway in front of MCP servers       guardtrail mcp -p policy.yaml --token @task.jwt -- SERVER...
   replay          recorded runs under a policy            guardtrail replay traces/*.jsonl --policy policy.yaml
   revoke          the kill switch: deny from now on       guardtrail revoke --task 5d2e --state sqlite:.guardtrail/state.db
   revoked         what was taken back                     guardtrail revoked --state sqlite:.guardtrail/state.db
@@ -98,6 +100,7 @@ app.command()(doctor)
 app.add_typer(_approvals, name="approvals")
 app.command()(approve)
 app.command()(reject)
+app.command()(mcp)
 app.command()(replay)
 app.command()(revoke)
 app.command()(revoked)

@@ -17,7 +17,7 @@ from guard.frozen import frozen
 from guard.policy.data import IRREVERSIBLE
 from guard.policy.table import NAMES
 
-__all__ = ["Argument", "Guess", "guess"]
+__all__ = ["Argument", "Guess", "guess", "guess_schema"]
 
 _EFFECTS: Mapping[str, str] = {
     "read": "get read list search lookup look find show view query count check describe load peek status diff log",
@@ -100,6 +100,49 @@ def guess(name: str, function: Callable[..., object]) -> Guess:
     return Guess(name, effect or "write", effect is not None, tuple(arguments), tuple(left_out))
 
 
+def guess_schema(name: str, tool: str, schema: object, hints: object = None) -> Guess:
+    """The same of a tool that a JSON Schema describes. `name`: in the policy; `tool`: its own. `hints`: what its server says that it does; a guess, too."""
+    effect, sure = _effect(tool), True
+    if effect is None:
+        said = hints if isinstance(hints, Mapping) else {}
+        effect = "read" if said.get("readOnlyHint") is True else "delete" if said.get("destructiveHint") is True else "write"
+        sure = False
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    arguments: list[Argument] = []
+    left_out: list[str] = []
+    for own, about in properties.items() if isinstance(properties, Mapping) else ():
+        if isinstance(own, str) and re.match(NAMES["path"], own):
+            kind, many = _of_schema(about)
+            arguments.append(_named(own, kind, many, "text" if kind is None else "any"))
+        else:
+            left_out.append(str(own))
+    return Guess(name, effect, sure, tuple(arguments), tuple(left_out))
+
+
+_SCHEMA_TYPES: Mapping[str, str] = {"integer": "int", "number": "decimal", "boolean": "bool"}
+_FORMATS: Mapping[str, str] = {"uri": "url", "email": "email", "date": "date", "date-time": "date", "hostname": "host"}
+
+
+def _of_schema(about: object) -> tuple[str | None, bool]:
+    """The type word of a property (None: some text) and whether it is a list of them."""
+    if not isinstance(about, Mapping):
+        return "any", False
+    kind = about.get("type")
+    if isinstance(kind, list):
+        left = [each for each in kind if each != "null"]
+        kind = left[0] if len(left) == 1 else None
+    several = about.get("anyOf")
+    if kind is None and isinstance(several, list):
+        left = [each for each in several if not (isinstance(each, Mapping) and each.get("type") == "null")]
+        return _of_schema(left[0]) if len(left) == 1 else ("any", False)
+    if kind == "array":
+        inner, nested = _of_schema(about.get("items", {}))
+        return ("any", False) if nested or inner == "any" else (inner, True)
+    if kind == "string":
+        return _FORMATS.get(str(about.get("format"))), False
+    return _SCHEMA_TYPES.get(str(kind), "any"), False
+
+
 def words(name: str) -> list[str]:
     """`sendEmail_to2` -> send, email, to2"""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)] or [name.lower()]
@@ -119,10 +162,14 @@ def _hints(function: Callable[..., object]) -> dict[str, Any]:
 
 def _argument(name: str, annotation: object) -> Argument:
     kind, many = _of(annotation)
+    return _named(name, kind, many, "text" if annotation is inspect.Parameter.empty else "any")
+
+
+def _named(name: str, kind: str | None, many: bool, otherwise: str) -> Argument:
     by_name = _by_name(name)
     # The name says what a text is for; a type that is not text says it itself, but an `int` id is an id all the same.
     if kind is None or kind == "text" or (kind == "int" and by_name == "id"):
-        kind = by_name or kind or ("text" if annotation is inspect.Parameter.empty else "any")
+        kind = by_name or kind or otherwise
     return Argument(f"{name}[]" if many else name, kind, kind in _CONTROL)
 
 

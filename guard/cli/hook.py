@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Coding agents: judge their tool calls.", rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 _Agents = Annotated[
     list[str] | None,
@@ -51,6 +51,10 @@ _Approvers = Annotated[
 _State = Annotated[
     str | None,
     typer.Option("--state", help="Where labels and limits lie (default: state.db beside the records).", metavar="sqlite:PATH", show_default=False),
+]  # fmt: skip
+_Dir = Annotated[
+    Path | None,
+    typer.Option("--dir", help="Where records, state and keys lie (default: $GUARDTRAIL_DIR, else ~/.guardtrail).", metavar="DIR", show_default=False),
 ]  # fmt: skip
 _User = Annotated[bool, typer.Option("--user", help="In the settings of the user, for all projects; else in those of this folder.")]
 
@@ -86,7 +90,7 @@ def _one(agent: str | None, socket: Path | None, *, start: bool) -> int:
     why = "the daemon did not answer, so this was not judged and is not allowed; see: guardtrail hook status"
     try:
         from guard.hook.client import ask, connected, started
-        from guard.hook.door import socket_path
+        from guard.hook.door import home, socket_path
         from guard.hook.line import start_command
         from guard.hook.reading import MAX_BODY, event_of
         from guard.hook.tables import AGENTS, PROTOCOL
@@ -97,7 +101,7 @@ def _one(agent: str | None, socket: Path | None, *, start: bool) -> int:
         body = sys.stdin.buffer.read(MAX_BODY + 1)
         event = event_of(body)
         path = str((socket or socket_path()).absolute())
-        peer = connected(path) or (started(path, start_command(["--socket", path])) if start else None)
+        peer = connected(path) or (started(path, start_command(["--socket", path, "--dir", str(home())])) if start else None)
         said = ask(peer, f"http://localhost/v1/{known.name}/{event}", body).decode() if peer is not None else ""
         head, _, rest = said.partition("|")
         if head == f"{PROTOCOL} 0":
@@ -130,6 +134,7 @@ def serve(
     intent: _Intent = "coding",
     state: _State = None,
     approvers: _Approvers = None,
+    dir: _Dir = None,
     as_json: Json = False,
 ) -> int:
     """Judge the calls of the coding agents of this user, until it is ended.
@@ -150,7 +155,7 @@ def serve(
     """
     from guard.hook.door import Door, home, socket_path
 
-    os.environ["GUARDTRAIL_DIR"] = str(home())
+    os.environ["GUARDTRAIL_DIR"] = str(dir.absolute() if dir is not None else home())
     path = (socket or socket_path()).absolute()
     file = _token_file(token, issuer, audience, keys)
     sessions, about = _wired(policy or [], file, (issuer, audience, keys, approvers), intent, state)
@@ -255,14 +260,15 @@ def install(
     --json: {"files": [{"agent", "file", "state": "changed" | "unchanged" | "would change", "backup": FILE | null}], "curl": FILE | null}
     Exit 0: done; 2: wrong usage; 3: a file is not what its agent would read, or cannot be written.
     """
-    from guard.hook.door import socket_path
+    from guard.hook.door import home, socket_path
     from guard.hook.line import find_curl, line, start_command
     from guard.hook.settings import change, with_hooks
 
     chosen = _chosen(agent)
     path = (socket or socket_path()).absolute()
     file = _token_file(token, issuer, audience, keys)
-    options = ["--socket", str(path), "--intent", intent]
+    # Not what the agent's environment says later: a project's settings can set that.
+    options = ["--socket", str(path), "--dir", str(home()), "--intent", intent]
     options += [word for each in policy or [] for word in ("--policy", str(each.absolute()))]
     options += ["--token", f"@{file}"] if file is not None else []
     options += [
@@ -277,6 +283,8 @@ def install(
     _show(done, as_json, {"curl": curl}, dry=dry_run)
     if curl is None:
         note("there is no curl here: each hook is a Python process, some 30 ms instead of some 10")
+    if any(one.name == "codex" for one in chosen):
+        note("Codex runs these hooks only after you have looked at them and trusted them: `/hooks` in Codex")
     if not as_json and not dry_run:
         _suggest(command)
     return YES
@@ -316,7 +324,7 @@ def status(socket: _Socket = None, as_json: Json = False) -> int:
 
     \b
     --json: {"daemon": {"pid", "policy", "sessions", "token", ...} | null, "socket", "hooks": [{"agent", "file", "state"}]}
-            state: "installed" | "in part" | "not installed" | "not readable"
+            state: "installed" | "in part" | "switched off" | "not installed" | "not readable"
     Exit 0: the daemon answers; 1: it does not.
     """
     from guard.hook.door import socket_path

@@ -1,4 +1,4 @@
-"""`guardtrail init`: a first policy from plain Python functions."""
+"""`guardtrail init`: a first policy from plain Python functions, or from running MCP servers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from guard.cli.guess import Argument, Guess, guess
+from guard.cli.mcp import PINS, Env, Header, Name, PinsOption, ServerOption, Servers, Url, specs_of
 from guard.cli.modules import attribute, load_module
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, columns, count, dump, note, pad, say
 from guard.policy import Policy
@@ -23,10 +24,23 @@ _INTENT = "everything-listed"
 @answers
 def init(
     functions: Annotated[
-        str, typer.Argument(help="Where your functions are: a list, tuple or dict of them.", metavar="MODULE:NAME", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Where your functions are: a list, tuple or dict of them. With --mcp: the server's command, after `--`.",
+            metavar="MODULE:NAME | -- COMMAND...",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the policy goes; `-` is standard output.")] = Path("policy.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    mcp: Annotated[bool, typer.Option("--mcp", help="From MCP servers: started, asked for their tools, and pinned.")] = False,
+    url: Url = None,
+    server: ServerOption = None,
+    servers: Servers = None,
+    name: Name = "",
+    env: Env = None,
+    header: Header = None,
+    pins: PinsOption = PINS,
     as_json: Json = False,
 ) -> int:
     """Write a first policy for your tools: what each does and takes is guessed from names and types.
@@ -36,6 +50,8 @@ def init(
     \b
     guardtrail init tools:TOOLS
     guardtrail init app.tools:TOOLS -o policies/app.yaml
+    guardtrail init --mcp -- mcp-server-git --repository .       and pins what the server says of its tools
+    guardtrail init --mcp --url https://tools.acme.example/mcp
 
     \b
     --json: {"ok", "file", "tools": [{"name", "effect", "sure", "reversible", "control": {path: type}, "data": {path: type},
@@ -43,9 +59,18 @@ def init(
     """
     if not force and str(output) != "-" and output.exists():
         raise WrongUsage(f"{output} exists; `--force` replaces it, `-o FILE` writes another")
-    found = _functions(functions)
-    guesses = [_guess(name, function) for name, function in found.items()]
-    text = policy_text(functions, guesses)
+    if mcp:
+        from guard.cli.initmcp import asked_servers
+
+        source, named, guesses = asked_servers(specs_of(functions, url, server, servers, name, env, header), pins)
+    elif url or server or servers or name or env or header or functions is None or len(functions) != 1:
+        raise WrongUsage(
+            "say where your functions are, as in `guardtrail init tools:TOOLS`; of MCP servers: `guardtrail init --mcp -- COMMAND`"
+        )
+    else:
+        source = named = functions[0]
+        guesses = [_guess(own, function) for own, function in _functions(source).items()]
+    text = policy_text(source, guesses, named)
     Policy.from_text(text, file=str(output))  # what is written loads; if not, nothing is written
     if str(output) == "-":
         print(text, end="")
@@ -54,10 +79,12 @@ def init(
     if as_json:
         dump({"ok": True, "file": str(output), "tools": [_dict(each) for each in guesses], "intents": [_INTENT]})
         return YES
-    say(f"read {count(len(guesses), 'function')} from {functions}")
+    say(f"read {count(len(guesses), 'tool' if mcp else 'function')} from {source}")
     for line in columns([_row(each) for each in guesses], gap=3, most=100):
         say(line)
     say(f"wrote {output}: {count(len(guesses), 'tool')}, 1 intent `{_INTENT}` (grants exactly these tools), 0 rules, 1 test")
+    if mcp:
+        say(f"pinned what they say of their tools in {pins}: read it (`guardtrail mcp --pin` shows it), a model will")
     say(f"next: correct the lines marked `# guess`, then  guardtrail lint {output}")
     return YES
 
@@ -117,9 +144,9 @@ def _guess(name: str, function: Callable[..., object]) -> Guess:
 # -- writing the policy --------------------------------------------------------------------------------------------------------
 
 
-def policy_text(source: str, guesses: Sequence[Guess]) -> str:
-    """The policy as a commented YAML text."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", source.partition(":")[0]).strip("-._")[:128] or "tools"
+def policy_text(source: str, guesses: Sequence[Guess], named: str = "") -> str:
+    """The policy as a commented YAML text. `source`: where the tools are from; `named`: what it is called after."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", (named or source).partition(":")[0]).strip("-._")[:128] or "tools"
     wide = max(len(_key(each.name)) for each in guesses) + 2
     tools = [f"  {pad(_key(each.name) + ':', wide)}{{{_tool(each)}}}   {_mark(each)}" for each in guesses]
     allow = [f"      {pad(_key(each.name) + ':', wide)}{{}}   {_narrower(each)}".rstrip() for each in guesses]

@@ -28,6 +28,7 @@ __all__ = ["MAX_BODY", "NotUnderstood", "Said", "event_of", "read"]
 
 MAX_BODY: Final = 8 << 20
 _HEADING: Final = re.compile(r"(?:Add File|Update File|Delete File|Move to): *(\S(?:.*\S)?)")
+_HEREDOC: Final = re.compile(r"apply_patch <<(['\"])(\w{1,40})\1\n(.*)\n\2\n?", re.DOTALL)
 _MARKS: Final = ("Begin Patch", "End Patch", "End of File")
 _SESSION: Final = ("session_id", "conversation_id")
 
@@ -155,7 +156,19 @@ def _call(agent: Agent, event: str, body: Mapping[str, Any], folder: str) -> Too
     known = agent.tools.get(name)
     if known is None:
         raise NotUnderstood("this tool of the agent is not known here, so it is not allowed")
+    patch = _heredoc(given) if agent.patches and known.name == "shell" else None
+    if patch is not None:
+        return ToolCall("edit_files", _arguments(agent.tools["apply_patch"], {"patch": patch}, folder), own)
     return ToolCall(known.name, _arguments(known, given, folder), own)
+
+
+def _heredoc(given: Mapping[str, Any]) -> str | None:
+    """The patch, where a command is nothing but `apply_patch <<'EOF'`: quoted, so that no shell reads in it, and ended once."""
+    command = given.get("command")
+    found = _HEREDOC.fullmatch(command) if isinstance(command, str) and set(given) <= {"command", "cwd", "workdir"} else None
+    if found is None or found[2] in found[3].split("\n"):
+        return None
+    return found[3]
 
 
 def _arguments(tool: Tool, given: Mapping[str, Any], folder: str) -> dict[str, Any]:

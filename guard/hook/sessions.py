@@ -30,6 +30,7 @@ __all__ = ["Failed", "Sessions"]
 _MOST_SESSIONS = 256
 _MOST_OPEN = 1000
 _MOST_TURNS = 100
+_MOST_ACTORS = 64
 _MOST_SEEN = 20_000
 _KEPT = 30 * 24 * 3600
 RESUME = "resume"
@@ -148,6 +149,8 @@ class Sessions:
             if not call.id:
                 digest = _digest(call)
                 key = next((name for name, one in session.open.items() if one.digest == digest), "")
+            if key not in session.open and call.id:  # an agent may not say again which sub-agent it was
+                key = next((name for name in session.open if name.partition("\0")[2] == call.id), key)
             known = session.open.pop(key, None)
             if known is None:
                 self._note(f"{agent}: an outcome of a call that is not known")
@@ -213,7 +216,8 @@ class Sessions:
                 self._known[key] = session
                 while len(self._known) > _MOST_SESSIONS:
                     _, oldest = self._known.popitem(last=False)
-                    self._unknown(oldest)
+                    with oldest.lock:  # nobody who holds it waits for ours
+                        self._unknown(oldest)
             self._known.move_to_end(key)
             return session
 
@@ -223,6 +227,8 @@ class Sessions:
             actor = ""  # the token says who acts
         _refuse_wide(session.folder)
         acting = session.acting.get(actor)
+        if acting is None and len(session.acting) >= _MOST_ACTORS:
+            raise GuardError("too many sub-agents act in this session", code=str(ReasonCode.DELEGATION_REFUSED))
         params = self._params(session.folder)
         token = self._tokens.token(session.agent, session.id, session.turn, actor, params, acting.token if acting else "")
         if acting is not None and acting.token == token:

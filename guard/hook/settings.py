@@ -88,7 +88,8 @@ def _added(agent: Agent, text: str, wanted: Mapping[str, Any]) -> str:
 
 def _entry(agent: Agent, event: str, command: str) -> dict[str, Any]:
     gate = agent.events[event] == "gate"
-    handler: dict[str, Any] = {"type": "command", "command": command, "timeout": _AGENT_WAITS * agent.seconds}
+    waits = 3 if agent.name == "codex" and agent.events[event] == "end" else _AGENT_WAITS  # more it does not give to an end
+    handler: dict[str, Any] = {"type": "command", "command": command, "timeout": waits * agent.seconds}
     if agent.name == "cursor":
         return {"command": command, "timeout": _AGENT_WAITS} | ({"failClosed": True} if gate else {})
     if agent.name == "claude-code" and gate:
@@ -251,9 +252,13 @@ def installed(agent: Agent) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     for file in dict.fromkeys((file_of(agent, user=False), file_of(agent, user=True))):
         try:
-            ours = _ours(_root(file.read_text("utf-8")).data) if file.exists() else {}
+            data = _root(file.read_text("utf-8")).data if file.exists() else {}
         except (OSError, ValueError):
             found.append((file, "not readable"))
+            continue
+        ours = _ours(data)
+        if ours and data.get("disableAllHooks") is True:  # Claude Code's switch
+            found.append((file, "switched off"))
             continue
         found.append((file, "installed" if ours.keys() >= agent.events.keys() else "in part" if ours else "not installed"))
     return found

@@ -1,7 +1,7 @@
 """The table of coding agents: their events, their tools and what those are called in a policy, how they are answered.
 
 One vocabulary for all: `shell`, `read_file`, `list_files`, `search_files`, `write_file`, `edit_file`, `edit_files`, `delete_file`, `fetch`,
-`search_web`, `subagent`, `plan`, `shell_output`, `shell_stop`; a tool of an MCP server is `server/tool`. What is not here is denied.
+`search_web`, `subagent`, `skill`, `plan`, `shell_output`, `shell_stop`; a tool of an MCP server is `server/tool`. What is not here is denied.
 
 Names of events, tools and members are those of the agents' own documentation (November 2026).
 """
@@ -53,6 +53,8 @@ class Agent:
     seconds: int
     mcp: tuple[str, str] = ("mcp__", "__")
     """How a tool of an MCP server begins, and what stands between server and tool."""
+    patches: bool = False
+    """Its shell takes `apply_patch <<'EOF'` for its own tool, and so do we."""
     single: Mapping[str, str] = field(default_factory=dict)
     """Events that are about one tool and do not name it -> the tool's name."""
 
@@ -80,6 +82,7 @@ _SUB: Final = Tool("subagent", {"name": ("subagent_type", "agent_name", "name"),
 _PLAN: Final = Tool("plan", {}, all=True)
 _OUTPUT: Final = Tool("shell_output", {"id": ("bash_id", "task_id", "shell_id")}, all=True)
 _STOP: Final = Tool("shell_stop", {"id": ("shell_id", "task_id", "bash_id")}, all=True)
+_SKILL: Final = Tool("skill", {"name": ("skill", "name", "command")}, all=True)
 _PATCH: Final = Tool("edit_files", {"patch": ("command", "input", "patch")}, _SAID)
 
 _PLANS: Final = ("TodoWrite", "TodoRead", "ExitPlanMode", "EnterPlanMode", "AskUserQuestion", "TaskCreate", "TaskGet", "TaskUpdate", "TaskList", "ToolSearch")  # fmt: skip
@@ -94,7 +97,7 @@ AGENTS: Final[Mapping[str, Agent]] = {
         {
             "Bash": _SHELL, "Read": _READ, "NotebookRead": _READ, "Write": _WRITE, "Edit": _EDIT, "MultiEdit": _EDIT, "NotebookEdit": _EDIT,
             "Glob": _LIST, "LS": _LIST, "Grep": _SEARCH, "WebFetch": _FETCH, "WebSearch": _WEB, "Task": _SUB, "Agent": _SUB,
-            "BashOutput": _OUTPUT, "TaskOutput": _OUTPUT, "KillShell": _STOP, "KillBash": _STOP, "TaskStop": _STOP,
+            "Skill": _SKILL, "BashOutput": _OUTPUT, "TaskOutput": _OUTPUT, "KillShell": _STOP, "KillBash": _STOP, "TaskStop": _STOP,
             **dict.fromkeys(_PLANS, _PLAN),
         },
         0, "{}", ".claude", "settings.json", 1,
@@ -105,8 +108,9 @@ AGENTS: Final[Mapping[str, Agent]] = {
         {
             "Bash": _SHELL, "shell": _SHELL, "apply_patch": _PATCH, "update_plan": _PLAN, "view_image": _READ, "read_file": _READ,
             "list_dir": _LIST, "grep_files": _SEARCH, "spawn_agent": _SUB,
+            "request_user_input": _PLAN, "get_goal": _PLAN, "create_goal": _PLAN, "update_goal": _PLAN,
         },
-        2, "", ".codex", "hooks.json", 1,
+        2, "", ".codex", "hooks.json", 1, patches=True,
     ),
     "gemini-cli": Agent(
         "gemini-cli",
@@ -130,6 +134,6 @@ AGENTS: Final[Mapping[str, Agent]] = {
             "TodoWrite": _PLAN,
         },
         0, '{"permission": "allow"}', ".cursor", "hooks.json", 1, ("MCP:", ":"),
-        {"beforeShellExecution": "Shell", "beforeReadFile": "Read"},
+        single={"beforeShellExecution": "Shell", "beforeReadFile": "Read"},
     ),
 }  # fmt: skip

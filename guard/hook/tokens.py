@@ -42,7 +42,8 @@ class Made:
     def token(self, agent: str, session: str, turn: int, actor: str, params: Mapping[str, object], before: str) -> str:
         if before and self._until.get(before, 0) > time.time():
             return before
-        self._until.pop(before, None)
+        for old in [text for text, until in self._until.items() if until + _EARLY < time.time() or text == before]:
+            del self._until[old]
         txn = sha256(f"{agent}\0{session}\0{turn}".encode()).hexdigest()[:32]
         actors = [agent, f"{agent}/{actor}"] if actor else [agent]
         token = self._issuer.mint(

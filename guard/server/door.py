@@ -63,12 +63,14 @@ class Door:
         bearer: bool = True,
         free: Collection[str] = (),
         certificate: Certificate = tls_certificate,
+        keep: int = 0,
     ) -> None:
         """`url`: of this server as clients know it, with the path that a proxy takes away; also the audience its tokens should have.
 
         `servers`: authorization servers, for the metadata. `nonces`: demand a nonce of ours in proofs; its key stands in the guard's state. `bearer`
         False: only tokens that are bound to a key. `free`: exact paths that need no token. `certificate`: the client certificate of a request,
-        DER; `guard.server.client_cert` reads it from a proxy's header.
+        DER; `guard.server.client_cert` reads it from a proxy's header. `keep`: so many tasks of tokens that are bound to nothing stay open from one
+        request to the next, which saves opening them; only for an application that leaves nothing running behind a request.
         """
         if not isinstance(guard, Guard):
             raise ConfigError("Door: `guard` is the Guard whose tasks it opens")
@@ -85,6 +87,8 @@ class Door:
         self._certificate = certificate
         self._wants_nonces = nonces
         self._nonces: Nonces | None = None
+        self._keep = keep
+        self._kept: dict[str, RequestTask] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -124,17 +128,25 @@ class Door:
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
-        task = RequestTask(self._guard, sender.token, shown)
+        task = self._kept.pop(sender.token, None) if sender.scheme == "bearer" and not sender.proofs else None
+        if task is None or task.delegation.expires_at <= self._guard._house.clock.now().timestamp():
+            task = RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
         except NonceWanted:
             raise refusal_of(ReasonCode.TOKEN_PROOF, entering=True, nonce=True, scheme="DPoP") from None
         except Denied as denied:
             raise _entering(denied, sender) from None
+        if self._keep and not task.delegation.bound:
+            self._kept[sender.token] = task
+            task.kept = True
+            while len(self._kept) > self._keep:  # the first is the one that was not used for longest
+                self._kept.pop(next(iter(self._kept))).kept = False
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
             await task.leave()
+            self._kept.pop(sender.token, None)
             if send.started:
                 raise
             raise _inside(denied, sender) from None

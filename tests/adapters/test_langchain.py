@@ -204,7 +204,8 @@ def test_a_no_of_the_program_counts_even_after_a_persons_yes(world: World) -> No
     agent.invoke(GO, CONFIG)
     world.approve()
     said = answers(agent.invoke(Command(resume={"decisions": [{"type": "reject"}]}), CONFIG))["p9"]
-    assert world.runs("pay") == [] and said.status == "error"
+    assert world.runs("pay") == [] and said.status == "error" and "ask.declined" in said.text
+    assert [(record.verdict, str(record.code)) for record in world.decisions] == [("ask", "rule.match"), ("deny", "ask.declined")]
 
 
 @pytest.mark.parametrize("answer", [True, "approved", {"type": "approve"}, {"type": "edit", "args": {"amount": "1"}}, ["reject"], 1])

@@ -30,6 +30,11 @@ VERBS = [
     ["revoked"],
     ["ssf"],
     ["ssf", "serve"],
+    ["hook"],
+    ["hook", "serve"],
+    ["hook", "install"],
+    ["hook", "uninstall"],
+    ["hook", "status"],
     ["identity"],
     ["identity", "list"],
     ["identity", "check"],
@@ -57,6 +62,7 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
         "revoked",
         "ssf serve",
         "tts serve",
+        "hook install",
         "identity check",
         "audit verify",
     ]
@@ -73,7 +79,7 @@ def test_help_teaches(cli: Run, verb: list[str]) -> None:
     said = cli(*verb, "--help")
     assert said.code == 0
     assert "Usage: guardtrail" in said.out
-    if verb not in (["token"], ["audit"], ["ssf"], ["identity"]):
+    if verb not in (["token"], ["audit"], ["ssf"], ["identity"], ["hook"]):
         assert f"guardtrail {' '.join(verb)}" in said.out.partition("Options:")[0], "no example"
         assert "--json" in said.out
 

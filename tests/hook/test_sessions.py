@@ -11,6 +11,7 @@ import pytest
 from guard import LocalIssuer
 from tests.hook.conftest import Place, needs_curl
 from tests.hook.test_daemon import bash, begin
+from tests.hook.test_line import stop
 
 pytestmark = needs_curl
 GATE = ("claude-code", "PreToolUse")
@@ -81,6 +82,30 @@ def test_the_folder_is_that_of_the_beginning(place: Place) -> None:
     for cwd in ("/", "/etc"):
         assert "deny" in place.hook(*GATE, bash("ls", f"b-{cwd}") | {"cwd": cwd}).out
         assert "deny" in place.hook(*GATE, {"tool_name": "Grep", "tool_input": {"pattern": "x"}, "tool_use_id": f"g-{cwd}", "cwd": cwd}).out
+
+
+def test_a_link_out_of_the_folder_is_outside(place: Place) -> None:
+    place.serve()
+    begin(place, "claude-code")
+    (place.project / "link").symlink_to("/etc")
+    (place.project / "near").symlink_to(place.project / "src")
+    assert "args.constraint" in place.hook(*GATE, read(place, "link/passwd", "c-1")).out
+    write = {"tool_name": "Write", "tool_input": {"file_path": str(place.project / "link" / "x"), "content": "x"}, "tool_use_id": "c-2"}
+    assert "args.constraint" in place.hook(*GATE, write).out
+    assert place.hook(*GATE, read(place, "near/a", "c-3")).out == "{}"
+
+
+def test_a_projects_environment_moves_nothing(place: Place) -> None:
+    """Attack: the settings of a project set GUARDTRAIL_DIR for the agent, and so for what its hooks start."""
+    place.cli("hook", "install", "--agent", "claude-code")
+    place.env["GUARDTRAIL_DIR"] = str(place.project / "mine")
+    try:
+        begin(place, "claude-code")
+        assert place.hook(*GATE, read(place, "a", "c-1")).out == "{}"
+        assert not (place.project / "mine").exists() and len(place.decisions()) == 1
+    finally:
+        place.env["GUARDTRAIL_DIR"] = str(place.folder)
+        stop(place)
 
 
 @pytest.mark.parametrize("folder", ["/", "HOME", "ABOVE"])

@@ -216,7 +216,7 @@ def _verb(words: list[str], where: str) -> None:
     """`guardtrail token mint --issuer x`: the help of `token mint` knows `--issuer`."""
     verbs: list[str] = []
     for word in words:
-        if not re.fullmatch(r"[a-z]+", word) or len(verbs) == {"audit": 2, "ssf": 2, "token": 2, "tts": 3}.get(words[0], 1):
+        if not re.fullmatch(r"[a-z]+", word) or len(verbs) == {"audit": 2, "hook": 2, "ssf": 2, "token": 2, "tts": 3}.get(words[0], 1):
             break
         verbs.append(word)
     script = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; sys.exit(main())"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -315,11 +316,12 @@ def test_a_replay_comes_to_the_same(tmp_path: Path) -> None:
                     for person in ("tina", "theo") if ask == "huge" else ("alice",):
                         world.approvals.approve(decision, ask, by=person, groups=["treasury"])
             assert decision.verdict == "allow"
+        world.guard.decline(ToolCall("pay", {"to": "bob", "amount": "200"}))
     run = Replay(world.guard._house.layers)  # type: ignore[arg-type]
     for event in read([tmp_path]):
         list(run.feed(event))
     list(run.close())
-    assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 10)
+    assert (run.summary.differ, dict(run.summary.not_judged), run.summary.calls) == (0, {}, 11)
 
 
 def test_a_task_that_keeps_asking_is_denied() -> None:
@@ -476,3 +478,28 @@ def test_what_goes_wrong_while_somebody_vouches_is_a_recorded_denial() -> None:
         task.endorse("send", "to[]", "x@a.example")
     assert (refused.value.decision.code, "secret" in str(refused.value)) == ("guard.error", False)
     assert [str(record.code) for record in world.sink.decisions] == ["guard.error"]
+
+
+def test_a_no_of_the_program_is_on_record_and_takes_nothing() -> None:
+    world = World()
+    call = ToolCall("pay", {"to": "bob", "amount": "200"}, "c1")
+    with world.task():
+        world.approvals.approve(world.pay(), by="alice")
+        for declined in (world.guard.decline(call), asyncio.run(world.guard.adecline(call))):
+            assert (declined.verdict, declined.code, declined.blocks) == ("deny", "ask.declined", True)
+            assert declined.args_hmac and declined.step and "200" not in declined.model_dump_json()
+        assert "said no" in declined.for_model()
+        assert world.pay().verdict == "allow", "it is nobody's no but the program's"
+    with pytest.raises(Denied):
+        world.guard.current()
+    assert world.guard.decline(call).code == "task.none"
+
+
+def test_an_async_check_says_what_a_check_says() -> None:
+    world = World()
+    call = ToolCall("pay", {"to": "bob", "amount": "200"})
+    with world.task():
+        assert asyncio.run(world.guard.acheck(call)).findings == world.guard.check(call).findings
+        world.approvals.approve(world.pay(), by="alice")
+        assert asyncio.run(world.guard.acheck(call)).verdict == "allow"
+        assert world.pay().verdict == "allow"

@@ -12,7 +12,6 @@ client of RFC 8693, not another's reading of the RFC. JWT access tokens can be n
 from __future__ import annotations
 
 import base64
-import fcntl
 import html
 import json
 import re
@@ -28,6 +27,7 @@ from typing import Any
 import pytest
 
 from tests import canary
+from tests.servers import npm
 
 HERE = Path(__file__).resolve().parent / "oidc"
 MODULES = HERE.parents[2] / ".venv-authorization-server"
@@ -73,7 +73,13 @@ class AuthorizationServer:
         }
         with (self.folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
-                [_node(), "server.mjs"], cwd=self.folder, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                [npm.node(), "server.mjs"],
+                cwd=self.folder,
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
         self._http = client()
         assert self._process.stdout is not None
@@ -283,41 +289,12 @@ def client(base: str = "") -> Any:
     return httpx.Client(timeout=20, trust_env=False, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), base_url=base)
 
 
-def _node() -> str:
-    return shutil.which("node") or "node"
-
-
 # -- installing it ---------------------------------------------------------------------------------------------------------------
 
 
 def installed() -> str | None:
     """None where the server can be started; else why not. Installs it once, from npm's registry as the machine is configured."""
-    npm = shutil.which("npm")
-    if shutil.which("node") is None or npm is None:
-        return "node and npm are not here (npm oidc-provider is the authorization server of these tests)"
-    version = subprocess.run([_node(), "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    found = re.match(r"v(\d+)\.(\d+)", version)
-    if found is None or (int(found[1]), int(found[2])) < (20, 19):
-        return f"node {version or '?'} is too old for npm oidc-provider (20.19 or later)"
-    MODULES.mkdir(exist_ok=True)
-    names = ("package.json", "package-lock.json")
-    wanted = sha256(b"".join((HERE / name).read_bytes() for name in names)).hexdigest()
-    stamp = MODULES / "installed"
-    with (MODULES / "lock").open("w") as lock:  # several test processes at once: one installs, the others wait
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return None
-        for name in names:
-            shutil.copy(HERE / name, MODULES / name)
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        try:
-            done = subprocess.run(command, cwd=MODULES, capture_output=True, text=True, check=False, timeout=100)
-        except subprocess.TimeoutExpired:
-            return "npm oidc-provider could not be installed: npm took too long"
-        if done.returncode != 0:
-            return f"npm oidc-provider could not be installed: {(done.stderr.strip().splitlines() or ['npm failed'])[0]}"
-        stamp.write_text(wanted)
-    return None
+    return npm.installed("npm oidc-provider, the authorization server of these tests", HERE, MODULES)
 
 
 # -- fixtures --------------------------------------------------------------------------------------------------------------------

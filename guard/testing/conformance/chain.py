@@ -36,7 +36,7 @@ def same_chain(stage: Stage) -> None:
         with plain.open():
             for call in CHAIN:
                 try:
-                    plain.guard.call(ToolCall(call.tool, call.args, call.id), bodies[call.tool])
+                    plain.guard.call(ToolCall(call.tool, call.args, call.id if stage.driver.ids else ""), bodies[call.tool])
                 except Denied:
                     pass
     stage.play(*((call,) for call in CHAIN))

@@ -21,13 +21,15 @@ class Driver(ABC):
     `name`: of the adapter (`guard.adapters.<name>`). `modes`: how its agents can be run; a missing one stands in `gaps`. `gaps`: behaviour (or mode, or
     `behaviour/mode`) -> why the framework has no such thing, in a sentence a user can read; such a case is an expected failure, and one that passes all
     the same is an error. The key `pause` says why there is no pause: then an ask is a refusal the model reads, and `resume` makes the calls again.
-    `carries`: the task's token comes with each request (MCP, A2A): the world opens no task around the run.
+    `carries`: the task's token comes with each request (MCP, A2A): the world opens no task around the run. `ids`: tools get the model's call ids; a
+    framework that has none, or gives tools none, says False.
     """
 
     name: ClassVar[str]
     modes: ClassVar[frozenset[Mode]]
     gaps: ClassVar[Mapping[str, str]] = {}
     carries: ClassVar[bool] = False
+    ids: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, world: World, script: Script) -> Any:

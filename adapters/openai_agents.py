@@ -1,0 +1,200 @@
+"""OpenAI Agents SDK: every tool call of an agent, of the agents it hands over to and of those it uses as tools passes the guard.
+
+    from guard.adapters.openai_agents import guard_agent
+
+    agent = guard_agent(Agent(name="desk", tools=[refund], handoffs=[billing], mcp_servers=[files]), guard)
+    with guard.task(token, prompt=text):
+        result = await Runner.run(agent, text)
+
+The agents are changed in place. A denial is the result the model reads; an ask interrupts the run (`result.interruptions`; `requests(result)` has what a person
+is asked). `state.approve(item)` makes the call again and authorizes nothing: the guard's own approvals do. Tool guardrails of the SDK cannot hand bound
+arguments on, so the tool's `on_invoke_tool` is replaced. What the SDK runs elsewhere (hosted tools) is refused before a run (fail-open rows F58, F61).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ._core import ApprovalRequired, ConfigError, Denied, Guard, missing, not_covered, refusal, tool_call
+
+try:
+    from agents import Agent, FunctionTool, Model, ModelProvider, MultiProvider, RunHooks
+    from agents.agent_tool_state import get_agent_tool_state_scope, peek_agent_tool_run_result
+    from agents.tool import maybe_invoke_function_tool_failure_error_function
+
+    from ._openai import Guarding, coverage, guard_server, offering, reachable, uncovered
+except ImportError as error:
+    raise missing("openai_agents", "openai-agents", "0.17") from error
+
+__all__ = ["GuardHooks", "GuardProvider", "coverage", "guard_agent", "requests"]
+
+_KEPT = 1000
+
+
+def guard_agent(agent: Agent[Any], guard: Guard, *, accept: Collection[str] = ()) -> Agent[Any]:
+    """`agent`, guarded in place with every agent it can reach. ConfigError where some of its tools no guard can stand before, unless `accept` names them."""
+    if not isinstance(agent, Agent):
+        raise ConfigError("guard.adapters.openai_agents: guard_agent takes an `Agent`")
+    agents = reachable(agent)
+    bad = [seen for seen in uncovered(agents) if set(accept).isdisjoint(seen.path.split(" > "))]
+    if bad:
+        raise not_covered("openai_agents", bad)
+    for _, each in agents:
+        each.tools = [_guarded(tool, guard) if isinstance(tool, FunctionTool) else tool for tool in each.tools]
+        for server in each.mcp_servers:
+            guard_server(server, guard)
+        if isinstance(each.model, Model):
+            each.model = offering(each.model, guard)
+    return agent
+
+
+def requests(result: Any) -> dict[str, Mapping[str, object]]:
+    """What a person is asked for each call that interrupted this run, by call id: plain data without argument values, as `ApprovalRequired.request`."""
+    found: dict[str, Mapping[str, object]] = {}
+    for item in result.interruptions:
+        raw = item.raw_item
+        called = raw.get("call_id") if isinstance(raw, dict) else getattr(raw, "call_id", None)
+        for tool in item.agent.tools if item.agent is not None else ():
+            body = getattr(tool, "on_invoke_tool", None)
+            if tool.name == item.tool_name and isinstance(body, GuardedTool) and isinstance(called, str) and called in body.asked:
+                found[called] = body.asked[called]
+    return found
+
+
+class GuardHooks(RunHooks[Any]):  # type: ignore[misc, unused-ignore]
+    """For `Runner.run(..., hooks=GuardHooks())`: ends a run before a tool that nobody guards, also of agents that are only made while it runs."""
+
+    async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+        of_server = bool(agent.mcp_servers) and all(isinstance(server.call_tool, Guarding) for server in agent.mcp_servers)
+        if not isinstance(getattr(tool, "on_invoke_tool", None), Guarding) and (
+            not of_server or tool.name in {each.name for each in agent.tools}
+        ):
+            raise ConfigError(f"guard.adapters.openai_agents: no guard stands before {agent.name} > {getattr(tool, 'name', '?')}")
+
+    async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
+        bad = [seen for seen in coverage(to_agent) if not seen.covered]
+        if bad:
+            raise not_covered("openai_agents", bad)
+
+
+class GuardProvider(ModelProvider):  # type: ignore[misc, unused-ignore]
+    """For `RunConfig(model_provider=GuardProvider(guard))`: models that are named by text are offered only the tools the task could ever use."""
+
+    def __init__(self, guard: Guard, provider: ModelProvider | None = None) -> None:
+        self._guard, self._provider = guard, provider or MultiProvider()
+
+    def get_model(self, model_name: str | None) -> Model:
+        return offering(self._provider.get_model(model_name), self._guard)
+
+
+class Paused(BaseException):
+    """An agent used as a tool waits for a person in a call of its own: outcome `unknown`, so not an Exception. The SDK will run it again, to go on."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__("a nested run waits")
+        self.value = value
+
+
+class GuardedTool(Guarding):
+    """`on_invoke_tool` and `needs_approval` of one tool. `asked`: call id -> request, of the newest calls that wait."""
+
+    def __init__(self, tool: FunctionTool, guard: Guard) -> None:
+        self._bare = copy.copy(tool)  # its failures come out as exceptions, so that they are on record as such
+        self._bare._failure_error_function, self._bare._use_default_failure_error_function = None, False
+        self._tool, self.guard, self.asked = tool, guard, OrderedDict[str, Mapping[str, object]]()
+        guard.declare(tool.name, _schema(tool.params_json_schema))
+
+    async def __call__(self, context, text):  # type: ignore[no-untyped-def]  # the SDK reads annotations, at each call
+        failed: list[Exception] = []
+        ran = False
+
+        async def execute(**args: Any) -> Any:
+            nonlocal ran
+            ran = True
+            try:
+                value = await self._bare.on_invoke_tool(context, json.dumps(args))
+            except Exception as error:
+                failed.append(error)
+                raise
+            if self._tool._is_agent_tool and _waits(context):
+                raise Paused(value)
+            return value
+
+        known = context.tool_call_id
+        for run in range(_KEPT):
+            try:
+                return await self.guard.acall(tool_call(self._tool.name, _parsed(text), f"{known}#{run}" if run else known), execute)
+            except Paused as paused:
+                if ran:
+                    return paused.value
+            except Denied as denied:
+                return refusal(denied)
+            except Exception as error:
+                said = (
+                    await maybe_invoke_function_tool_failure_error_function(function_tool=self._tool, context=context, error=error)
+                    if error in failed
+                    else None
+                )
+                if said is None:
+                    raise
+                return said
+        raise ConfigError(f"guard.adapters.openai_agents: {self._tool.name} was interrupted too often")
+
+    async def needs_approval(self, context: Any, args: dict[str, Any], id: str) -> bool:
+        """The SDK's pause, where the guard asks. Here the ask is made and recorded; whatever is answered, the call itself is judged when it is made."""
+        call = tool_call(self._tool.name, args, id)
+        if (await self.guard.acheck(call)).verdict == "ask":
+            try:
+                await self.guard.acall(call, _nothing)
+            except ApprovalRequired as required:
+                self.asked[id] = required.request
+                if len(self.asked) > _KEPT:
+                    self.asked.popitem(last=False)
+                return True
+            except Denied:
+                return False  # meanwhile; the call itself says so to the model
+        own = self._tool.needs_approval
+        return bool(own if isinstance(own, bool) else await own(context, args, id))
+
+
+async def _nothing(**_: Any) -> None:
+    raise RuntimeError("approved between two looks: the call is to be made again")
+
+
+def _guarded(tool: FunctionTool, guard: Guard) -> FunctionTool:
+    if isinstance(tool.on_invoke_tool, GuardedTool):
+        if tool.on_invoke_tool.guard is not guard:
+            raise ConfigError(f"guard.adapters.openai_agents: {tool.name} has another guard already")
+        return tool
+    body, made = GuardedTool(tool, guard), copy.copy(tool)
+    made.on_invoke_tool, made.needs_approval = body, body.needs_approval
+    return made
+
+
+def _waits(context: Any) -> bool:
+    call = getattr(context, "tool_call", None)
+    result = peek_agent_tool_run_result(call, scope_id=get_agent_tool_state_scope(context)) if call is not None else None
+    return bool(getattr(result, "interruptions", None))
+
+
+def _parsed(text: object) -> Any:
+    """The model's arguments; what is no JSON object stays what it is, and is denied as that."""
+    try:
+        return json.loads(text, parse_constant=_no_number) if isinstance(text, str) and text.strip() else {}
+    except ValueError:
+        return text
+
+
+def _no_number(_: str) -> Any:
+    raise ValueError("no number")
+
+
+def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A strict schema calls every argument required, also those that have a default or may be null."""
+    known = schema.get("properties", {})
+    needed = [name for name in schema.get("required", ()) if "default" not in known.get(name, {}) and "'null'" not in repr(known.get(name))]
+    return {"additionalProperties": False, **schema, "required": needed}

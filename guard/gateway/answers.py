@@ -1,0 +1,108 @@
+"""What becomes of a call that gives no result, in the words of the protocol; and who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import Context
+from typing import Any, Final, Protocol
+
+from guard.errors import ApprovalRequired, Denied
+from guard.gateway.rpc import DENIED, Refused
+from guard.gateway.server import NoAnswer
+from guard.model import ToolCall
+
+__all__ = [
+    "CHALLENGED",
+    "OF_AN_ERA",
+    "Client",
+    "Failed",
+    "Going",
+    "Halted",
+    "Paused",
+    "about_decision",
+    "denial",
+    "error_result",
+    "refusal",
+    "shown_name",
+]
+
+CHALLENGED: Final = ("grant.", "token.")
+"""What another token could cure: over HTTP it is said in the way of RFC 6750."""
+OF_AN_ERA: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
+"""Members of results that belong to the connection, not to what was asked."""
+
+
+class Client(Protocol):
+    """Who sent the request, for as long as it is answered. `modern`: of the era of the envelope. `raises`: a missing grant becomes the transport's own
+    challenge; then `Denied` is raised for it."""
+
+    modern: bool
+    raises: bool
+
+    def tell(self, method: str, params: Mapping[str, Any]) -> None:
+        """A notification within the answer. Must not block."""
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request of a server, to the client. Raises Refused."""
+
+
+class Failed(Exception):
+    """The server says that its tool failed. Its text is what the tool said: values in it are text from then on."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        parts = result.get("content")
+        texts = (
+            [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+            if isinstance(parts, list)
+            else []
+        )
+        super().__init__("\n".join(texts))
+        self.result = result
+
+
+class Paused(BaseException):
+    """The server wants answers before it goes on. Carries what the client is told."""
+
+    def __init__(self, result: Mapping[str, Any]) -> None:
+        super().__init__("input required")
+        self.result = result
+
+
+class Halted(NoAnswer):
+    """The server wanted what nobody lets it have."""
+
+
+class Going:
+    """A call on its way: where requests that the server makes because of it are judged."""
+
+    def __init__(self, client: Client, context: Context, task: str, progress: str | int | None) -> None:
+        self.client, self.context, self.task, self.progress = client, context, task, progress
+
+
+def shown_name(call: ToolCall) -> str:
+    """A tool's name as a text may carry it: the client chose it."""
+    return call.tool if call.tool.isascii() and call.tool.isprintable() and len(call.tool) <= 257 else "(unnamed)"
+
+
+def about_decision(denied: Denied) -> dict[str, Any]:
+    decision = denied.decision
+    about = {"code": str(decision.code), "decision": decision.id}
+    if isinstance(denied, ApprovalRequired):
+        about["request"] = str(denied.request["id"])
+    return about
+
+
+def refusal(denied: Denied) -> dict[str, Any]:
+    """What a model reads instead of a result."""
+    return error_result(denied.for_model(), {f"guardtrail.io/{name}": value for name, value in about_decision(denied).items()})
+
+
+def denial(method: str, denied: Denied, *, modern: bool) -> dict[str, Any]:
+    """What becomes of a request whose task does not open. Raises Refused where models read no results of it."""
+    if method != "tools/call":
+        raise Refused(DENIED, denied.for_model(), about_decision(denied))
+    return refusal(denied) | ({"resultType": "complete"} if modern else {})
+
+
+def error_result(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text}], "isError": True, "_meta": dict(meta)}
