@@ -108,7 +108,10 @@ def _bearer(request: Any) -> str | None:
 def bare(meta: Mapping[str, Any], token: str | None) -> dict[str, Any]:
     """`_meta` without what is the guard's: a tool that has the token could act as the agent everywhere the token is good."""
     kept = {key: value for key, value in meta.items() if key not in (META_TOKEN, META_PROOF, META_CALL)}
-    return without_token(kept, token) if token else kept
+    if not token:
+        return kept
+    text = repr(kept)  # one pass; what a token consists of stands in it as it is
+    return without_token(kept, token) if any(part in text for part in token.split("~")) else kept
 
 
 def public(request: Any) -> Any:

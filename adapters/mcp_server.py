@@ -65,9 +65,10 @@ class GuardMiddleware:
             passed = ctx.request_id is None or ctx.method in PASSED
             came = carried(meta, ctx.request, None if passed else self._token)
             if isinstance(meta, Mapping) and ctx.method != "initialize":
-                ctx = replace(ctx, params={**ctx.params, "_meta": bare(meta, came.token)}, meta=bare(ctx.meta or {}, came.token))
-            if (request := public(ctx.request)) is not ctx.request:
-                ctx = replace(ctx, request=request)
+                params = {**ctx.params, "_meta": bare(meta, came.token)}
+                ctx = replace(ctx, params=params, meta=bare(ctx.meta or {}, came.token), request=public(ctx.request))
+            elif ctx.request is not None:
+                ctx = replace(ctx, request=public(ctx.request))
             if passed:
                 return await own(ctx)
             if ctx.method == "tools/call":
