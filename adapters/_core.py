@@ -6,6 +6,7 @@ An adapter turns a framework's call into a `ToolCall` and a decision into the fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,15 @@ def not_covered(adapter: str, seen: Sequence[Seen]) -> ConfigError:
     return ConfigError(f"guard.adapters.{adapter}: no guard stands before\n" + "\n".join(lines))
 
 
-def request_task(guard: Guard, token: str) -> Task:
-    """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task."""
-    from guard.server.requests import RequestTask
+def request_task(guard: Guard, token: str, *, keep: bool = False) -> AbstractAsyncContextManager[Task]:
+    """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task.
 
-    return RequestTask(guard, token)
+    `keep`: it may stay open for the next request of its token, some seconds; only where nothing is done or shown but by calls, which ask anew for revocation and
+    expiry each."""
+    from guard.server.requests import RequestTask
+    from guard.server.requests import request_task as kept
+
+    return kept(guard, token) if keep else RequestTask(guard, token)
 
 
 def missing(adapter: str, package: str, least: str) -> ConfigError:

@@ -101,7 +101,7 @@ class GuardMiddleware:
             return result
 
         try:
-            async with request_task(self._guard, came.token or ""):
+            async with request_task(self._guard, came.token or "", keep=True):
                 if name not in self._bound and self._guard.visible([call.tool]):
                     await self._learn(ctx, own, name)
                 return await self._guard.acall(call, execute)
@@ -116,7 +116,7 @@ class GuardMiddleware:
         kept = {key: value for key, value in (ctx.params or {}).items() if key in beside}
         args = {key: value for key, value in (ctx.params or {}).items() if key not in beside}
         call = tool_call(ctx.method.replace("/", "."), args, came.call_id, server=self._server, proof=came.proof)
-        async with request_task(self._guard, came.token or ""):
+        async with request_task(self._guard, came.token or "", keep=True):
             return await self._guard.acall(call, lambda **bound: own(replace(ctx, params=kept | bound)))
 
     async def _list(self, ctx: Any, own: Own, came: Carried) -> Any:
@@ -129,7 +129,7 @@ class GuardMiddleware:
         names = [tool_call(door or row["name"], None, server=self._server).tool for row in rows]
         visible: set[str] = set()
         if came.token is not None:
-            async with request_task(self._guard, came.token):
+            async with request_task(self._guard, came.token, keep=True):
                 visible.update(self._guard.visible(names))
         mine = {"cacheScope": "private"} if "cacheScope" in found else {}
         return found | {key: [row for name, row in zip(names, rows, strict=True) if name in visible]} | mine

@@ -58,12 +58,12 @@ BEGUN: Final = object()
 
 
 class Run(NamedTuple):
-    """Execute the body once, under a lease. Answered with an `Outcome`; never a `Failure`."""
+    """Execute the body once, under a lease. Answered with an `Outcome`; never a `Failure`. `lease` None: nothing that is sealed may run in it."""
 
     execute: Callable[..., object]
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
-    lease: Lease
+    lease: Lease | None
 
 
 class Failure(NamedTuple):
@@ -219,7 +219,8 @@ def _call(need: Need) -> object:
 
 
 def _run(run: Run) -> Outcome:
-    token = _lease.set(run.lease)
+    lease = run.lease
+    token = _lease.set(lease) if _lease.get() is not lease else None
     try:
         made: Outcome = _outcome(Outcome, "ok", run.execute(*run.args, **run.kwargs))
         return made
@@ -228,7 +229,8 @@ def _run(run: Run) -> Outcome:
     except BaseException as error:  # interrupted midway: it may have had its effect
         return Outcome("unknown", None, error)
     finally:
-        _lease.reset(token)
+        if token is not None:
+            _lease.reset(token)
 
 
 async def adrive(flow: Flow[T], seconds: float) -> T:
@@ -289,7 +291,8 @@ async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, Bas
 
 
 async def _arun(run: Run) -> Outcome:
-    token = _lease.set(run.lease)
+    lease = run.lease
+    token = _lease.set(lease) if _lease.get() is not lease else None
     try:
         value = run.execute(*run.args, **run.kwargs)
         if inspect.isawaitable(value):
@@ -302,4 +305,5 @@ async def _arun(run: Run) -> Outcome:
     except BaseException as error:  # cancelled midway: it may have had its effect
         return Outcome("unknown", None, error)
     finally:
-        _lease.reset(token)
+        if token is not None:
+            _lease.reset(token)

@@ -6,14 +6,25 @@ writer are added by the audit file; they are not part of the thing itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Literal
 
-from guard.frozen import frozen
+from guard.frozen import another, frozen
 from guard.model import Finding, finding_dict
 
-__all__ = ["FORMAT", "ApprovalRecord", "DecisionRecord", "OutcomeRecord", "PivotRecord", "Record", "TaskRecord", "filled"]
+__all__ = [
+    "FORMAT",
+    "ApprovalRecord",
+    "DecisionRecord",
+    "OutcomeRecord",
+    "PivotRecord",
+    "Record",
+    "TaskRecord",
+    "decision_like",
+    "filled",
+    "outcome_like",
+]
 
 FORMAT = 1
 
@@ -74,6 +85,8 @@ class DecisionRecord:
     state: str = ""
     owner: str = ""
     kind: str = field(default="decision", init=False)
+    like: DecisionRecord | None = field(default=None, init=False, compare=False, repr=False)
+    """A record that says the same but for what varies from call to call (`decision_like`): it was made into text once."""
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -148,6 +161,8 @@ class OutcomeRecord:
     late: Finding | None = None
     credential: Mapping[str, object] = field(default_factory=dict)
     kind: str = field(default="outcome", init=False)
+    like: OutcomeRecord | None = field(default=None, init=False, compare=False, repr=False)
+    """As `DecisionRecord.like` (`outcome_like`)."""
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -170,6 +185,11 @@ class OutcomeRecord:
                 credential=self.credential,
             ),
         }
+
+
+decision_like: Callable[..., DecisionRecord] = another(DecisionRecord, "like", "id", "at", "step", "call", "args_hmac", "trace", "span")
+outcome_like: Callable[..., OutcomeRecord] = another(OutcomeRecord, "like", "decision", "at", "step", "micros")
+"""The record of an ordinary call, like another one of the same tool and delegation, which is given twice: as what it is like, and in the field."""
 
 
 @frozen

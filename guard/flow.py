@@ -28,7 +28,7 @@ from typing import Any
 
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
-from guard.events import OutcomeRecord
+from guard.events import OutcomeRecord, outcome_like
 from guard.house import House, SystemClock, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
@@ -123,7 +123,8 @@ def call_flow(
     if span is not None:
         span.attach()
     try:
-        lease = Lease(call.tool) if ticket.lent is None else ticket.lent.lease()
+        # A function that the decorator wraps is not sealed, and what it finds sealed it may not run.
+        lease = ticket.lent.lease() if ticket.lent is not None else Lease(call.tool) if bind is None else None
         ran = yield _new(Run, (execute, (), ticket.bound.args, lease))
     finally:
         if span is not None:
@@ -174,6 +175,7 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         wall, seconds = datetime.now(UTC), None
     at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
     number = learnt = order = 0
+    stands = False
     if task is not None and plan is not None and decision.verdict == "allow":
         stands = outcome.status == "ok" and plan.plain and not plan.events.every and decision.tool in task.settled
         ops = [] if stands else _settle(ticket, task, plan, outcome, at // 1_000_000)
@@ -195,23 +197,30 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         late = yield from late_flow(house, ticket, wall)
     error = type(outcome.error).__name__ if outcome.error is not None else None
     micros = int((perf_counter() - ticket.started) * 1_000_000)
-    record = _outcome_record(
-        OutcomeRecord,
-        decision.id,
-        at,
-        decision.task,
-        decision.step,
-        decision.tool,
-        outcome.status,
-        error,
-        micros,
-        number,
-        order,
-        {},
-        learnt,
-        late,
-        lent,
-    )
+    ordinary = plan.kept if stands and plan is not None and error is None and late is None and not lent else None
+    like = ordinary.get("outcome") if ordinary is not None else None
+    if like is not None:
+        record = outcome_like(like, like, decision.id, at, decision.step, micros)
+    else:
+        record = _outcome_record(
+            OutcomeRecord,
+            decision.id,
+            at,
+            decision.task,
+            decision.step,
+            decision.tool,
+            outcome.status,
+            error,
+            micros,
+            number,
+            order,
+            {},
+            learnt,
+            late,
+            lent,
+        )
+        if ordinary is not None:
+            ordinary["outcome"] = record
     for sink in house.sinks:
         if getattr(sink, "inline", False) is True:
             try:

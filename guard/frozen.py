@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, f
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
 
-__all__ = ["frozen"]
+__all__ = ["another", "frozen"]
 
 T = TypeVar("T")
 
@@ -26,9 +26,11 @@ def frozen(cls: type[T]) -> type[T]:
     """A frozen class with slots of a class with annotations. What the class defines itself stays. Not for classes that inherit."""
     if cls.__bases__ != (object,):
         raise TypeError(f"{cls.__name__} has a base: use dataclasses")
-    made: Any = dataclass(init=False, repr=False, eq=False, slots=True)(cls)
-    listed = fields(made)
-    own = vars(made)
+    listed = fields(dataclass(init=False, repr=False, eq=False)(cls))  # type: ignore[arg-type]
+    names = tuple(f.name for f in listed)
+    own = {name: value for name, value in vars(cls).items() if name not in (*names, "__dict__", "__weakref__")}
+    made: Any = type(cls.__name__, (_open(cls, names),), {**own, "__slots__": ()})
+    made.__slots__ = names  # as it looks elsewhere; the slots themselves are the base's
     methods: dict[str, Any] = {
         **_comparing(tuple(f.name for f in listed if f.compare)),
         "__repr__": _showing(tuple(f.name for f in listed if f.repr)),
@@ -44,10 +46,14 @@ def frozen(cls: type[T]) -> type[T]:
     return result
 
 
+def _open(cls: type, names: tuple[str, ...]) -> type:
+    """The twin: the same fields, and nothing refuses. It is the base of the frozen class, so that becoming one asks for no comparison of their fields."""
+    return type(f"_Open{cls.__name__}", (), {"__slots__": names, "__qualname__": f"_Open{cls.__qualname__}", "__module__": cls.__module__})
+
+
 def _constructor(cls: type, listed: tuple[Field[Any], ...]) -> Callable[..., Any]:
     """Written out as dataclasses writes its own: a loop over the fields costs more than all the assignments."""
-    twin = type(f"_Open{cls.__name__}", (), {"__slots__": tuple(f.name for f in listed)})
-    known: dict[str, Any] = {"new": object.__new__, "twin": twin, "MISSING": MISSING}
+    known: dict[str, Any] = {"new": object.__new__, "twin": cls.__base__, "MISSING": MISSING}
     takes, lines = ["cls"], []
     for f in listed:
         known[f"_{f.name}"] = f.default_factory if f.default is MISSING else f.default
@@ -61,10 +67,22 @@ def _constructor(cls: type, listed: tuple[Field[Any], ...]) -> Callable[..., Any
             takes.append(f.name if f.default is MISSING else f"{f.name}={made}")
             lines.append(f"one.{f.name} = {f.name}")
     after = ["one.__post_init__()"] if hasattr(cls, "__post_init__") else []
-    body = "\n    ".join(["one = new(twin)", *lines, "one.__class__ = cls", *after, "return one"])
-    exec(f"def __new__({', '.join(takes)}):\n    {body}", known)  # noqa: S102 - names of our own fields, nothing from outside
-    make: Callable[..., Any] = known["__new__"]
-    make.__qualname__ = f"{cls.__qualname__}.__new__"
+    return _written(cls, "__new__", takes, [*lines, "one.__class__ = cls", *after], known)
+
+
+def another(cls: type[T], *names: str) -> Callable[..., T]:
+    """Makes another one of a frozen class: what the first argument says, but for the fields `names`, whose values follow. For what is made on every
+    call and mostly says the same: it takes a fraction of the expressions for every field."""
+    listed = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    lines = [*[f"one.{name} = {name if name in names else f'_like.{name}'}" for name in listed], "one.__class__ = cls"]
+    return _written(cls, "another", ["_like", *names], lines, {"new": object.__new__, "twin": cls.__base__, "cls": cls})
+
+
+def _written(cls: type, name: str, takes: list[str], lines: list[str], known: dict[str, Any]) -> Callable[..., Any]:
+    body = "\n    ".join(["one = new(twin)", *lines, "return one"])
+    exec(f"def {name}({', '.join(takes)}):\n    {body}", known)  # noqa: S102 - names of our own fields, nothing from outside
+    make: Callable[..., Any] = known[name]
+    make.__qualname__ = f"{cls.__qualname__}.{name}"
     make.__module__ = cls.__module__
     return make
 

@@ -73,42 +73,43 @@ def refunds(taken: Taken, *, marks: bool = True) -> tuple[Op, ...]:
 
 
 class Draft:
-    """What one flow knows so far. What is not known yet stands on the class: a draft is made for every call."""
+    """What one flow knows so far. With slots, all of them filled: what is only on the class is searched for at every read."""
 
-    adds = False
-    agreed: tuple[Finding, ...] | None = None
+    __slots__ = (
+        "adds", "agreed", "answers", "approvals", "at", "bound", "call", "call_key", "claims", "cleared", "deadline", "dry", "endorses", "findings", "id",
+        "interrupt", "judged", "life", "live", "looked", "mark", "masks", "now", "numbered", "order", "plan", "read_at", "replay", "request", "signals",
+        "step", "taken", "task", "weighed",
+    )  # fmt: skip
+
+    agreed: tuple[Finding, ...] | None
     """The findings, where they are those of the plan (`Plan.agreed`) and the reservation was granted."""
-    answers: Sequence[object] = ()
-    approvals: Sequence[Approval] = ()
-    at = 0
-    bound: Bound | None = None
-    call_key: str | None = None
-    claims: Sequence[Claim] = ()
-    cleared: Mapping[str, str] = _NOTHING_SAID
-    endorses = False
-    interrupt: BaseException | None = None
-    judged: tuple[int, int] | None = None
-    life: Pin | None = None
-    live: Live | None = None
-    mark: str | None = None
-    """Of the proof that came with the call: taken with the reservation."""
-    request: Pin | None = None
-    """The mark of the proof that came with the HTTP request, pinned to it with the reservation."""
-    masks: Masks | None = None
-    looked: Sequence[object] = ()
+    answers: Sequence[object]
+    approvals: Sequence[Approval]
+    bound: Bound | None
+    call_key: str | None
+    claims: Sequence[Claim]
+    cleared: Mapping[str, str]
+    interrupt: BaseException | None
+    judged: tuple[int, int] | None
+    life: Pin | None
+    live: Live | None
+    looked: Sequence[object]
     """Answers of what would refuse, read together with `answers`."""
-    now: datetime | None = None
-    numbered = -1
+    mark: str | None
+    """Of the proof that came with the call: taken with the reservation."""
+    masks: Masks | None
+    now: datetime | None
+    numbered: int
     """Where in the reservation the commit number of the tenant stands."""
-    order = 0
+    order: int
     """As `DecisionRecord.order`."""
-    plan: Plan | None = None
-    read_at = 0
-    replay: Outcome | None = None
-    signals: Mapping[str, Signal] = NO_SIGNALS
-    step = 0
-    taken: Taken | None = None
-    weighed: Weighed | None = None
+    plan: Plan | None
+    replay: Outcome | None
+    request: Pin | None
+    """The mark of the proof that came with the HTTP request, pinned to it with the reservation."""
+    signals: Mapping[str, Signal]
+    taken: Taken | None
+    weighed: Weighed | None
 
     def __init__(self, house: House, task: TaskState | None, call: ToolCall, dry: bool) -> None:
         self.id = house.ids()
@@ -117,6 +118,15 @@ class Draft:
         self.call = call
         self.dry = dry
         self.findings: list[Finding] = []
+        self.adds = self.endorses = False
+        self.at = self.order = self.read_at = self.step = 0
+        self.numbered = -1
+        self.answers = self.approvals = self.claims = self.looked = ()
+        self.cleared, self.signals = _NOTHING_SAID, NO_SIGNALS
+        self.agreed = self.bound = self.call_key = self.interrupt = self.judged = self.life = self.live = self.mark = self.masks = (
+            self.now
+        ) = None
+        self.plan = self.replay = self.request = self.taken = self.weighed = None
 
     @property
     def late(self) -> bool:

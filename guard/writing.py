@@ -9,7 +9,7 @@ from typing import Any
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import Failure, Flow, Need
 from guard.errors import GuardError
-from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord
+from guard.events import ApprovalRecord, DecisionRecord, PivotRecord, TaskRecord, decision_like
 from guard.house import House, TaskState, Ticket, frozen_details
 from guard.model import Decision, Finding
 from guard.ops import Add, Applied, Op, Put, Refused
@@ -222,8 +222,20 @@ def _sink_failed(failure: Failure) -> Finding:
 _NO_ATOMS: dict[str, object] = {}
 
 
-def decision_record(house: House, draft: Draft, decision: Decision, span: object, count: int) -> DecisionRecord:
-    """The record of a decision: who, on what, by which rule; no values."""
+def decision_record(house: House, draft: Draft, decision: Decision, span: Any, count: int) -> DecisionRecord:
+    """The record of a decision: who, on what, by which rule; no values. Of an ordinary call, like the first one of its plan."""
+    plan, call = draft.plan, draft.call.id
+    if plan is None or decision.findings is not draft.agreed or draft.live is not None or draft.order:
+        return _whole_record(house, draft, decision, span, count)
+    first = plan.kept.get("record")
+    if first is None:
+        first = plan.kept["record"] = _whole_record(house, draft, decision, span, count)
+    trace, own = ("", "") if span is None else (span.trace_id, span.span_id)
+    called = call if type(call) is str else ""
+    return decision_like(first, first, decision.id, draft.at, decision.step, called, decision.args_hmac, trace, own)
+
+
+def _whole_record(house: House, draft: Draft, decision: Decision, span: object, count: int) -> DecisionRecord:
     task, call, plan, at = draft.task, draft.call, draft.plan, draft.at
     live, weighed = draft.live, draft.weighed
     deep = plan is not None and not plan.plain

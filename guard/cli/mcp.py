@@ -303,9 +303,9 @@ async def _stdio(
     guard: Guard, specs: Sequence[Spec], book: Pins, seconds: float, first_use: bool, source: Any, key: Path | None, as_json: bool
 ) -> int:
     from guard.gateway.front_stdio import StdioFront
-    from guard.gateway.logs import operator_log
     from guard.gateway.setup import relayed
     from guard.identity import HolderKey
+    from guard.record.operator import operator_log
 
     holder = HolderKey.load(key) if key is not None else None
     async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=operator_log()) as relay:
@@ -326,9 +326,9 @@ async def _http(
     as_json: bool,
 ) -> int:
     from guard.gateway.front_http import HttpFront
-    from guard.gateway.logs import operator_log
     from guard.gateway.serve import serve
     from guard.gateway.setup import relayed
+    from guard.record.operator import operator_log
 
     async with relayed(guard, specs, book, seconds=seconds, first_use=first_use, log=operator_log()) as relay:
         front = HttpFront(relay, url, **options)

@@ -20,6 +20,7 @@ __all__ = [
     "Halted",
     "Paused",
     "about_decision",
+    "cleaned",
     "denial",
     "error_result",
     "refusal",
@@ -30,6 +31,15 @@ CHALLENGED: Final = ("grant.", "token.")
 """What another token could cure: over HTTP it is said in the way of RFC 6750."""
 OF_AN_ERA: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 """Members of results that belong to the connection, not to what was asked."""
+
+
+def cleaned(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A server's result without what belongs to its connection. What clients read as the gateway's word in `_meta`, no server says."""
+    found = {key: value for key, value in result.items() if key not in OF_AN_ERA}
+    meta = found.get("_meta")
+    if isinstance(meta, Mapping):
+        found["_meta"] = {key: value for key, value in meta.items() if not key.startswith("guardtrail.io/")}
+    return found
 
 
 class Client(Protocol):

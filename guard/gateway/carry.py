@@ -15,23 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from opentelemetry import context as _context
-from opentelemetry.propagate import inject
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
 from guard.gateway.rpc import INVALID_PARAMS, Refused
-from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
+from guard.record.carried import TRACE, goes_on
+from guard.telemetry import META_CALL, META_CREDENTIAL, META_PROOF, META_TOKEN
 from guard.tokens.rules import MAX_CHAIN
 
-__all__ = ["META_CALL", "Carried", "holds", "onward", "read_meta", "traced"]
+__all__ = ["Carried", "holds", "onward", "read_meta"]
 
-META_CALL: Final = "guardtrail.io/call_id"
 _OURS: Final = "guardtrail.io/"
 _CONNECTION: Final = "io.modelcontextprotocol/"
-_TRACE: Final = ("traceparent", "tracestate", "baggage")
+_TRACE: Final = (*TRACE, "baggage")
 _SHORT: Final = 16
 """A part of a token that is shorter than this is no secret of its own."""
-_traces = TraceContextTextMapPropagator()
 
 
 class Carried:
@@ -65,14 +60,6 @@ def _text(meta: Mapping[str, Any], name: str, most: int) -> str:
     return value
 
 
-def traced(carrier: Mapping[str, Any]) -> object | None:
-    """Make the client's span the parent of what follows in this context. None: it named none."""
-    if not isinstance(carrier.get("traceparent"), str):
-        return None
-    found = {name: value for name in _TRACE[:2] if isinstance(value := carrier.get(name), str)}
-    return _context.attach(_traces.extract(found))
-
-
 def onward(carried: Mapping[str, Any], token: str, lent: str | None = None) -> dict[str, Any]:
     """The `_meta` a server gets. Called where the guard's own span is current."""
     kept = {name: value for name, value in carried.items() if not name.startswith((_OURS, _CONNECTION)) and name not in _TRACE}
@@ -80,7 +67,7 @@ def onward(carried: Mapping[str, Any], token: str, lent: str | None = None) -> d
     found = _without(kept, _parts(token)) if kept and token else kept
     if lent is not None:
         found[META_CREDENTIAL] = lent
-    inject(found)
+    goes_on(found)
     return found
 
 

@@ -33,6 +33,7 @@ _LINE: Final = 16 << 20
 _OPEN: Final = 16
 _MOST_TOKEN: Final = 64 << 10
 _ANSWER: Final = 600.0
+_MOST_WAITING: Final = 4 << 20
 _FREE: Final = ("initialize", "server/discover", "ping")
 
 
@@ -67,13 +68,14 @@ class StdioFront:
         self._asking: dict[str, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
         self._write: Callable[[bytes], None] = lambda line: None
+        self.waiting: Callable[[], int] = lambda: 0
         self._modern: bool | None = None
 
     async def serve(self, source: BinaryIO = sys.stdin.buffer, sink: BinaryIO = sys.stdout.buffer) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_LINE)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), source)
-        self._write = await _writer(loop, sink)
+        self._write, self.waiting = await _writer(loop, sink)
         self._relay.listeners.add(self._changed)
         try:
             with ending(reader.feed_eof):
@@ -202,7 +204,8 @@ class _StdioClient:
         self._front, self.modern = front, modern
 
     def tell(self, method: str, params: Mapping[str, Any]) -> None:
-        self._front.send(notification(method, params))
+        if self._front.waiting() < _MOST_WAITING:  # whoever reads too slowly misses progress, not the answer
+            self._front.send(notification(method, params))
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.modern:
@@ -210,7 +213,8 @@ class _StdioClient:
         return await self._front.ask(method, params)
 
 
-async def _writer(loop: asyncio.AbstractEventLoop, sink: BinaryIO) -> Callable[[bytes], None]:
+async def _writer(loop: asyncio.AbstractEventLoop, sink: BinaryIO) -> tuple[Callable[[bytes], None], Callable[[], int]]:
+    """How a line is written, and how many bytes wait to be read."""
     try:
         transport, _ = await loop.connect_write_pipe(asyncio.Protocol, sink)
     except ValueError:  # a file
@@ -220,5 +224,5 @@ async def _writer(loop: asyncio.AbstractEventLoop, sink: BinaryIO) -> Callable[[
                 sink.write(line)
                 sink.flush()
 
-        return write
-    return transport.write
+        return write, lambda: 0
+    return transport.write, transport.get_write_buffer_size

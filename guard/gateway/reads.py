@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from guard.errors import Denied
-from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Halted, about_decision
-from guard.gateway.carry import onward, read_meta, traced
+from guard.gateway.answers import CHALLENGED, Client, Halted, about_decision, cleaned
+from guard.gateway.carry import onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.routes import Routes
 from guard.gateway.rpc import DENIED, INVALID_PARAMS, NO_ANSWER, NO_METHOD, Refused
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
+from guard.record.carried import came_from
 from guard.runtime import Guard
 
 __all__ = ["Judged", "Reads"]
@@ -63,14 +64,14 @@ class Reads:
         if server is None:
             raise Refused(INVALID_PARAMS, "no server behind the gateway has it")
         carried = read_meta(params)
-        traced(carried.meta)
+        came_from(carried.meta)
 
         async def then(bound: Mapping[str, Any]) -> Mapping[str, Any]:
             meta = onward(carried.meta, self._token())
             found = await server.request(method, {**bound, **({"_meta": meta} if meta else {})})
             if found.get("resultType") == "input_required":
                 raise Halted("the server wants answers first")
-            return {key: value for key, value in found.items() if key not in OF_AN_ERA}
+            return cleaned(found)
 
         try:
             return await self._judged(server, method, given, then, carried.proof)

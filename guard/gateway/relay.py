@@ -21,8 +21,8 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 from guard.errors import Denied, GuardError
-from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Failed, Going, Halted, Paused, error_result, refusal, shown_name
-from guard.gateway.carry import Carried, holds, onward, read_meta, traced
+from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Failed, Going, Halted, Paused, cleaned, error_result, refusal, shown_name
+from guard.gateway.carry import Carried, holds, onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.pins import digest
 from guard.gateway.reads import Reads, Then
@@ -32,6 +32,7 @@ from guard.gateway.seals import Seals
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
 from guard.reasons import ReasonCode
+from guard.record.carried import came_from
 from guard.runtime import Guard
 
 __all__ = ["ASKED", "RESERVED", "Log", "Relay"]
@@ -41,6 +42,9 @@ ASKED: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "
 RESERVED: Final = frozenset({"resources.read", "prompts.get", "completion.complete", *(each.replace("/", ".") for each in ASKED)})
 """Names in a policy that are no tools of a server. Attack: a server calls a tool `resources.read`, and may do what reading may."""
 _ROUNDS: Final = 8
+_MOST_JOBS: Final = 256
+_ADDRESS_WANTED: Final = -32042
+"""By this error a server of 2025-11-25 sends a person to an address: a question that is not asked as one."""
 WHO: Final = {"name": "guardtrail", "version": "0.1.0"}
 
 Log = Callable[..., None]
@@ -57,6 +61,7 @@ class Relay:
         self._log = log
         self._going: dict[str, set[Going]] = {server.name: set() for server in servers}
         self._jobs: set[asyncio.Task[Any]] = set()
+        self._rereading: dict[str, bool] = {}
         self._seals = Seals()
         self._reads = Reads(guard, self.routes, self._judged, self._token)
 
@@ -84,18 +89,30 @@ class Relay:
                 told = {key: params[key] for key in ("progress", "total", "message") if key in params}
                 going.client.tell("notifications/progress", {"progressToken": going.progress, **told})
         elif method == "notifications/tools/list_changed":
-            self._start(self._reread(self.servers[name]))
+            if name not in self._rereading:
+                self._rereading[name] = False
+                self._start(self._reread(self.servers[name]))
+            else:
+                self._rereading[name] = True  # once more, after the one that is on its way
         elif "id" in message and isinstance(method, str):
             self._asked(name, message["id"], method, params, going)
 
     async def _reread(self, server: Server) -> None:
         try:
-            await server.reread()
+            again = True
+            while again:
+                self._rereading[server.name] = False
+                await server.reread()
+                again = self._rereading[server.name]
         except (ServerError, NoAnswer) as failed:
             self._log("tools could not be read again", server=server.name, why=type(failed).__name__)
+        finally:
+            del self._rereading[server.name]
 
     def _asked(self, name: str, id: object, method: str, params: Mapping[str, Any], going: Going | None) -> None:
         server, waiting = self.servers[name], self._going[name]
+        if len(self._jobs) > _MOST_JOBS:
+            return  # a server that asks so much is not answered
         if method == "ping":
             self._start(server.post(answer(id, {})))
             return
@@ -187,7 +204,9 @@ class Relay:
         if not isinstance(shown, str) or not (given is None or isinstance(given, Mapping)):
             raise Refused(INVALID_PARAMS, "of tools/call, `name` is text and `arguments` an object", status=400)
         carried = read_meta(params)
-        traced(carried.meta)
+        came_from(carried.meta)
+        if holds(shown, self._token()):
+            shown = "(unnamed)"  # records hold the names of unknown tools, and no token
         server, tool = self.routes.named(shown)
         call = ToolCall(server.tool_name(tool) if server is not None else shown, given or {}, carried.call_id, carried.proof)
         try:
@@ -276,6 +295,10 @@ class Relay:
                 {"guardtrail.io/outcome": "unknown"},
             )
         except ServerError as failed_:
+            if failed_.code == _ADDRESS_WANTED:
+                return error_result(
+                    f"{shown_name(call)}: the server sends a person to an address, which is denied", {"guardtrail.io/outcome": "error"}
+                )
             if failed_.code is None:
                 self._log("not reached", server=server.name, tool=tool)
                 return error_result(failed_.message, {"guardtrail.io/outcome": "error"})
@@ -288,7 +311,7 @@ class Relay:
                 "tools/call", given, lambda message: self.heard(server.name, message, going), progress=going.progress is not None
             )
             if result.get("resultType") != "input_required":
-                return {key: value for key, value in result.items() if key not in OF_AN_ERA}
+                return cleaned(result)
             asks, state = result.get("inputRequests"), result.get("requestState")
             if not isinstance(asks, Mapping) or not all(
                 isinstance(each, Mapping) and each.get("method") in ASKED for each in asks.values()

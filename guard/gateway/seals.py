@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from time import time
 from typing import Any, Final
@@ -34,7 +34,7 @@ class Seals:
         if not isinstance(sealed, str) or not isinstance(responses, Mapping):
             return False, None
         try:
-            raw = urlsafe_b64decode(sealed.encode("ascii"))
+            raw = b64decode(sealed.encode("ascii"), b"-_", validate=True)
             if not hmac.compare_digest(raw[:32], self._mac(raw[32:])):
                 return False, None
             said = json.loads(raw[32:])

@@ -254,7 +254,10 @@ class Server:
             mark = digest(shown)
             state = self._pins.state(self.name, name, mark)
             if name in found and found[name].digest != mark:
-                state = "changed"  # Attack: one tool listed twice, once as it was pinned
+                mark, state = (
+                    "",
+                    "changed",
+                )  # Attack: one tool listed twice, once as it was pinned. Such a one has no digest, and cannot be pinned.
             found[name] = Tool(shown, mark, state, repeated(shown["inputSchema"]))
         before, self.tools, self._read_at = self.tools, found, monotonic()
         if before != found:
@@ -279,8 +282,8 @@ class Server:
 
     def pin(self) -> None:
         """Everything as it is now; `Pins.save` writes it."""
-        self._pins.pin(self.name, {name: tool.digest for name, tool in self.tools.items()}, self.instructions)
-        self.tools = {name: tool._replace(state="pinned") for name, tool in self.tools.items()}
+        self._pins.pin(self.name, {name: tool.digest for name, tool in self.tools.items() if tool.digest}, self.instructions)
+        self.tools = {name: tool._replace(state="pinned" if tool.digest else "changed") for name, tool in self.tools.items()}
 
     def pinned_instructions(self) -> str:
         return self.instructions if self.instructions and self._pins.says(self.name, self.instructions) else ""

@@ -100,17 +100,18 @@ class Reply:
 
     async def events(self) -> AsyncIterator[str]:
         """The data of each event of a `text/event-stream`. Other names than `message` are skipped."""
-        held = bytearray()
+        parts: list[bytes] = []  # of a line that has not ended
         data: list[bytes] = []
         size, named = 0, b"message"
         async for part in self._parts():
-            held += part
-            if size + len(held) > MOST:
+            size += len(part)
+            if size > MOST:
                 raise LinkLost("an event is too large")
-            lines = held.split(b"\n")
-            held = lines.pop()
-            for raw in lines:
-                line = bytes(raw).rstrip(b"\r")
+            first, *more = part.split(b"\n")
+            parts.append(first)
+            for following in more:
+                line = b"".join(parts).rstrip(b"\r")
+                parts = [following]
                 if not line:
                     if data and named == b"message":
                         yield b"\n".join(data).decode("utf-8", "replace")
@@ -119,7 +120,6 @@ class Reply:
                 name, _, value = line.partition(b":")
                 if name == b"data":
                     data.append(value.removeprefix(b" "))
-                    size += len(value)
                 elif name == b"event":
                     named = value.removeprefix(b" ")
 

@@ -16,6 +16,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 from guard.errors import Denied, GuardError
 from guard.hook.answers import reason_of
@@ -24,6 +25,7 @@ from guard.hook.tokens import Tokens
 from guard.model import Decision, Outcome, ToolCall
 from guard.reasons import ReasonCode
 from guard.runtime import Guard, Task
+from guard.server import RequestTask
 
 __all__ = ["Failed", "Sessions"]
 
@@ -32,6 +34,7 @@ _MOST_OPEN = 1000
 _MOST_TURNS = 100
 _MOST_ACTORS = 64
 _MOST_SEEN = 20_000
+_MOST_PROMPT = 100_000
 _KEPT = 30 * 24 * 3600
 RESUME = "resume"
 _OF_THE_FOLDER = frozenset({"cwd", "background"})
@@ -94,6 +97,7 @@ class Sessions:
         """`folder`: where sessions are remembered. `params`: working folder -> parameters of the intent. `asks`: a person can answer. `note`: takes a line without values."""
         self._guard, self._tokens, self._folder, self._params, self._note = guard, tokens, folder, params, note
         self._asks = asks
+        self._drawn = token_hex(4)
         self._known: OrderedDict[tuple[str, str], Session] = OrderedDict()
         self._lock = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,7 +128,8 @@ class Sessions:
                 return "the same call id was used for another call"
             if not key:
                 session.counted[digest] = session.counted.get(digest, 0) + 1
-                key = f"{digest[:24]}.{session.counted[digest]}"
+                # Of this session and this daemon: counts begin anew with it, and a task may hold several sessions.
+                key = f"{self._drawn}{sha256(session.id.encode()).hexdigest()[:8]}.{digest[:16]}.{session.counted[digest]}"
             try:
                 context = self._acting(session, said.actor)
             except Denied as refused:
@@ -163,7 +168,8 @@ class Sessions:
         session = self._session(agent, said)
         with session.lock:
             if not session.acting:
-                session.prompt = said.prompt if session.prompt is None else f"{session.prompt}\n{said.prompt}"
+                before = "" if session.prompt is None else f"{session.prompt}\n"
+                session.prompt = (before + said.prompt)[-_MOST_PROMPT:]
                 return
             task, context = session.acting[""].tasks[-1] if "" in session.acting else (None, None)
             if task is not None and context is not None:
@@ -190,6 +196,7 @@ class Sessions:
                         self._note(f"{agent}: the end of a session: {error}")
             session.acting.clear()
             session.turn += 1
+            session.resumed = True  # also for a call that waits for this lock
             self._remember(session)
 
     def close(self) -> None:
@@ -234,7 +241,8 @@ class Sessions:
         if acting is not None and acting.token == token:
             return acting.tasks[-1][1]
         for _ in range(_MOST_TURNS):
-            task = self._guard.task(token, prompt=session.prompt)
+            # The task of a token from a file is not ours to end: other sessions go on under it.
+            task = self._guard.task(token, prompt=session.prompt) if self._tokens.own else RequestTask(self._guard, token)
             context = copy_context()
             try:
                 context.run(task.__enter__)
@@ -246,6 +254,8 @@ class Sessions:
                 self._remember(session)
                 token = self._tokens.token(session.agent, session.id, session.turn, actor, params, "")
                 continue
+            if not self._tokens.own and session.prompt is not None:
+                context.copy().run(task.user_says, session.prompt)
             first = not session.acting
             session.acting[actor] = Acting(token, [*(acting.tasks if acting else []), (task, context)])
             if first and session.resumed and self._tokens.own:

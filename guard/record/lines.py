@@ -13,6 +13,8 @@ their values; what changes from call to call is put between them.
 | who        | policy, intent, issuer, credential, ..., depth, workload    | all values of a line |
 | end        | args_hmac, trace, span, count                               | never the same       |
 | replay     | what replay needs, where there is any                       | never the same       |
+
+Of a record that is like another one (`guard.events`) what is the same is two or three pieces, found by that other one.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ _MOST = 2048
 _pieces: dict[tuple[object, ...], tuple[str, str, str]] = {}
 _findings: dict[int, tuple[Finding, str]] = {}
 _lists: dict[int, tuple[tuple[Finding, ...], str]] = {}
+_Shared = tuple["DecisionRecord | OutcomeRecord", str, str, str]
+_likes: dict[int, _Shared] = {}
 
 
 def record_body(record: Record | IssueRecord) -> str:
@@ -44,6 +48,14 @@ def record_body(record: Record | IssueRecord) -> str:
 
 def decision_body(r: DecisionRecord) -> str:
     """A decision record as compact JSON."""
+    like, q = r.like, _quote
+    if like is not None:
+        held = _likes.get(id(like))
+        _, who, what, end = held if held is not None and held[0] is like else _shared(like)
+        return (
+            f'{{"v":1,"kind":"decision","id":{q(r.id)},"at":{r.at},{who},"step":{r.step},"call":{q(r.call)},{what},'
+            f'"args_hmac":{q(r.args_hmac)},"trace":{q(r.trace)},"span":{q(r.span)},{end}}}'
+        )
     key = (
         r.tool, r.task, r.tenant, r.effects, r.verdict, r.mode, r.code, r.policy, r.intent, r.issuer, r.credential, r.kid, r.origin,
         r.origin_kind, r.actors, r.workload,
@@ -55,9 +67,8 @@ def decision_body(r: DecisionRecord) -> str:
             _pieces.clear()
         _pieces[key] = pieces
     task, answer, who = pieces
-    q = _quote
-    held = _lists.get(id(r.findings))
-    findings = held[1] if held is not None and held[0] is r.findings else _all(r.findings)
+    listed = _lists.get(id(r.findings))
+    findings = listed[1] if listed is not None and listed[0] is r.findings else _all(r.findings)
     fix = "null" if r.fix is None else q(r.fix)
     witnesses = encode({"": r.witnesses})[4:-1] if r.witnesses else "[]"
     more = ""
@@ -75,7 +86,11 @@ def decision_body(r: DecisionRecord) -> str:
 
 def outcome_body(r: OutcomeRecord) -> str:
     """An outcome record as compact JSON."""
-    q = _quote
+    like, q = r.like, _quote
+    if like is not None:
+        held = _likes.get(id(like))
+        _, task, what, end = held if held is not None and held[0] is like else _shared(like)
+        return f'{{"v":1,"kind":"outcome","decision":{q(r.decision)},"at":{r.at},{task},"step":{r.step},{what},"micros":{r.micros}{end}}}'
     error = "null" if r.error is None else q(r.error)
     more = ""
     if r.settled or r.order or r.facts or r.learnt or r.late or r.credential:
@@ -94,13 +109,29 @@ def _more(**members: object) -> str:
 def _cut(r: DecisionRecord) -> tuple[str, str, str]:
     """The pieces of a record, cut out of its whole text."""
     whole = r.to_dict()
+    return _piece(whole, "tenant", "task"), _piece(whole, "tool", "code"), _piece(whole, "policy", "workload")
 
-    def piece(first: str, last: str) -> str:
-        names = list(whole)
-        chosen = names[names.index(first) : names.index(last) + 1]
-        return encode({name: whole[name] for name in chosen})[1:-1]
 
-    return piece("tenant", "task"), piece("tool", "code"), piece("policy", "workload")
+def _shared(like: DecisionRecord | OutcomeRecord) -> _Shared:
+    """What stands between the values of a record like this one; with it, so that its address is not given anew."""
+    whole = like.to_dict()
+    held: _Shared
+    if isinstance(like, DecisionRecord):
+        held = like, _piece(whole, "tenant", "task"), _piece(whole, "tool", "workload"), _piece(whole, "count", "")
+    else:
+        end = _piece(whole, "micros", "")
+        held = like, _piece(whole, "task", "task"), _piece(whole, "tool", "error"), end.removeprefix(f'"micros":{like.micros}')
+    if len(_likes) >= _MOST:
+        _likes.clear()
+    _likes[id(like)] = held
+    return held
+
+
+def _piece(whole: dict[str, object], first: str, last: str) -> str:
+    """The members from `first` to `last`, or to the end, as they stand in the text."""
+    names = list(whole)
+    chosen = names[names.index(first) : names.index(last) + 1 if last else None]
+    return encode({name: whole[name] for name in chosen})[1:-1]
 
 
 def _all(findings: tuple[Finding, ...]) -> str:

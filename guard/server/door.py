@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -129,7 +130,7 @@ class Door:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
         task = self._kept.pop(sender.token, None) if sender.scheme == "bearer" and not sender.proofs else None
-        if task is None or task.delegation.expires_at <= self._guard._house.clock.now().timestamp():
+        if task is None or not task.fresh():
             task = RequestTask(self._guard, sender.token, shown)
         try:
             await task.__aenter__()
@@ -139,9 +140,9 @@ class Door:
             raise _entering(denied, sender) from None
         if self._keep and not task.delegation.bound:
             self._kept[sender.token] = task
-            task.kept = True
+            task.kept = task.kept or monotonic()
             while len(self._kept) > self._keep:  # the first is the one that was not used for longest
-                self._kept.pop(next(iter(self._kept))).kept = False
+                self._kept.pop(next(iter(self._kept))).kept = 0.0
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
@@ -149,11 +150,17 @@ class Door:
             self._kept.pop(sender.token, None)
             if send.started:
                 raise
-            raise _inside(denied, sender) from None
+            raise self._scoped(_inside(denied, sender), denied.decision.tool) from None
         except BaseException as error:
             await task.leave(error)
             raise
         await task.leave()
+
+    def _scoped(self, refused: HttpRefused, tool: str) -> HttpRefused:
+        """With the scopes of the policy that would grant the tool: a client can ask for one of them."""
+        scopes = self._guard._house.layers[0].scopes
+        refused.scope = " ".join(sorted(scope for scope, tools in scopes.items() if tool in tools))
+        return refused
 
     async def _own_nonces(self) -> Nonces:
         if self._nonces is None:

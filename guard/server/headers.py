@@ -38,6 +38,8 @@ class HttpRefused(Exception):
     def __init__(self, status: int, error: str = "", text: str = "", *, code: str = "", scheme: str = "", nonce: bool = False) -> None:
         super().__init__(text)
         self.status, self.error, self.text, self.code, self.scheme, self.nonce = status, error, text, code, scheme, nonce
+        self.scope = ""
+        """OAuth scopes that would do, of `insufficient_scope` (RFC 6750 3)."""
 
 
 class Sender(NamedTuple):
@@ -109,6 +111,7 @@ def challenges(refused: HttpRefused, named: Named) -> list[tuple[bytes, bytes]]:
             continue
         said = [f'error="{refused.error}"'] if refused.error else []
         said += [f'error_description="{refused.text}"'] if refused.error and _quotable(refused.text) else []
+        said += [f'scope="{refused.scope}"'] if refused.scope and refused.error == "insufficient_scope" else []
         parts = ", ".join([*said, *more, f'resource_metadata="{named.metadata}"'])
         found.append((b"www-authenticate", f"{scheme} {parts}".encode("ascii")))
     return found

@@ -93,6 +93,8 @@ class MemoryState:
         self._window_dues = _Dues()
         self._high = 0
         self._now: tuple[datetime | None, int] = (None, 0)
+        self._distinct: object = None
+        """The last keys of a tally that were found to be distinct: a tool's calls bring the same object."""
         _stores.add(self)
 
     def apply(self, ops: Sequence[Op], *, now: datetime, commit: bool = True) -> Applied | Refused:
@@ -132,21 +134,20 @@ class MemoryState:
                         values.append(total)
                     elif kind is Tally:
                         keys, tops, by = op  # type: ignore[misc]
-                        new, before, totals = {}, [], []
+                        if type(by) is not str or (keys is not self._distinct and len(set(keys)) != len(keys)):
+                            raise TypeError("Tally")
+                        self._distinct = keys if type(keys) is tuple else None
+                        totals = []
                         for key, most in zip(keys, tops, strict=True):  # type: ignore[arg-type]
                             held = counts.get(key)
                             total = 1 if held is None else held[0] + 1
                             if total > most or total > AMOUNT_MAX:
                                 refused = held or (0, "")
                                 break
-                            new[key] = (total, by)
-                            before.append((counts, key, held))
+                            undo.append((counts, key, held))
+                            counts[key] = (total, by)
                             totals.append(total)
                         else:
-                            if type(by) is not str or len(new) != len(keys):
-                                raise TypeError("Tally")
-                            undo += before
-                            counts.update(new)
                             values.append(tuple(totals))
                             continue
                         break

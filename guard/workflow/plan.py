@@ -17,10 +17,10 @@ else: not on the number of tools, of policies, or on how far the task has come.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from decimal import Decimal
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from guard.frozen import frozen
 from guard.model import Delegation, Finding, Judge
@@ -97,6 +97,8 @@ class Plan:
     """Its body needs a credential (`guard/lending.py`)."""
     agreed: Agreed | None = None
     """Of a `plain` plan that finds the same whenever all permit."""
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What shells make of it once, each under a name of its own: a plan is of one guard, delegation, tool and load of the policies."""
 
 
 _NO_SINCE: Final[Mapping[str, int]] = {}

@@ -20,6 +20,7 @@ from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, Paginat
 
 from guard import Guard, LocalIssuer, Policy
 from guard.approvals import Approvals
+from guard.identity import RevocationList
 from guard.record import AuditFile
 from guard.telemetry import META_TOKEN
 from tests.adapters.common import POLICY, ROOT, listening
@@ -36,13 +37,14 @@ class Shop:
         self.iam = LocalIssuer.load(folder / "iam.json")
         self.desk = Approvals(f"sqlite:{folder / 'asks.db'}", trust=self.iam, folder=folder / "approvals")
 
+        self.taken_back = RevocationList()
         self._guard: Guard | None = None
 
     def guard(self) -> Guard:
         """One for every server of this process."""
         if self._guard is None:
             policy, sinks = Policy.from_text(POLICY, file="shop.yaml"), [AuditFile(self.folder / "records")]
-            self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk)
+            self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk, revocations=self.taken_back)
         return self._guard
 
     def make(self, **options: Any) -> Any:

@@ -74,6 +74,18 @@ def test_a_session_whose_beginning_nobody_saw(place: Place) -> None:
     assert [each["tool"] for each in place.decisions()] == ["resume", "read_file"]
 
 
+def test_the_users_words(place: Place) -> None:
+    """Short, long, before and after the first call: they stop nothing."""
+    place.serve()
+    begin(place, "claude-code")
+    for number, prompt in enumerate(["fix it", "x" * 3_000_000, "and \u202e this", ""]):
+        assert place.hook("claude-code", "UserPromptSubmit", {"prompt": prompt}).code == 0
+        assert place.hook(*GATE, read(place, "a", f"c-{number}")).out == "{}"
+    place.hook("claude-code", "SessionStart", {"source": "startup", "session_id": "long"})
+    place.hook("claude-code", "UserPromptSubmit", {"prompt": "y" * 3_000_000, "session_id": "long"})
+    assert place.hook(*GATE, read(place, "a", "c-9") | {"session_id": "long"}).out == "{}"
+
+
 def test_the_folder_is_that_of_the_beginning(place: Place) -> None:
     """Attack: the agent goes to another folder, and calls it its own."""
     place.serve()
@@ -140,7 +152,9 @@ def test_calls_without_an_id(place: Place) -> None:
         assert place.hook("gemini-cli", "AfterTool", call | {"tool_response": {"llmContent": "x"}}).code == 0
     assert len({each["call"] for each in place.decisions()}) == 2
     assert [each["status"] for each in place.records() if each["kind"] == "outcome"] == ["ok", "ok"]
-    place.hook("gemini-cli", "BeforeTool", call)
+    place.kill()
+    place.serve()
+    assert place.hook("gemini-cli", "BeforeTool", call) == (0, "{}", ""), "the next daemon counts anew"
     place.hook("gemini-cli", "AfterTool", call | {"tool_response": {"llmContent": "x", "error": {"message": "no"}}})
     assert place.records()[-1]["status"] == "error"
 
@@ -197,6 +211,11 @@ def test_a_token_in_a_file(place: Place) -> None:
     assert place.hook(*GATE, read(place, "a", "c-1")).out == "{}"
     write(actor="reviewer")
     assert place.hook(*GATE, read(place, "a", "c-2")).out == "{}"
+    for turn in range(2):  # the end of a session does not end the token's task
+        assert place.hook("claude-code", "SessionEnd", {"reason": "exit"}).code == 0
+        begin(place, "claude-code")
+        assert place.hook(*GATE, bash("ls", f"b-{turn}") | {"session_id": "other"}).out == "{}"
+        assert place.hook("claude-code", "SessionEnd", {"reason": "exit", "session_id": "other"}).code == 0
     file.write_text("x.y.z")
     assert "token" in place.hook(*GATE, read(place, "a", "c-3")).out
     file.unlink()

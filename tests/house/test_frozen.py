@@ -12,7 +12,7 @@ import pytest
 
 from guard.constraints.constraint import Constraint
 from guard.events import DecisionRecord, OutcomeRecord
-from guard.frozen import frozen
+from guard.frozen import another, frozen
 from guard.model import Bound, Credential, Decision, Finding, Outcome, ToolCall
 
 
@@ -120,3 +120,14 @@ def test_after_it_is_filled() -> None:
     assert made(1).many == 1
     with pytest.raises(ValueError, match="many"):
         made(-1)
+
+
+def test_another_says_the_same_but_for_what_is_named() -> None:
+    first = Ours("a", 3, "x", {"y": 1})
+    made = another(Ours, "hidden", "first")(first, "z", "b")
+    assert type(made) is Ours
+    assert made == replace(first, first="b")
+    assert made.hidden == "z"
+    assert made.many is first.many
+    with pytest.raises(FrozenInstanceError):
+        made.first = "c"

@@ -7,6 +7,7 @@ import contextvars
 import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 
 from guard import ApprovalRequired, Decision, Denied, Outcome, ToolCall
 from guard.errors import ConfigError
+from guard.events import DecisionRecord
+from guard.record import ListSink
 from tests.runtime.conftest import World, make_world
 
 CASES = yaml.safe_load((Path(__file__).parent / "calls.yaml").read_text())
@@ -466,6 +469,87 @@ def test_a_lease_is_for_one_tool(world: World) -> None:
     with world.guard.task(world.mint()), pytest.raises(Denied, match="call.sealed"):
         world.guard.call(ToolCall("look", {"order": "A-17"}), sneaky)
     assert world.ran == []
+
+
+def test_a_body_may_not_run_what_is_sealed(world: World) -> None:
+    """Neither its own nor, inside another's call, what that one might: the lease is for the body that the guard was handed."""
+
+    @world.guard.tool
+    def close() -> str:
+        with pytest.raises(Denied, match="call.sealed"):
+            close.__wrapped__()  # type: ignore[attr-defined]
+        with pytest.raises(Denied, match="call.sealed"):
+            look.__wrapped__("A-17")  # type: ignore[attr-defined]
+        world.ran.append("close")
+        return "closed"
+
+    @world.guard.tool
+    def look(order: str) -> str:
+        world.ran.append("look")
+        return "seen"
+
+    def nested(**_: object) -> object:
+        close()
+        return look.__wrapped__("A-17")  # type: ignore[attr-defined]
+
+    with world.guard.task(world.mint()):
+        assert close() == "closed"
+        assert world.guard.call(ToolCall("look", {"order": "A-17"}), nested) == "seen"
+    assert world.ran == ["close", "close", "look"]
+
+
+ORDINARY = """
+guardtrail: 1
+name: shop
+owner: payments@acme.example
+tools: {look: {effect: read, control: {order: id}}}
+intents:
+  refund-order: {description: Look., params: {order: id, ceiling: decimal}, ttl: 10m, allow: {look: {args: {order: {eq: $order}}}}}
+"""
+
+
+class Dead(ListSink):
+    """From some time on it takes no decision that allows."""
+
+    dead = False
+
+    def decision(self, record: DecisionRecord) -> None:
+        if self.dead and record.verdict == "allow":
+            raise OSError
+        super().decision(record)
+
+
+def test_records_of_ordinary_calls_are_like_each_other() -> None:
+    """They say what a record says that was made from nothing; and what is refused after all is like none of them."""
+    world = make_world(ORDINARY, sinks=[dead := Dead(), sink := ListSink()])
+    with world.guard.task(world.mint()):
+        for order, call in (("A-17", ""), ("A-17", "7"), ("A-17", "8"), ("B-18", "9")):
+            try:
+                world.call("look", call, order=order)
+            except Denied as denied:
+                assert order == "B-18", denied
+        dead.dead = True
+        with pytest.raises(Denied, match="record.unavailable"):
+            world.call("look", order="A-17")
+    plain, *others, forbidden, refused = sink.decisions
+    assert plain.like is None
+    for step, record in enumerate(others, 2):
+        assert record.like is not None
+        assert record == replace(
+            plain, id=record.id, at=record.at, step=step, call=str(step + 5), findings=record.findings, generation="", args_hmac=plain.args_hmac
+        )  # fmt: skip
+        assert [f.text for f in record.findings] == [f.text for f in plain.findings]
+    for record, code in ((forbidden, "args.constraint"), (refused, "record.unavailable")):
+        assert record.like is None
+        assert (record.verdict, record.code) == ("deny", code)
+    for outcome, record in zip(sink.outcomes, [plain, *others], strict=False):
+        assert (outcome.decision, outcome.task, outcome.step, outcome.tool, outcome.status) == (
+            record.id,
+            record.task,
+            record.step,
+            "look",
+            "ok",
+        )
 
 
 def test_methods_generators_and_async(world: World) -> None:

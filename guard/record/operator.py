@@ -6,16 +6,15 @@ Standard output is the protocol's where the front is stdio.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from guard.gateway.relay import Log
-
 __all__ = ["operator_log"]
 
 
-def operator_log() -> Log:
+def operator_log() -> Callable[..., None]:
     processors: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
