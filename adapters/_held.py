@@ -51,6 +51,7 @@ def _inside(thing: object) -> Iterator[object]:
         yield from list(thing)
     elif not isinstance(thing, ModuleType):
         yield from list(getattr(thing, "__dict__", {}).values())
+        yield from [each for each in vars(type(thing)).values() if isinstance(each, FunctionType)]  # a method may know a global
 
 
 def _of_function(function: FunctionType) -> Iterator[object]:

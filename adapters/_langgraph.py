@@ -1,4 +1,7 @@
-"""Which tools of a LangChain agent or a LangGraph graph no guard covers. For `guard.adapters.langchain`, which makes sure that the framework is there."""
+"""Around the tools of LangChain and LangGraph: what of an agent or a graph no guard covers, what the guard looks at of a result.
+
+For `guard.adapters.langchain`, which makes sure that the framework is there.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from inspect import unwrap
 from typing import Any
 
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.graph import StateGraph
 from langgraph.prebuilt import ToolNode
@@ -14,7 +18,7 @@ from langgraph.pregel import Pregel
 from ._core import Seen
 from ._held import held
 
-__all__ = ["Guarding", "coverage", "tool_name", "tool_seen"]
+__all__ = ["Guarding", "Said", "coverage", "tool_name", "tool_seen"]
 
 _OWN = frozenset({"langchain", "langchain_core", "langgraph", "langsmith", "pydantic"})
 
@@ -81,3 +85,25 @@ def tool_name(tool: Any) -> str:
         return str(tool.name)
     function = tool.get("function")
     return str((function.get("name") if isinstance(function, Mapping) else None) or tool.get("name") or tool.get("type") or "?")
+
+
+class Said(dict[str, Any]):
+    """What the guard looks at of a result: what the model will read, in the form of an MCP result, so that the policy's `returns` finds its way."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(content=[], structured_content=_content(result))
+        self.result = result
+
+
+def _content(result: Any) -> Any:
+    if isinstance(result, ToolMessage):
+        return result.content
+    if isinstance(result, list):
+        return [_content(each) for each in result]
+    update = getattr(result, "update", None)  # of a command: messages and whatever else it puts into the state
+    more = (
+        [each for value in update.values() for each in (value if isinstance(value, list) else [value])]
+        if isinstance(update, Mapping)
+        else []
+    )
+    return [getattr(each, "content", each) for each in more]

@@ -15,23 +15,25 @@ makes the call again and authorizes nothing. A sub-agent (`as_tool`, a workflow)
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
+from ._held import held
 
 try:
     from agent_framework import (
         AgentMiddleware,
+        BaseAgent,
         ChatMiddleware,
         Content,
         FunctionMiddleware,
         FunctionTool,
         MiddlewareBundle,
         MiddlewareFailure,
+        Workflow,
     )
 except ImportError as error:
     raise missing("agent_framework", "agent-framework-core", "1.17") from error
@@ -161,7 +163,7 @@ def _request(context: Any, id: str, args: Mapping[str, Any], asked: ApprovalRequ
 
 def coverage(agent: Any) -> list[Seen]:
     """Every tool and sub-agent of an agent or workflow, as far as it can be seen before a run."""
-    if not _is_agent(agent):
+    if not isinstance(agent, (BaseAgent, Workflow)):
         return []
     mine = [each.unguarded for each in _each(getattr(agent, "middleware", None)) if isinstance(each, GuardMiddleware)]
     return [Seen(each.path, True) if mine and each.path.split(" > ")[-1] in mine[0] else each for each in _agent(agent, "", set(), None)]
@@ -171,20 +173,11 @@ def _each(tools: Any) -> list[Any]:
     return [] if tools is None else list(tools) if isinstance(tools, (list, tuple)) else [tools]
 
 
-def _is_agent(thing: Any) -> bool:
-    return callable(getattr(thing, "run", None)) and any(hasattr(thing, each) for each in ("default_options", "executors", "workflow"))
-
-
 def _hop(tool: Any) -> Any:
     """The agent behind `agent.as_tool()`; None: this is a tool."""
     function = getattr(tool, "func", None)
     made = getattr(function, "__module__", "") == "agent_framework._agents" and "as_tool" in getattr(function, "__qualname__", "")
-    return next(iter(_held(function)), None) if made else None
-
-
-def _held(function: Any) -> list[Any]:
-    cells = inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ()
-    return [each for each in cells if _is_agent(each)]
+    return next(held(function, BaseAgent), None) if made else None
 
 
 def _agent(agent: Any, above: str, met: set[int], guarded: bool | None) -> Iterator[Seen]:
@@ -200,7 +193,7 @@ def _agent(agent: Any, above: str, met: set[int], guarded: bool | None) -> Itera
     yield from _tools([*_each(options.get("tools")), *_each(getattr(agent, "mcp_tools", None))], path, met, why)
     executors = getattr(getattr(agent, "workflow", agent), "executors", None)
     for executor in executors.values() if isinstance(executors, Mapping) else ():
-        if _is_agent(inner := getattr(executor, "_agent", None)):
+        if isinstance(inner := getattr(executor, "_agent", None), BaseAgent):
             yield from _agent(inner, path, met, None)
 
 
@@ -216,5 +209,5 @@ def _tools(tools: Any, path: str, met: set[int], why: str) -> Iterator[Seen]:
         else:
             left = "" if hasattr(function, "__guardtrail__") else why
             yield Seen(below, not left, left)
-            for held in _held(function):
-                yield from _agent(held, below, met, None)
+            for inner in held(function, (BaseAgent, Workflow), frozenset({"agent_framework"})):
+                yield from _agent(inner, below, met, None)

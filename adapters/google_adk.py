@@ -20,9 +20,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
+from ._held import held
 
 try:
     from google.adk.plugins.base_plugin import BasePlugin
+    from google.adk.runners import Runner
     from google.adk.tools.base_tool import BaseTool
     from google.adk.workflow import BaseNode
     from google.adk.workflow._tool_node import _ToolNode
@@ -70,10 +72,11 @@ class GuardPlugin(BasePlugin):  # type: ignore[misc, unused-ignore]
             if declared is not None:
                 ours = [each.name for each in declared if not _hop(llm_request.tools_dict.get(each.name))]
                 hidden = set(ours).difference(self._guard.visible(ours))
-                shown = [each for each in declared if each.name not in hidden]
-                if not shown and len(declared) == len(ours):
-                    continue
-                entry = entry.model_copy(update={"function_declarations": shown})
+                if hidden:
+                    shown = [each for each in declared if each.name not in hidden]
+                    if not shown and entry.model_fields_set <= {"function_declarations"}:
+                        continue
+                    entry = entry.model_copy(update={"function_declarations": shown})
             kept.append(entry)
         llm_request.config.tools = kept
 
@@ -107,15 +110,17 @@ class GuardPlugin(BasePlugin):  # type: ignore[misc, unused-ignore]
 
     async def judge(self, tool: Any, bare: Any, args: dict[str, Any], tool_context: Any) -> Any:
         """One call, where ADK runs it."""
+        call = tool_call(tool.name, args, tool_context.function_call_id or "")
         confirmation = tool_context.tool_confirmation
         if confirmation is not None and confirmation.confirmed is not True:
+            await self._guard.adecline(call)
             return {"error": f"{tool.name} did not run: it was not confirmed"}
 
         async def execute(**bound: Any) -> Any:
             return await bare(args=bound, tool_context=tool_context)
 
         try:
-            return await self._guard.acall(tool_call(tool.name, args, tool_context.function_call_id or ""), execute)
+            return await self._guard.acall(call, execute)
         except ApprovalRequired as asked:
             tool_context.request_confirmation(hint=refusal(asked), payload=asked.request)
             tool_context.actions.skip_summarization = True
@@ -198,12 +203,8 @@ def _tool(tool: Any, path: str, met: set[int], bare: str) -> Iterator[Seen]:
     else:
         why = "" if hasattr(function, "__guardtrail__") else bare
         yield Seen(below, not why, why)
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            held = cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
-        if isinstance(held, BaseNode):
-            yield from _walk(held, below, met, "a tool runs this agent by itself: make it an AgentTool or a sub-agent")
+    for inner in held(function, (BaseNode, Runner), frozenset({"google"})):
+        if isinstance(inner, BaseNode):
+            yield from _walk(inner, below, met, "a tool runs this agent by itself: make it an AgentTool or a sub-agent")
         else:
-            yield from (Seen(f"{below} > {each.path}", each.covered, each.why) for each in coverage(held))
+            yield from (Seen(f"{below} > {each.path}", each.covered, each.why) for each in coverage(inner))

@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, missing, not_covered, refusal, tool_call
-from ._langgraph import Guarding, coverage, tool_name, tool_seen
+from ._langgraph import Guarding, Said, coverage, tool_name, tool_seen
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -27,7 +27,7 @@ try:
     from langgraph.errors import GraphBubbleUp
     from langgraph.prebuilt import ToolNode
     from langgraph.prebuilt.tool_node import ToolCallRequest
-    from langgraph.types import Command, interrupt
+    from langgraph.types import interrupt
 except ImportError as error:  # absent, or before 1.0, which has no middleware
     raise missing("langchain", "langchain", "1.1") from error
 
@@ -48,17 +48,6 @@ class Paused(BaseException):
     def __init__(self, way: GraphBubbleUp) -> None:
         super().__init__("the body of the tool was interrupted")
         self.way = way
-
-
-class Said(dict[str, Any]):
-    """What the guard looks at of a result: what the model will read, in the form of an MCP result, so that the policy's `returns` finds its way."""
-
-    def __init__(self, result: Any) -> None:
-        update = getattr(result, "update", None)
-        more = update.get("messages", ()) if isinstance(result, Command) and isinstance(update, Mapping) else ()
-        content = result.content if isinstance(result, ToolMessage) else [getattr(message, "content", None) for message in more]
-        super().__init__(content=[], structured_content=content)
-        self.result = result
 
 
 class One:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import copy
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ._core import ApprovalRequired, ConfigError, Denied, Guard, missing, not_covered, refusal, tool_call
+from ._core import ApprovalRequired, ConfigError, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
 
 try:
     from agents import Agent, FunctionTool, Model, ModelProvider, MultiProvider, RunHooks
@@ -40,9 +40,7 @@ def guard_agent(agent: Agent[Any], guard: Guard, *, accept: Collection[str] = ()
     if not isinstance(agent, Agent):
         raise ConfigError("guard.adapters.openai_agents: guard_agent takes an `Agent`")
     agents = reachable(agent)
-    bad = [seen for seen in uncovered(agents) if set(accept).isdisjoint(seen.path.split(" > "))]
-    if bad:
-        raise not_covered("openai_agents", bad)
+    _refuse(uncovered(agents), accept)
     for _, each in agents:
         each.tools = [_guarded(tool, guard) if isinstance(tool, FunctionTool) else tool for tool in each.tools]
         for server in each.mcp_servers:
@@ -50,6 +48,12 @@ def guard_agent(agent: Agent[Any], guard: Guard, *, accept: Collection[str] = ()
         if isinstance(each.model, Model):
             each.model = offering(each.model, guard)
     return agent
+
+
+def _refuse(found: Sequence[Seen], accept: Collection[str]) -> None:
+    bad = [seen for seen in found if not seen.covered and set(accept).isdisjoint(seen.path.split(" > "))]
+    if bad:
+        raise not_covered("openai_agents", bad)
 
 
 def requests(result: Any) -> dict[str, Mapping[str, object]]:
@@ -66,19 +70,32 @@ def requests(result: Any) -> dict[str, Mapping[str, object]]:
 
 
 class GuardHooks(RunHooks[Any]):  # type: ignore[misc, unused-ignore]
-    """For `Runner.run(..., hooks=GuardHooks())`: ends a run before a tool that nobody guards, also of agents that are only made while it runs."""
+    """For `Runner.run(..., hooks=GuardHooks())`: ends a run before a tool that nobody guards, also of agents that are only made while it runs. `accept`: as of
+    `guard_agent`."""
+
+    def __init__(self, *, accept: Collection[str] = ()) -> None:
+        self._accept = frozenset(accept)
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+        named = getattr(tool, "name", "?")
         of_server = bool(agent.mcp_servers) and all(isinstance(server.call_tool, Guarding) for server in agent.mcp_servers)
-        if not isinstance(getattr(tool, "on_invoke_tool", None), Guarding) and (
-            not of_server or tool.name in {each.name for each in agent.tools}
-        ):
-            raise ConfigError(f"guard.adapters.openai_agents: no guard stands before {agent.name} > {getattr(tool, 'name', '?')}")
+        guarded = isinstance(getattr(tool, "on_invoke_tool", None), Guarding) or (
+            of_server and named not in {each.name for each in agent.tools}
+        )
+        if not guarded and self._accept.isdisjoint((named, agent.name)):
+            raise ConfigError(f"guard.adapters.openai_agents: no guard stands before {agent.name} > {named}")
+
+    async def on_llm_start(self, context: Any, agent: Any, system_prompt: Any, input_items: Any) -> None:
+        """A call that waited, is answered, and was never made: the program said no, which no tool is told of. It goes on record."""
+        answered = {item.get("call_id") for item in input_items if isinstance(item, dict) and item.get("type") == "function_call_output"}
+        bodies: list[Any] = [tool.on_invoke_tool for tool in agent.tools if isinstance(tool, FunctionTool)]
+        for body in (body for body in bodies if isinstance(body, GuardedTool)):
+            for call in [call for called, call in body.waits.items() if called in answered]:
+                del body.waits[call.id]
+                await body.guard.adecline(call)
 
     async def on_handoff(self, context: Any, from_agent: Any, to_agent: Any) -> None:
-        bad = [seen for seen in coverage(to_agent) if not seen.covered]
-        if bad:
-            raise not_covered("openai_agents", bad)
+        _refuse(coverage(to_agent), self._accept)
 
 
 class GuardProvider(ModelProvider):  # type: ignore[misc, unused-ignore]
@@ -100,12 +117,13 @@ class Paused(BaseException):
 
 
 class GuardedTool(Guarding):
-    """`on_invoke_tool` and `needs_approval` of one tool. `asked`: call id -> request, of the newest calls that wait."""
+    """`on_invoke_tool` and `needs_approval` of one tool. `asked`: call id -> request, of the newest calls that were asked about; `waits`: those not made yet."""
 
     def __init__(self, tool: FunctionTool, guard: Guard) -> None:
         self._bare = copy.copy(tool)  # its failures come out as exceptions, so that they are on record as such
         self._bare._failure_error_function, self._bare._use_default_failure_error_function = None, False
         self._tool, self.guard, self.asked = tool, guard, OrderedDict[str, Mapping[str, object]]()
+        self.waits: dict[str, Any] = {}
         guard.declare(tool.name, _schema(tool.params_json_schema))
 
     async def __call__(self, context, text):  # type: ignore[no-untyped-def]  # the SDK reads annotations, at each call
@@ -125,6 +143,7 @@ class GuardedTool(Guarding):
             return value
 
         known = context.tool_call_id
+        self.waits.pop(known, None)
         for run in range(_KEPT):
             try:
                 return await self.guard.acall(tool_call(self._tool.name, _parsed(text), f"{known}#{run}" if run else known), execute)
@@ -151,9 +170,9 @@ class GuardedTool(Guarding):
             try:
                 await self.guard.acall(call, _nothing)
             except ApprovalRequired as required:
-                self.asked[id] = required.request
+                self.asked[id], self.waits[id] = required.request, call
                 if len(self.asked) > _KEPT:
-                    self.asked.popitem(last=False)
+                    self.waits.pop(self.asked.popitem(last=False)[0], None)
                 return True
             except Denied:
                 return False  # meanwhile; the call itself says so to the model

@@ -14,11 +14,11 @@ other capability, so no hook can change a call after it was judged. A no of the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ._core import ApprovalRequired, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
+from ._core import ApprovalRequired, ConfigError, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
 from ._held import held
 
 try:
@@ -28,8 +28,8 @@ try:
     from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
     from pydantic_ai.exceptions import ToolFailed
     from pydantic_ai.messages import ToolCallPart
-    from pydantic_ai.toolsets import AbstractToolset, ExternalToolset, FunctionToolset, WrapperToolset
-    from pydantic_core import to_jsonable_python
+    from pydantic_ai.toolsets import AbstractToolset, CombinedToolset, ExternalToolset, FunctionToolset, PreparedToolset, WrapperToolset
+    from pydantic_core import to_json, to_jsonable_python
 except ImportError as error:
     raise missing("pydantic_ai", "pydantic-ai-slim", "2.20") from error
 
@@ -73,7 +73,7 @@ class GuardToolset(WrapperToolset[Any]):  # type: ignore[misc, unused-ignore]
         async def execute(**bound: Any) -> Any:
             nonlocal ran
             ran = True
-            args = bound if given is tool_args else tool_args if bound == given else tool.args_validator.validate_python(bound)
+            args = bound if given is tool_args else _typed(bound, ctx, tool)
             try:
                 return await self.wrapped.call_tool(name, args, ctx, tool)
             except (CallDeferred, Asked) as way:
@@ -97,6 +97,11 @@ class GuardToolset(WrapperToolset[Any]):  # type: ignore[misc, unused-ignore]
 _PLAIN = (str, int, float, bool, type(None))
 
 
+def _typed(bound: Mapping[str, Any], ctx: Any, tool: Any) -> Any:
+    """What was judged, as the body declares it. Attack: a field that a model leaves out when it is written down brings something the guard never saw."""
+    return tool.args_validator.validate_json(to_json(bound), context=getattr(ctx, "validation_context", None))
+
+
 @dataclass
 class GuardCapability(AbstractCapability[Any]):  # type: ignore[misc, unused-ignore]
     """The guard of one agent. `accept`: names of tools and sub-agents that may run without any guard; every other that no guard covers stops a run before its
@@ -109,6 +114,10 @@ class GuardCapability(AbstractCapability[Any]):  # type: ignore[misc, unused-ign
         return CapabilityOrdering(position="innermost")
 
     def get_wrapper_toolset(self, toolset: AbstractToolset[Any]) -> AbstractToolset[Any]:
+        if type(toolset) not in (CombinedToolset, PreparedToolset, GuardToolset):
+            raise ConfigError(
+                f"guard.adapters.pydantic_ai: {type(toolset).__name__} stands inside of the guard and could change a call that was judged"
+            )
         self._refuse(_tools(toolset, "", True, frozenset()))
         return GuardToolset(toolset, self.guard)
 

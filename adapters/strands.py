@@ -17,18 +17,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import inspect
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
 from ._core import ApprovalRequired, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
+from ._held import held
 
 try:
     from strands import Agent
     from strands.agent._agent_as_tool import _AgentAsTool
     from strands.hooks import AgentInitializedEvent, BeforeInvocationEvent, BeforeToolCallEvent, HookProvider
     from strands.interrupt import Interrupt
+    from strands.multiagent import MultiAgentBase
     from strands.types._events import ToolInterruptEvent, ToolResultEvent
     from strands.types.tools import AgentTool
 
@@ -110,6 +111,7 @@ class _Around(AgentTool):  # type: ignore[misc, unused-ignore]
         name, waits = f"v1:tool_call:{tool_use['toolUseId']}:guardtrail", invocation_state["agent"]._interrupt_state.interrupts
         answer = waits[name].response if name in waits else None
         if answer is not None and answer is not True:
+            await self._guard.adecline(tool_call(self.tool_name, tool_use["input"], _id(tool_use, invocation_state)))
             yield _refused(tool_use, f"{self.tool_name} did not run: it was not confirmed")
             return
         events: asyncio.Queue[Any] = asyncio.Queue()
@@ -206,5 +208,5 @@ def _walk(agent: Any, above: str, met: set[int]) -> Iterator[Seen]:
         function = _function(tool)
         left = "" if hasattr(function, "__guardtrail__") else why
         yield Seen(f"{path} > {name}", not left, left)
-        for held in inspect.getclosurevars(function).nonlocals.values() if inspect.isfunction(function) else ():
-            yield from _walk(held, f"{path} > {name}", met)
+        for inner in held(function, (Agent, MultiAgentBase), frozenset({"strands"})):
+            yield from _walk(inner, f"{path} > {name}", met)

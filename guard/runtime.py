@@ -268,24 +268,39 @@ class Guard:
         return (await adrive(decide_flow(self._house, self._state(), call, finding), self._house.seconds)).decision
 
     def before(self, call: ToolCall) -> Decision:
-        """For frameworks whose hooks cannot wrap: decide and record; never raises. A decision without `after` is closed as `unknown`
-        with its task."""
+        """For frameworks whose hooks cannot wrap: decide and record; never raises. The body runs with `arguments(decision)`. A decision without `after` is
+        closed as `unknown` with its task. A call whose outcome is known is denied `call.replayed`: here nobody can hand it out again."""
         try:
-            ticket = drive(decide_flow(self._house, self._state(), call), self._house.seconds)
+            return self._begun(drive(decide_flow(self._house, self._state(), call), self._house.seconds))
         except Exception as error:
             return self._broken(call, error)
-        if ticket.replay is not None:  # its outcome cannot be handed out here, and who asks runs the body
-            return self._again(ticket.decision)
-        self._hold(ticket)
-        return ticket.decision
+
+    async def abefore(self, call: ToolCall) -> Decision:
+        """`before`, where an event loop must not wait for a store."""
+        try:
+            return self._begun(await adrive(decide_flow(self._house, self._state(), call), self._house.seconds))
+        except Exception as error:
+            return self._broken(call, error)
+
+    def arguments(self, decision: Decision) -> Mapping[str, object]:
+        """What the body of an open decision of `before` is to run with: as judged, with defaults, paths resolved. GuardError elsewhere."""
+        state = self._state()
+        ticket = state.tickets.get(decision.id) if state is not None else None
+        if ticket is None or ticket.bound is None:
+            raise GuardError("no call is open under this decision")
+        return ticket.bound.args
 
     def after(self, decision: Decision, outcome: Outcome) -> None:
         """Close a decision of `before` with what happened. Unknown or closed decisions are ignored."""
-        state = self._state()
-        ticket = state.tickets.pop(decision.id, None) if state is not None else None
+        ticket, happened = self._ended(decision, outcome)
         if ticket is not None:
-            happened = outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
             drive(finish_flow(self._house, ticket, happened), self._house.seconds)
+
+    async def aafter(self, decision: Decision, outcome: Outcome) -> None:
+        """`after`, where an event loop must not wait for a store."""
+        ticket, happened = self._ended(decision, outcome)
+        if ticket is not None:
+            await adrive(finish_flow(self._house, ticket, happened), self._house.seconds)
 
     def credential(self, decision: Decision | None = None) -> CallCredential:
         """Inside the body of a tool that declares one (`credential:` in the policy): the credential of this very call, which nobody else has and which
@@ -345,6 +360,17 @@ class Guard:
         unseen(ticket)
         self._hold(ticket)
         return ticket
+
+    def _begun(self, ticket: Ticket) -> Decision:
+        if ticket.replay is not None:  # its outcome cannot be handed out here, and who asks runs the body
+            return self._again(ticket.decision)
+        self._hold(ticket)
+        return ticket.decision
+
+    def _ended(self, decision: Decision, outcome: Outcome) -> tuple[Ticket | None, Outcome]:
+        state = self._state()
+        ticket = state.tickets.pop(decision.id, None) if state is not None else None
+        return ticket, outcome if type(outcome) is Outcome else Outcome("unknown")  # the body may have run, whatever is said of it
 
     def _hold(self, ticket: Ticket) -> None:
         if ticket.task is not None and not ticket.decision.blocks:

@@ -129,7 +129,7 @@ def played(adapter: Adapter, age: str, python: Path, *, write: bool) -> bool:
 
 
 def versions(adapter: Adapter, python: Path) -> dict[str, str]:
-    names = [pin.partition("==")[0].partition("[")[0] for pin in adapter.newest]
+    names = [pin.partition("==")[0].partition("[")[0] for pin in adapter.newest if not pin.startswith("-")]
     done = subprocess.run([str(python), "-c", SHOWN, *names], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 

@@ -26,7 +26,7 @@ from google.genai import types
 from guard.adapters.google_adk import GuardPlugin, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
-from tests.conformance.drivers.google_adk import Said
+from tests.conformance.drivers.google_adk import AdkDriver, Said
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -146,6 +146,16 @@ def test_f48_a_thread_without_the_task_runs_nothing(world: World) -> None:
     with ThreadPoolExecutor(1) as pool:
         events = pool.submit(play, runner_of(agent, GuardPlugin(world.guard))).result()
     assert world.ran == [] and "task.none" in answers(events)["c1"]
+
+
+def test_a_no_to_adks_question_is_on_record(world: World) -> None:
+    """Even where a person has approved the call."""
+    driver = AdkDriver()
+    app = driver.build(world, ((Call("c1", "pay", {"to": "bob", "amount": "2000"}),), "done"))
+    assert driver.run(app).pending == ["c1"]
+    world.approve()
+    assert "was not confirmed" in driver.resume(app, yes=False).answers["c1"].text and world.ran == []
+    assert [str(record.code) for record in world.decisions] == ["rule.match", "ask.declined"]
 
 
 def test_the_guard_is_the_first_plugin(world: World) -> None:

@@ -99,6 +99,19 @@ class Holder(BaseTool):
 GLOBAL: dict[str, Any] = {}
 
 
+class Caller(BaseTool):
+    name: str = "helper"
+    description: str = "Ask the helper."
+
+    def _run(self, text: str) -> str:
+        return str(GLOBAL["helper"].invoke(GO)["messages"][-1].text)
+
+
+def as_method(inner: Any) -> BaseTool:
+    GLOBAL["helper"] = inner
+    return Caller()
+
+
 def as_global(inner: Any) -> BaseTool:
     GLOBAL["helper"] = inner
 
@@ -109,7 +122,12 @@ def as_global(inner: Any) -> BaseTool:
     return StructuredTool.from_function(helper)
 
 
-WAYS: dict[str, Callable[[Any], BaseTool]] = {"closure": as_closure, "field": lambda inner: Holder(inner=inner), "global": as_global}
+WAYS: dict[str, Callable[[Any], BaseTool]] = {
+    "closure": as_closure,
+    "field": lambda inner: Holder(inner=inner),
+    "global": as_global,
+    "method": as_method,
+}
 
 
 @pytest.mark.parametrize("way", WAYS)

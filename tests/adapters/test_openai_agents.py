@@ -42,6 +42,7 @@ MORE = POLICY.replace("intents:", "  helper: {effect: read, data: {input: text}}
 PAY9, PAY8 = (Call(f"p{n}", "pay", {"to": "bob", "amount": f"{n}000"}) for n in (9, 8))
 WIPE = Call("w1", "wipe", {"order": "A-1"})
 LOOK = Call("c1", "look", {"order": "A-1"})
+TOOLS = ("look", "refund", "save", "pay", "wipe", "fail", "slow", "where")
 CONFIG = RunConfig(tracing_disabled=True)
 
 
@@ -131,6 +132,15 @@ def test_f61_hooks_end_a_run_before_what_was_added_later(world: World) -> None:
         with pytest.raises((ConfigError, UserError), match="no guard stands before"):  # the SDK wraps what a hook raises
             asyncio.run(Runner.run(each, "go", run_config=CONFIG, hooks=GuardHooks()))
     assert world.ran == []
+    asyncio.run(
+        Runner.run(
+            other.clone(model=Scripted(((Call("h1", "transfer_to_late"),), "done"))),
+            "go",
+            run_config=CONFIG,
+            hooks=GuardHooks(accept=TOOLS),
+        )
+    )
+    world.ran.clear()
     fine = guard_agent(agent_of(world, ((LOOK,), "done")), world.guard)
     asyncio.run(Runner.run(fine, "go", run_config=CONFIG, hooks=GuardHooks()))
     assert world.runs("look")
@@ -167,8 +177,21 @@ def test_a_no_of_the_program_counts_even_after_a_persons_yes(world: World) -> No
     world.approve()
     state = result.to_state()
     state.reject(result.interruptions[0])
-    run_sync(agent, state)
+    asyncio.run(Runner.run(agent, state, run_config=CONFIG, hooks=GuardHooks()))
     assert world.runs("pay") == []
+    assert [(record.verdict, str(record.code)) for record in world.decisions] == [("ask", "rule.match"), ("deny", "ask.declined")], (
+        "with hooks"
+    )
+
+
+def test_what_was_approved_and_made_is_no_no(world: World) -> None:
+    agent = guard_agent(agent_of(world, ((PAY9,), (LOOK,), "done")), world.guard)
+    result = asyncio.run(Runner.run(agent, "go", run_config=CONFIG, hooks=GuardHooks()))
+    world.approve()
+    state = result.to_state()
+    state.approve(result.interruptions[0])
+    asyncio.run(Runner.run(agent, state, run_config=CONFIG, hooks=GuardHooks()))
+    assert [(record.tool, record.verdict) for record in world.decisions] == [("pay", "ask"), ("pay", "allow"), ("look", "allow")]
 
 
 def test_always_approve_approves_nothing(world: World) -> None:

@@ -12,14 +12,14 @@ import pytest
 
 pytest.importorskip("pydantic_ai")
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai import Agent, CallDeferred, DeferredToolRequests, DeferredToolResults, ModelRetry, RunContext, ToolApproved, ToolDenied
 from pydantic_ai import ApprovalRequired as Asked
-from pydantic_ai.capabilities import AbstractCapability, NativeTool
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering, NativeTool
 from pydantic_ai.messages import ToolReturnPart
 from pydantic_ai.native_tools import WebSearchTool
 from pydantic_ai.tools import Tool, ToolDefinition
-from pydantic_ai.toolsets import ExternalToolset, FunctionToolset
+from pydantic_ai.toolsets import ExternalToolset, FunctionToolset, WrapperToolset
 
 from guard.adapters.pydantic_ai import GuardCapability, GuardToolset, coverage
 from guard.errors import ConfigError, Denied
@@ -235,6 +235,51 @@ def test_whatever_another_capability_changes_is_judged(world: World, first: bool
     agent = agent_of(world, ((LOOK,), "done"), guarded=False, capabilities=[Changes(), guard] if first else [guard, Changes()])
     said = returns(run_sync(agent, "go"))["c1"]
     assert said.outcome == "failed" and "args.constraint" in said.content and world.ran == []
+
+
+class Inside(AbstractCapability[Any]):
+    def get_ordering(self) -> CapabilityOrdering:
+        return CapabilityOrdering(position="innermost")
+
+    def get_wrapper_toolset(self, toolset: Any) -> Any:
+        return Rewrites(toolset)
+
+
+class Rewrites(WrapperToolset[Any]):
+    async def call_tool(self, name: str, tool_args: Any, ctx: Any, tool: Any) -> Any:
+        return await super().call_tool(name, {**tool_args, "order": "B-1"}, ctx, tool)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_toolset_between_the_guard_and_the_tools_is_refused(world: World, first: bool) -> None:
+    guard = GuardCapability(world.guard)
+    agent = agent_of(world, ((LOOK,), "done"), guarded=False, capabilities=[Inside(), guard] if first else [guard, Inside()])
+    try:
+        said = returns(run_sync(agent, "go"))["c1"]
+    except ConfigError as error:
+        assert "Rewrites stands inside of the guard" in str(error)
+    else:
+        assert said.outcome == "failed" and "args.constraint" in said.content
+    assert world.ran == []
+
+
+class Hidden(BaseModel):
+    name: str
+    born: date = date(2000, 1, 1)
+    secret: str = Field(default="nothing", exclude=True)
+
+
+def test_a_field_that_the_guard_did_not_see_does_not_reach_the_body(world: World) -> None:
+    got: list[Any] = []
+
+    def book(day: str, guests: list[Hidden], note: str = "none") -> str:
+        """Book."""
+        got.extend(guests)
+        return "booked"
+
+    call = Call("b1", "book", {"day": "2026-12-24", "guests": [{"name": "eve", "secret": "rm -rf"}]})
+    run_sync(agent_of(world, ((call,), "done"), book), "go")
+    assert [guest.secret for guest in got] == ["nothing"]
 
 
 class Guest(BaseModel):

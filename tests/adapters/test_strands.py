@@ -105,6 +105,7 @@ def test_whoever_does_not_answer_true_says_no(world: World, said: Any) -> None:
     world.approve()
     text = play(agent, [{"interruptResponse": {"interruptId": waiting.interrupts[0].id, "response": said}}])["c1"]
     assert "was not confirmed" in text and world.ran == []
+    assert [str(record.code) for record in world.decisions] == ["rule.match", "ask.declined"]
 
 
 def test_an_ask_in_a_sub_agent_comes_up_through_its_parent(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from guard import ApprovalRequired, Decision, Denied, Outcome, ToolCall
-from guard.errors import ConfigError
+from guard.errors import ConfigError, GuardError
 from guard.events import DecisionRecord
 from guard.record import ListSink
 from tests.runtime.conftest import World, make_world
@@ -369,6 +369,41 @@ def test_before_and_after(world: World) -> None:
         broken = world.guard.before(None)  # type: ignore[arg-type]
     assert (allowed.blocks, refused.blocks, left.blocks, broken.blocks) == (False, True, False, True)
     assert [(o.decision == allowed.id, o.status) for o in world.sink.outcomes] == [(True, "ok"), (False, "unknown")]
+
+
+def test_before_and_after_in_an_event_loop(world: World) -> None:
+    async def run() -> list[Decision]:
+        async with world.guard.task(world.mint()):
+            allowed = await world.guard.abefore(ToolCall("close", {}))
+            await world.guard.aafter(allowed, Outcome("ok"))
+            await world.guard.aafter(allowed, Outcome("error"))
+            refused = await world.guard.abefore(ToolCall("wipe", {"order": "A-17"}))
+            left = await world.guard.abefore(ToolCall("close", {}))
+            return [allowed, refused, left, await world.guard.abefore(None)]  # type: ignore[arg-type]
+
+    decided = asyncio.run(run())
+    assert [decision.blocks for decision in decided] == [False, True, False, True]
+    assert [(o.decision == decided[0].id, o.status) for o in world.sink.outcomes] == [(True, "ok"), (False, "unknown")]
+
+
+def test_before_a_call_that_was_made_before_denies(world: World) -> None:
+    """A framework that runs a step again would run the body again: there is nobody to hand the recorded outcome out."""
+    call = ToolCall("refund", {"order": "A-17", "amount": "1"}, id="c1")
+    with world.guard.task(world.mint()):
+        world.guard.after(world.guard.before(call), Outcome("ok"))
+        again, anew = world.guard.before(call), asyncio.run(world.guard.abefore(call))
+    assert [(each.verdict, each.code) for each in (again, anew)] == [("deny", "call.replayed")] * 2
+    assert [record.verdict for record in world.sink.decisions] == ["allow"] and len(world.sink.outcomes) == 1
+
+
+def test_the_arguments_between_before_and_after(world: World) -> None:
+    with world.guard.task(world.mint()):
+        decision = world.guard.before(ToolCall("refund", {"order": "A-17", "amount": Decimal("1.50")}))
+        assert dict(world.guard.arguments(decision)) == {"order": "A-17", "amount": Decimal("1.50")}
+        world.guard.after(decision, Outcome("ok"))
+        for ended in (decision, world.guard.before(ToolCall("wipe", {"order": "A-17"}))):
+            with pytest.raises(GuardError, match="no call is open"):
+                world.guard.arguments(ended)
 
 
 def test_ask_is_a_denial_until_answered() -> None:
