@@ -45,8 +45,8 @@ def request_task(guard: Guard, token: str, *, keep: bool = False) -> AbstractAsy
 
     `keep`: it may stay open for the next request of its token, some seconds; only where nothing is done or shown but by calls, which ask anew for revocation and
     expiry each."""
-    from guard.server.requests import RequestTask
-    from guard.server.requests import request_task as kept
+    from guard.server import RequestTask
+    from guard.server import request_task as kept
 
     return kept(guard, token) if keep else RequestTask(guard, token)
 
