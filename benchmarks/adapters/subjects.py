@@ -115,6 +115,7 @@ async def openai_agents(guard: Guard) -> AsyncIterator[tuple[Once, Once]]:
 async def fastmcp(guard: Guard) -> AsyncIterator[tuple[Once, Once]]:
     """A client and a server in one process."""
     from fastmcp import Client, FastMCP
+    from mcp.types import PaginatedRequestParams
 
     from guard.adapters.fastmcp import GuardMiddleware
 
@@ -123,6 +124,7 @@ async def fastmcp(guard: Guard) -> AsyncIterator[tuple[Once, Once]]:
     for server in (bare, guarded):
         server.tool(tool_0)
     async with Client(bare) as there, Client(guarded) as here:
+        await here.session.list_tools(params=PaginatedRequestParams(_meta={"guardtrail.io/token": token}))  # as a host does, once
         yield lambda: there.call_tool("tool_0", CALL), lambda: here.call_tool("tool_0", CALL, meta={"guardtrail.io/token": token})
 
 
