@@ -143,6 +143,7 @@ def cancel(stage: Stage) -> None:
     with stage.world.open():  # whoever left the body behind has left the task by now; a second opening sees what stands
         pass
     same([record.tool for record in stage.world.decisions], ["slow"])
+    same([outcome.status for outcome in stage.world.outcomes], ["unknown"])
 
 
 @behaviour("the body runs in the task of its call, also in a worker thread")

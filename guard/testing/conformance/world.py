@@ -220,7 +220,7 @@ class World:
         async def aboom(*_: object, **__: object) -> Any:
             raise RuntimeError(f"the guard crashed on {SECRET}")
 
-        for door in doors or ("call", "before", "check", "run", "acall", "abefore", "arun"):
+        for door in doors or ("call", "before", "check", "run", "acall", "abefore", "acheck", "arun"):
             setattr(self.guard, door, aboom if door.startswith("a") else boom)
 
 
