@@ -25,7 +25,7 @@ try:
 except ImportError:  # older: a failure is a text like any other
     ToolFailure = None
 
-__all__ = ["GuardedTool", "guarded"]
+__all__ = ["GuardedTool", "guarded", "never"]
 
 
 class GuardedTool(BaseTool):  # type: ignore[misc, unused-ignore]
@@ -104,7 +104,7 @@ def guarded(guard: Guard, tool: BaseTool) -> GuardedTool:
     """In place of `tool`. Its policy name is that of its function where `@guard.tool` sealed it."""
     function = getattr(tool, "func", None)
     made = GuardedTool(
-        name=tool.name, description=tool.description, args_schema=tool.args_schema, result_as_answer=tool.result_as_answer, cache_function=_never, **_results(tool)
+        name=tool.name, description=tool.description, args_schema=tool.args_schema, result_as_answer=tool.result_as_answer, **_results(tool)
     )  # fmt: skip
     made._guard, made._original = guard, tool
     made._tool = getattr(function, "__guardtrail__", None) or sanitize_tool_name(tool.name)
@@ -120,7 +120,7 @@ def _results(tool: BaseTool) -> dict[str, Any]:
     return {"result_schema": tool.result_schema} if "result_schema" in type(tool).model_fields else {}
 
 
-def _never(*_: object) -> bool:
+def never(*_: object) -> bool:
     """What was answered once is not answered from a cache, where nobody is asked."""
     return False
 

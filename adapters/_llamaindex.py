@@ -14,6 +14,7 @@ try:
     from llama_index.core.tools import FunctionTool, ToolOutput
     from llama_index.core.tools.types import BaseTool, adapt_to_async_tool
     from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent
+    from workflows.runtime.types.results import WaitingForEvent
 except ImportError as error:
     raise missing("llamaindex", "llama-index-core", "0.14.12") from error
 
@@ -43,6 +44,14 @@ class _Failed(Exception):
     def __init__(self, output: ToolOutput) -> None:
         super().__init__("the tool answered with an error")
         self.output = output
+
+
+class _Paused(BaseException):
+    """The body itself waits for an event and is run again with it: outcome `unknown`, so not an Exception."""
+
+    def __init__(self, way: WaitingForEvent[Any]) -> None:
+        super().__init__("the body of the tool waits")
+        self.way = way
 
 
 class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
@@ -89,6 +98,8 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
                 if self._threaded:
                     return _kept(made, await asyncio.to_thread(self._tool.call, **self._with(context, bound)))
                 return _kept(made, await self._tool.acall(**self._with(context, bound)))
+            except WaitingForEvent as way:
+                raise _Paused(way) from None
             finally:
                 current_call.reset(inner)
 
@@ -98,6 +109,8 @@ class GuardedTool(FunctionTool):  # type: ignore[misc, unused-ignore]
                 return self._refused(f"{self._name} refused: a person said no", given)
             value = await self._guard.acall(tool_call(self._name, given, "" if self._wants else call), execute)
             return self._output(made, value, given)
+        except _Paused as paused:
+            raise paused.way from None
         except _Failed as failed:
             return failed.output
         except ApprovalRequired as required:

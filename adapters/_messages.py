@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from ._core import ConfigError
 
-__all__ = ["Asked", "Form", "Result", "block", "blocks", "calls", "definition", "field", "messages", "text_of"]
+__all__ = ["Asked", "Form", "Result", "block", "blocks", "calls", "definition", "field", "messages", "parsed", "text_of"]
 
 Form = Literal["chat", "responses", "anthropic"]
 
@@ -65,7 +65,7 @@ def calls(message: object) -> list[Asked]:
 def _chat(call: object) -> Asked:
     custom = field(call, "custom")
     about = custom if custom is not None else field(call, "function")
-    return _asked(call, "id", field(about, "name"), _object(field(about, "arguments")) if custom is None else field(about, "input"), "chat")
+    return _asked(call, "id", field(about, "name"), parsed(field(about, "arguments")) if custom is None else field(about, "input"), "chat")
 
 
 def _items(items: Iterable[object], stopped: object) -> list[Asked]:
@@ -76,7 +76,7 @@ def _items(items: Iterable[object], stopped: object) -> list[Asked]:
                 found.append(_asked(item, "id", field(item, "name"), field(item, "input"), "anthropic"))
             case "function_call":
                 found.append(
-                    _finished(item, _asked(item, "call_id", field(item, "name"), _object(field(item, "arguments")), "function_call_output"))
+                    _finished(item, _asked(item, "call_id", field(item, "name"), parsed(field(item, "arguments")), "function_call_output"))
                 )
             case "custom_tool_call":
                 found.append(_finished(item, _asked(item, "call_id", field(item, "name"), field(item, "input"), "custom_tool_call_output")))
@@ -101,7 +101,7 @@ def _told_apart(found: list[Asked]) -> list[Asked]:
     return [call if often[call.id] == 1 else call._replace(why="another call of this message has its id") for call in found]
 
 
-def _object(text: object) -> object:
+def parsed(text: object) -> Any:
     """Arguments as JSON text; some servers send the object itself, or nothing at all. What is no JSON object (a name twice, NaN, half of one) stays a text."""
     if not isinstance(text, str):
         return text

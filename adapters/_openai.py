@@ -13,7 +13,7 @@ from agents import Agent, FunctionTool, Handoff, Model
 from agents.mcp import MCPServer
 from mcp.types import CallToolResult
 
-from ._core import Denied, Guard, Seen, refusal, tool_call
+from ._core import ConfigError, Denied, Guard, Seen, refusal, tool_call
 from ._held import held
 
 __all__ = ["Guarding", "coverage", "guard_server", "offering", "reachable", "uncovered"]
@@ -85,20 +85,25 @@ class ServerCall(Guarding):
     """`call_tool` of one MCP server. There is no call id and no pause: an ask is a refusal, and runs when it is made again after somebody has approved it."""
 
     def __init__(self, server: MCPServer, guard: Guard) -> None:
-        self._call, self._guard = server.call_tool, guard
+        self._call, self.guard = server.call_tool, guard
 
     async def __call__(self, tool_name: str, arguments: dict[str, Any] | None, *rest: Any, **more: Any) -> CallToolResult:
         async def execute(**args: Any) -> CallToolResult:
-            result: CallToolResult = await self._call(tool_name, args, *rest, **more)
+            try:
+                result: CallToolResult = await self._call(tool_name, args, *rest, **more)
+            except Exception as error:
+                raise NoAnswer(error) from None
             if result.model_dump(by_alias=True).get("isError"):
                 raise ServerError(result)
             return result
 
         try:
-            result: CallToolResult = await self._guard.acall(tool_call(tool_name, arguments), execute)
+            result: CallToolResult = await self.guard.acall(tool_call(tool_name, arguments), execute)
             return result
         except ServerError as failed:
             return failed.result
+        except NoAnswer as nothing:
+            raise nothing.error from None
         except Denied as denied:
             return CallToolResult.model_validate({"content": [{"type": "text", "text": refusal(denied)}], "isError": True})
 
@@ -109,9 +114,19 @@ class ServerError(Exception):
         self.result = result
 
 
+class NoAnswer(BaseException):
+    """The SDK has no result: a time-out, a lost connection, a protocol error. The tool may have run: outcome `unknown`, so not an Exception."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("no answer from the MCP server")
+        self.error = error
+
+
 def guard_server(server: MCPServer, guard: Guard) -> None:
     if not isinstance(server.call_tool, ServerCall):
         server.call_tool = ServerCall(server, guard)
+    elif server.call_tool.guard is not guard:
+        raise ConfigError(f"guard.adapters.openai_agents: {server.name} has another guard already")
 
 
 def offering(model: Model, guard: Guard) -> Model:

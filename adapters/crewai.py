@@ -35,7 +35,7 @@ try:
     from crewai.utilities.agent_utils import get_tool_names, render_text_description_and_args
     from crewai.utilities.string_utils import sanitize_tool_name
 
-    from ._crewai import GuardedTool, guarded
+    from ._crewai import GuardedTool, guarded, never
 except ImportError as error:
     raise missing("crewai", "crewai", "1.14.7") from error
 
@@ -45,8 +45,11 @@ _MARK = "_guardtrail"
 
 
 def guard_tools(guard: Guard, tools: Iterable[BaseTool]) -> list[BaseTool]:
-    """The same tools, guarded; those of the crew for work between its agents stay as they are."""
-    return [tool if isinstance(tool, (GuardedTool, BaseAgentTool)) else guarded(guard, tool) for tool in tools]
+    """The same tools, guarded; those of the crew for work between its agents stay as they are, but for their cache."""
+    made = [tool if isinstance(tool, (GuardedTool, BaseAgentTool)) else guarded(guard, tool) for tool in tools]
+    for tool in made:
+        tool.cache_function = never  # what a coworker looked up for one task is no answer for the next
+    return made
 
 
 def guard_agent(guard: Guard, agent: Agent) -> Agent:

@@ -110,23 +110,41 @@ class GuardPlugin(BasePlugin):  # type: ignore[misc, unused-ignore]
 
     async def judge(self, tool: Any, bare: Any, args: dict[str, Any], tool_context: Any) -> Any:
         """One call, where ADK runs it."""
-        call = tool_call(tool.name, args, tool_context.function_call_id or "")
+        known, ran, run = tool_context.function_call_id or "", False, 0
         confirmation = tool_context.tool_confirmation
         if confirmation is not None and confirmation.confirmed is not True:
-            await self._guard.adecline(call)
+            await self._guard.adecline(tool_call(tool.name, args, known))
             return {"error": f"{tool.name} did not run: it was not confirmed"}
 
         async def execute(**bound: Any) -> Any:
-            return await bare(args=bound, tool_context=tool_context)
+            nonlocal ran
+            ran = True
+            result = await bare(args=bound, tool_context=tool_context)
+            if known in tool_context.actions.requested_tool_confirmations:
+                raise _Paused(result)
+            return result
 
-        try:
-            return await self._guard.acall(call, execute)
-        except ApprovalRequired as asked:
-            tool_context.request_confirmation(hint=refusal(asked), payload=asked.request)
-            tool_context.actions.skip_summarization = True
-            return {"error": refusal(asked)}
-        except Denied as denied:
-            return {"error": refusal(denied)}
+        while True:
+            try:
+                return await self._guard.acall(tool_call(tool.name, args, f"{known}#{run}" if run else known), execute)
+            except _Paused as paused:
+                if ran:
+                    return paused.result
+                run += 1  # recorded is a run that asked somebody; this is the next
+            except ApprovalRequired as asked:
+                tool_context.request_confirmation(hint=refusal(asked), payload=asked.request)
+                tool_context.actions.skip_summarization = True
+                return {"error": refusal(asked)}
+            except Denied as denied:
+                return {"error": refusal(denied)}
+
+
+class _Paused(BaseException):
+    """The body itself asked for a confirmation and is run again with it: outcome `unknown`, so not an Exception. Carries its result of now."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("the body of the tool asked for a confirmation")
+        self.result = result
 
 
 def _stand_before(tool: Any) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, Seen, missing, not_covered, refusal, tool_call
+from ._messages import parsed
 
 try:
     from agents import Agent, FunctionTool, Model, ModelProvider, MultiProvider, RunHooks
@@ -146,7 +147,7 @@ class GuardedTool(Guarding):
         self.waits.pop(known, None)
         for run in range(_KEPT):
             try:
-                return await self.guard.acall(tool_call(self._tool.name, _parsed(text), f"{known}#{run}" if run else known), execute)
+                return await self.guard.acall(tool_call(self._tool.name, parsed(text or ""), f"{known}#{run}" if run else known), execute)
             except Paused as paused:
                 if ran:
                     return paused.value
@@ -198,18 +199,6 @@ def _waits(context: Any) -> bool:
     call = getattr(context, "tool_call", None)
     result = peek_agent_tool_run_result(call, scope_id=get_agent_tool_state_scope(context)) if call is not None else None
     return bool(getattr(result, "interruptions", None))
-
-
-def _parsed(text: object) -> Any:
-    """The model's arguments; what is no JSON object stays what it is, and is denied as that."""
-    try:
-        return json.loads(text, parse_constant=_no_number) if isinstance(text, str) and text.strip() else {}
-    except ValueError:
-        return text
-
-
-def _no_number(_: str) -> Any:
-    raise ValueError("no number")
 
 
 def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:

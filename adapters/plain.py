@@ -83,9 +83,10 @@ class Toolbox:
 
         Raises ConfigError before anything runs: no message of a model, a function that must be awaited (`aanswer`)."""
         asked = calls(said)
+        again = _open(asked, before)
         if awaited := sorted({call.tool for call in asked if call.tool in self._tools and self._tools[call.tool].awaited}):
             raise ConfigError(f"Toolbox.answer: {', '.join(awaited)}: coroutine functions want `await box.aanswer(...)`")
-        return _together(asked, [self._one(call) if call in _open(asked, before) else None for call in asked], before)
+        return _together(asked, [self._one(call) if call in again else None for call in asked], before)
 
     async def aanswer(self, said: object, before: Answers | None = None) -> Answers:
         """`answer`, the calls of one message in parallel. Functions that cannot be awaited run in threads."""

@@ -95,6 +95,14 @@ class _Failed(Exception):
         self.event = event
 
 
+class _Paused(BaseException):
+    """The tool itself asks somebody and is run again with the answer: outcome `unknown`, so not an Exception. Carries its interrupt."""
+
+    def __init__(self, event: Any) -> None:
+        super().__init__("the tool was interrupted")
+        self.event = event
+
+
 class _Around(AgentTool):  # type: ignore[misc, unused-ignore]
     """One tool, inside the guard."""
 
@@ -127,8 +135,8 @@ class _Around(AgentTool):  # type: ignore[misc, unused-ignore]
                 yield ToolInterruptEvent(tool_use, [waits.setdefault(name, Interrupt(name, "guardtrail", asked.request))])
         except Denied as denied:
             yield _refused(tool_use, refusal(denied))
-        except _Failed as failed:
-            yield failed.event
+        except (_Failed, _Paused) as ended:
+            yield ended.event
         finally:
             call.cancel()  # whoever listened is gone; of a call that has ended this is nothing
             await asyncio.wait({call})
@@ -143,8 +151,10 @@ class _Around(AgentTool):  # type: ignore[misc, unused-ignore]
                 if last is not None:
                     events.put_nowait(last)
                 last = event
+            if isinstance(last, ToolInterruptEvent):
+                raise _Paused(last)
             result = last.tool_result if isinstance(last, ToolResultEvent) else last
-            if isinstance(last, ToolInterruptEvent) or not isinstance(result, Mapping) or result.get("status") == "error":
+            if not isinstance(result, Mapping) or result.get("status") == "error":
                 raise _Failed(last)
             return _plain(result)
 

@@ -97,6 +97,10 @@ class Lease:
         except IndexError:
             return False
 
+    def close(self) -> None:
+        """The body has ended: what it left behind, in a thread or a task that has its context, may run nothing."""
+        self._left.clear()
+
 
 _lease: ContextVar[Lease | None] = ContextVar("guardtrail_lease", default=None)
 
@@ -231,6 +235,8 @@ def _run(run: Run) -> Outcome:
     finally:
         if token is not None:
             _lease.reset(token)
+        if lease is not None:
+            lease.close()
 
 
 async def adrive(flow: Flow[T], seconds: float) -> T:
@@ -307,3 +313,5 @@ async def _arun(run: Run) -> Outcome:
     finally:
         if token is not None:
             _lease.reset(token)
+        if lease is not None:
+            lease.close()

@@ -124,7 +124,7 @@ def call_flow(
         span.attach()
     try:
         # A function that the decorator wraps is not sealed, and what it finds sealed it may not run.
-        lease = ticket.lent.lease() if ticket.lent is not None else Lease(call.tool) if bind is None else None
+        lease = ticket.lent.lease(running=bind is not None) if ticket.lent is not None else Lease(call.tool) if bind is None else None
         ran = yield _new(Run, (execute, (), ticket.bound.args, lease))
     finally:
         if span is not None:

@@ -198,6 +198,16 @@ def test_no_answer_comes_from_a_cache(world: World) -> None:
     assert len(world.runs("look")) == 2 and len(world.decisions) == 2
 
 
+def test_what_a_coworker_said_once_comes_from_no_cache(world: World) -> None:
+    """Attack: a crew serves two tasks one after the other, and the second reads what the coworker looked up for the first."""
+    trace = Trace()
+    looks: Script = ((LOOK,), "helped", (Call("c2", "look", {"order": "A-1"}),), "helped")
+    crew = crew_of(world, ((Delegate("d1", "helper", looks),), (Delegate("d2", "helper", looks),), "done"), trace)
+    crew.cache = True
+    guard_crew(world.guard, crew).kickoff()
+    assert len(world.runs("look")) == 2 and len(world.decisions) == 2
+
+
 def test_copies_are_guarded(world: World) -> None:
     """`kickoff_for_each` works on copies of the crew."""
     trace = Trace()

@@ -20,6 +20,7 @@ from google.adk.apps import App
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import InMemoryRunner
 from google.adk.tools import AgentTool, FunctionTool, google_search
+from google.adk.tools.tool_context import ToolContext
 from google.adk.workflow import START, Workflow
 from google.genai import types
 
@@ -226,6 +227,30 @@ def test_defaults_are_part_of_what_is_judged(world: World) -> None:
 
     events = play(runner_of(LlmAgent(name="desk", model=said((Call("c1", "pay", {"to": "bob"}),)), tools=[pay]), GuardPlugin(world.guard)))
     assert "needs approval" in answers(events)["c1"]
+
+
+def test_a_tool_that_asks_by_itself_is_judged_again_with_the_answer(world: World) -> None:
+    """ADK runs its body again under the same id: that is another run, not the recorded one."""
+
+    def look(order: str, tool_context: ToolContext) -> dict[str, str]:
+        """Look."""
+        if tool_context.tool_confirmation is None:
+            tool_context.request_confirmation(hint="sure?")
+            tool_context.actions.skip_summarization = True
+            return {"error": "waits"}
+        world.note("look", order=order)
+        return {"result": "seen"}
+
+    runner = runner_of(
+        LlmAgent(name="desk", model=said((Call("c1", "look", {"order": "A-1"}),)), tools=[FunctionTool(look)]), GuardPlugin(world.guard)
+    )
+    calls = [part.function_call for event in play(runner) for part in (event.content.parts if event.content else ()) or ()]
+    (asked,) = [call.id for call in calls if call is not None and call.name == "adk_request_confirmation"]
+    yes = types.FunctionResponse(id=asked, name="adk_request_confirmation", response={"confirmed": True})
+    message = types.Content(role="user", parts=[types.Part(function_response=yes)])
+    assert "seen" in answers(list(runner.run(user_id="u", session_id="s", new_message=message)))["c1"]
+    assert len(world.runs("look")) == 1 and [record.verdict for record in world.decisions] == ["allow", "allow"]
+    assert [outcome.status for outcome in world.outcomes] == ["unknown", "ok"]
 
 
 def test_the_example() -> None:

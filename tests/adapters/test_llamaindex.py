@@ -213,6 +213,7 @@ def test_a_tool_that_takes_the_context_and_waits_itself(world: World) -> None:
     agent = guard_agent(world.guard, agent_of("desk", [look], ((LOOK,), "done"), Trace()))
     found = asyncio.run(read(agent, lambda _: HumanResponseEvent(response="7")))
     assert found["c1"] == "order A-1, page 7" and [record.verdict for record in world.decisions] == ["allow", "allow"]
+    assert [outcome.status for outcome in world.outcomes] == ["unknown", "ok"], "who stops half-way may have done half of it"
 
 
 def test_a_tool_that_answers_with_an_error(world: World) -> None:

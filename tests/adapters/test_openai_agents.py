@@ -246,7 +246,7 @@ def test_the_tools_own_pause_stays(world: World) -> None:
 # -- what is particular to the SDK ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"order": NaN}', '{"order": "A-1", "order": "B-1"}', "null"])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"order": NaN}', '{"order": "B-1", "order": "A-1"}', "null", "[" * 100_000])
 def test_arguments_that_are_no_object_do_not_run(world: World, text: str) -> None:
     agent = guard_agent(agent_of(world, ("done",)), world.guard)
     (tool,) = [each for each in agent.tools if each.name == "look"]
@@ -345,6 +345,28 @@ def test_tools_of_an_mcp_server_are_judged(world: World) -> None:
     assert "look ran" in said["c1"] and "intent.tool" in said["w1"] and "fail ran" in said["f1"]
     assert sorted(ran.tool for ran in world.ran) == ["fail", "look"]
     assert sorted(outcome.status for outcome in world.outcomes) == ["error", "ok"]
+
+
+def test_a_server_of_two_guards_is_refused(world: World, tmp_path: Path) -> None:
+    """As a tool is: whichever came first would go on to decide for both."""
+    files, other = Files(world), World(tmp_path / "other", tenant="globex")
+    guard_agent(Agent(name="desk", mcp_servers=[files]), world.guard)
+    with pytest.raises(ConfigError, match="files has another guard"):
+        guard_agent(Agent(name="desk", mcp_servers=[files]), other.guard)
+
+
+def test_a_server_that_does_not_answer_may_have_run_the_tool(world: World) -> None:
+    """Outcome `unknown`, as with a `GuardedSession`: after an error the units of a limit may come back."""
+
+    class Silent(Files):
+        async def call_tool(self, tool_name: str, arguments: Any, meta: Any = None) -> CallToolResult:
+            self.world.note(tool_name, **arguments)
+            raise TimeoutError("no answer")
+
+    agent: Any = guard_agent(Agent(name="desk", model=Scripted(((LOOK,), "done")), mcp_servers=[Silent(world)]), world.guard)
+    result = asyncio.run(Runner.run(agent, "go", run_config=CONFIG, hooks=GuardHooks()))
+    assert "error" in answers(result)["c1"], "its own exception takes the way of the SDK"
+    assert [outcome.status for outcome in world.outcomes] == ["unknown"]
 
 
 def test_a_tool_of_ones_own_making(world: World) -> None:

@@ -176,6 +176,7 @@ def test_a_tool_that_asks_by_itself_is_judged_again_with_the_answer(world: World
     waiting = agent("go")
     text = play(agent, [{"interruptResponse": {"interruptId": waiting.interrupts[0].id, "response": "fine"}}])["c1"]
     assert "they said fine" in text and [record.verdict for record in world.decisions] == ["allow", "allow"]
+    assert [outcome.status for outcome in world.outcomes] == ["unknown", "ok"], "who stops half-way may have done half of it"
 
 
 def test_a_direct_call_passes_the_guard(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -137,6 +138,19 @@ class OneGuardForAll(LoopDriver):
             app.trace.answers[call.id] = Answer(str(result), False)
 
 
+class CallsCancelledFailed(LoopDriver):
+    """A body that was stopped half-way counts as one that did nothing."""
+
+    async def _acall(self, app: App, call: Any) -> None:
+        async def body(**args: Any) -> Any:
+            try:
+                return await app.tools[call.tool](**args)
+            except asyncio.CancelledError:
+                raise RuntimeError("cancelled") from None
+
+        await app.world.guard.acall(ToolCall(call.tool, call.args, id=call.id), body)
+
+
 class Unsealed(LoopDriver):
     """The bare function is one attribute away."""
 
@@ -173,6 +187,7 @@ FAULTS: list[tuple[type[LoopDriver], str, Mode]] = [
     (Silent, "allow", "sync"),
     (OpenWithoutATask, "no_task", "sync"),
     (OneGuardForAll, "two_tenants", "async"),
+    (CallsCancelledFailed, "cancel", "async"),
     (Unsealed, "bypass", "sync"),
 ]
 

@@ -337,6 +337,40 @@ def test_where_none_is() -> None:
     assert len(desk.lender.asked) == 1, "a dry run asks nobody, nor does a tool that declares none"
 
 
+def test_a_body_that_calls_its_own_tool_again_is_judged_again() -> None:
+    """Attack: the lease of a body that runs already opens the same tool once more, with arguments nobody judged."""
+    desk, ran = Desk(), list[str]()
+    with desk.task():
+
+        @desk.guard.tool
+        def create_issue(repo: str, title: str) -> None:
+            ran.append(title)
+            if title == "b":
+                create_issue("a", "inner")
+
+        create_issue("a", "b")
+    assert ran == ["b", "inner"]
+    assert [record.tool for record in desk.sink.decisions] == ["create_issue", "create_issue"]
+
+
+def test_a_coroutine_that_calls_its_own_tool_again_is_judged_again() -> None:
+    desk, ran = Desk(), list[str]()
+
+    @desk.guard.tool
+    async def create_issue(repo: str, title: str) -> None:
+        ran.append(title)
+        if title == "b":
+            await create_issue("a", "inner")
+
+    async def main() -> None:
+        async with desk.task():
+            await create_issue("a", "b")
+
+    asyncio.run(main())
+    assert ran == ["b", "inner"]
+    assert [record.tool for record in desk.sink.decisions] == ["create_issue", "create_issue"]
+
+
 def test_a_repeated_call_has_its_outcome_and_no_second_credential() -> None:
     desk = Desk()
     with desk.task():

@@ -533,6 +533,30 @@ def test_a_body_may_not_run_what_is_sealed(world: World) -> None:
     assert world.ran == ["close", "close", "look"]
 
 
+def test_what_a_body_leaves_behind_may_not_use_its_lease(world: World) -> None:
+    """Attack: something of the body goes on in its context (a thread, a task) and takes the lease when the call is over, with other arguments."""
+    kept: list[contextvars.Context] = []
+
+    @world.guard.tool
+    def look(order: str) -> str:
+        world.ran.append(order)
+        return "seen"
+
+    with world.guard.task(world.mint()):
+        world.guard.call(ToolCall("look", {"order": "A-17"}), lambda **_: kept.append(contextvars.copy_context()))
+
+        async def leave(**_: object) -> None:
+            kept.append(contextvars.copy_context())
+
+        asyncio.run(world.guard.acall(ToolCall("look", {"order": "A-17"}), leave))
+        for context in kept:
+            with pytest.raises(Denied, match="call.sealed"):
+                context.run(look.__wrapped__, "B-1")  # type: ignore[attr-defined]
+            assert context.run(look, "B-1") == "seen"
+    assert world.ran == ["B-1", "B-1"]
+    assert len(world.sink.decisions) == 4, "each of them judged for itself"
+
+
 ORDINARY = """
 guardtrail: 1
 name: shop

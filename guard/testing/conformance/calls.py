@@ -143,6 +143,8 @@ def cancel(stage: Stage) -> None:
     with stage.world.open():  # whoever left the body behind has left the task by now; a second opening sees what stands
         pass
     same([record.tool for record in stage.world.decisions], ["slow"])
+    ends = {"ok"} if stage.world.ended.is_set() else {"unknown"}  # nothing cancels a thread: there the body came to its end
+    holds("nothing else is said of it", {outcome.status for outcome in stage.world.outcomes} <= ends, stage.world.outcomes)
 
 
 @behaviour("the body runs in the task of its call, also in a worker thread")

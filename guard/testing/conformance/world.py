@@ -134,6 +134,8 @@ class World:
         self.ran: list[Ran] = []
         self.began = threading.Event()
         """Set when the body of `slow` has begun."""
+        self.ended = threading.Event()
+        """Set when it has come to its end."""
         self.slow_for = 30.0
         self._lock = threading.Lock()
         params = {"ceiling": "50", "folder": str(folder / "notes")}
@@ -163,7 +165,7 @@ class World:
         """The bodies as plain functions with annotations and docstrings (coroutine functions where `asynchronous`), all or those named."""
         chosen = [body for body in _bodies(self) if not names or body.__name__ in names]
         if self.asynchronous:
-            chosen = [_awaited(body, self.slow_for if body.__name__ == "slow" else 0) for body in chosen]
+            chosen = [_awaited(body, self.slow_for, self.ended) if body.__name__ == "slow" else _awaited(body, 0, None) for body in chosen]
         return [self.guard.tool(body) for body in chosen] if self.sealed else chosen
 
     def note(self, tool: str, **args: object) -> None:
@@ -220,7 +222,7 @@ class World:
         async def aboom(*_: object, **__: object) -> Any:
             raise RuntimeError(f"the guard crashed on {SECRET}")
 
-        for door in doors or ("call", "before", "check", "run", "acall", "abefore", "arun"):
+        for door in doors or ("call", "before", "check", "run", "acall", "abefore", "acheck", "arun"):
             setattr(self.guard, door, aboom if door.startswith("a") else boom)
 
 
@@ -269,7 +271,9 @@ def _bodies(world: World) -> list[Callable[..., Any]]:
         """Take long."""
         world.note("slow", order=order)
         world.began.set()
-        time.sleep(0 if world.asynchronous else world.slow_for)
+        if not world.asynchronous:
+            time.sleep(world.slow_for)
+            world.ended.set()
         return "done"
 
     def where(order: str) -> str:
@@ -280,12 +284,14 @@ def _bodies(world: World) -> list[Callable[..., Any]]:
     return [look, refund, save, pay, wipe, fail, slow, where]
 
 
-def _awaited(body: Callable[..., Any], pause: float) -> Callable[..., Any]:
-    """The same body as a coroutine function. `pause`: how long it waits, after the body has said what it says."""
+def _awaited(body: Callable[..., Any], pause: float, ended: threading.Event | None) -> Callable[..., Any]:
+    """The same body as a coroutine function. `pause`: how long it waits, after the body has said what it says; `ended` is set then."""
 
     async def run(*args: Any, **kwargs: Any) -> Any:
         said = body(*args, **kwargs)
         await asyncio.sleep(pause)
+        if ended is not None:
+            ended.set()
         return said
 
     functools.update_wrapper(run, body)
