@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -264,6 +265,8 @@ def _guard(
 def _run(job: Any, run: Callable[[Any], int] = asyncio.run) -> int:
     from guard.gateway.server import ServerError
 
+    # While servers start: what is asked to end ends as with Ctrl-C, and takes the processes that it has started along.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(run(job))
     except ServerError as error:
@@ -272,6 +275,8 @@ def _run(job: Any, run: Callable[[Any], int] = asyncio.run) -> int:
         raise
     except BaseExceptionGroup as group:  # of one thing that failed
         raise group.exceptions[0] from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 async def _pin(specs: Sequence[Spec], book: Pins, as_json: bool) -> int:

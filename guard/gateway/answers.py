@@ -85,7 +85,7 @@ class Halted(NoAnswer):
 class Going:
     """A call on its way: where requests that the server makes because of it are judged."""
 
-    def __init__(self, client: Client, context: Context, task: str, progress: str | int | None) -> None:
+    def __init__(self, client: Client, context: Context, task: tuple[str, str, str], progress: str | int | None) -> None:
         self.client, self.context, self.task, self.progress = client, context, task, progress
 
 

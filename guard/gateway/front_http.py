@@ -174,7 +174,8 @@ class HttpFront:
         started, quiet = False, _SOON if client.modern else _PING
         try:
             while not handling.done():
-                news = await client.news(quiet)
+                left = gone is not None and gone.done()
+                news = left or await client.news(quiet)
                 if gone is not None and gone.done() and not handling.done():
                     handling.cancel()  # of this era, closing the stream is how a client cancels
                     await asyncio.wait({handling})

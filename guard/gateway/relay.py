@@ -268,7 +268,7 @@ class Relay:
         self, server: Server, tool: str, call: ToolCall, carried: Carried, client: Client, resumed: Mapping[str, Any]
     ) -> dict[str, Any]:
         async def execute(**bound: Any) -> dict[str, Any]:
-            going = Going(client, copy_context(), ".".join(self.guard.current().delegation.task), carried.progress)
+            going = Going(client, copy_context(), self.guard.current().delegation.task, carried.progress)
             meta = onward(carried.meta, self.guard.current().token, self._lent(server))
             given = {"name": tool, "arguments": bound, **({"_meta": meta} if meta else {}), **resumed}
             self._going[server.name].add(going)

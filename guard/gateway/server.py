@@ -167,7 +167,10 @@ class Server:
         except SessionOver:  # not looked at: the session of the handshake is over
             async with self._lock:
                 await self._connect()
-            return await self._ask(method, params, heard=heard, progress=progress)
+            try:
+                return await self._ask(method, params, heard=heard, progress=progress)
+            except SessionOver:
+                raise ServerError(f"{self.label} forgets its sessions at once") from None
 
     async def _ask(
         self, method: str, params: Mapping[str, Any], *, heard: Heard | None = None, progress: bool = False, seconds: float | None = None
@@ -236,16 +239,20 @@ class Server:
     async def fresh(self) -> None:
         """Read the tools again where that was long ago. Whatever goes wrong, what is known stays."""
         if monotonic() - self._read_at > _FRESH and not self._lock.locked():
+            self._read_at = monotonic()  # one that hangs is not waited for again with every list
             with suppress(ServerError, NoAnswer):
                 await self.reread()
 
     async def reread(self) -> None:
         """The server's list may have changed. Raises ServerError, NoAnswer."""
         async with self._lock:
-            if self._link.alive:
-                await self._read()
-            else:
-                await self._connect()
+            try:
+                if self._link.alive:
+                    return await self._read()
+            except SessionOver:
+                pass
+            await self._connect()
+        return None
 
     async def _read(self) -> None:
         found: dict[str, Tool] = {}

@@ -57,6 +57,7 @@ def test_alone_it_lists_the_verbs_in_the_order_of_the_work(cli: Run) -> None:
         "explain",
         "approvals list",
         "approve",
+        "mcp",
         "replay",
         "revoke",
         "revoked",

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 from mcp.server import MCPServer
@@ -132,6 +133,19 @@ def make_server(notes: Path) -> MCPServer:
     return server
 
 
+def older(app: Any) -> Any:
+    """The same as it was before 2026-07-28: it knows no such revision."""
+
+    async def refusing(scope: Any, receive: Any, send: Any) -> None:
+        if (b"mcp-protocol-version", b"2026-07-28") in scope.get("headers", ()):
+            await send({"type": "http.response.start", "status": 400, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await app(scope, receive, send)
+
+    return refusing
+
+
 if __name__ == "__main__":
     made = make_server(Path(sys.argv[1]))
     if sys.argv[2] == "stdio":
@@ -140,4 +154,6 @@ if __name__ == "__main__":
         import uvicorn
 
         app = made.streamable_http_app(json_response="json" in sys.argv)
+        if "older" in sys.argv:
+            app = older(app)
         uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[3]), log_level="error")

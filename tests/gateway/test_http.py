@@ -6,15 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from mcp.types import ElicitResult
 
 from guard.identity import HolderKey
 from guard.telemetry import META_PROOF, META_TOKEN
-from tests.gateway.world import Gateway, World, text_of
+from tests.gateway.world import Gateway, World, free, text_of
 
 NEWEST = "2026-07-28"
 CAN = {"io.modelcontextprotocol/protocolVersion": NEWEST, "io.modelcontextprotocol/clientCapabilities": {}}
@@ -315,3 +317,37 @@ def test_many_clients_at_once(tmp_path: Path) -> None:
     asyncio.run(main())
     assert sorted(set(world.ran)) == sorted(f"look A-{number}" for number in range(12))
     assert (len(world.ran), len(world.decisions)) == (60, 120)
+
+
+def test_a_server_of_an_older_revision_and_its_session(tmp_path: Path) -> None:
+    """Behind: the handshake, a session, event streams. It is started anew, and knows the session no more."""
+    named = "  elicitation.create: {effect: read, data: {message: text, mode: text, requestedSchema: any}}"
+    world = World(tmp_path, more=named, allow="      elicitation.create: {}")
+    told: list[float] = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        told.append(done)
+
+    async def yes(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"sure": True})
+
+    port = free()
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            first = ExitStack()
+            url = first.enter_context(world.server("older", port=port))
+            gate = stack.enter_context(world.gateway("--url", url))
+            assert gate.said["servers"][0]["protocol"] == "2025-11-25"
+            async with gate.client(mode="legacy", elicitation_callback=yes) as client:
+                assert text_of(await client.call_tool("look", {"order": "A-17"})) == "order A-17, 1 page(s)"
+                assert text_of(await client.call_tool("steps", {"number": 4}, progress_callback=progress)) == "done"
+                assert text_of(await client.call_tool("sure", {})) == "accept"
+                first.close()
+                stack.enter_context(world.server("older", port=port))
+                assert text_of(await client.call_tool("look", {"order": "A-17"})) == "order A-17, 1 page(s)"
+
+    asyncio.run(main())
+    assert len(told) >= 3
+    assert world.ran == ["look A-17", "steps", "sure", "sure accept", "look A-17"]
+    assert "elicitation.create allow permit" in world.decisions

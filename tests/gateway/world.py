@@ -129,9 +129,9 @@ class World:
         return [sys.executable, str(SERVER), str(self.notes), "stdio"]
 
     @contextmanager
-    def server(self, *more: str) -> Iterator[str]:
+    def server(self, *more: str, port: int = 0) -> Iterator[str]:
         """The same over HTTP: its address."""
-        port = free()
+        port = port or free()
         with subprocess.Popen(
             [sys.executable, str(SERVER), str(self.notes), "http", str(port), *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
