@@ -27,7 +27,7 @@ from guard.gateway.pages import page
 from guard.gateway.pins import digest
 from guard.gateway.reads import Reads, Then
 from guard.gateway.routes import Routes
-from guard.gateway.rpc import ENVELOPE, HANDSHAKE, INVALID_PARAMS, META_SERVER, NO_METHOD, Refused, answer, error
+from guard.gateway.rpc import ENVELOPE, HANDSHAKE, INVALID_PARAMS, INVALID_REQUEST, META_SERVER, NO_METHOD, Refused, answer, error
 from guard.gateway.seals import Seals
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
@@ -125,7 +125,7 @@ class Relay:
 
     async def _answer(self, server: Server, id: object, method: str, params: Mapping[str, Any], going: Going) -> None:
         try:
-            said = answer(id, await self._judged(server, method, params, lambda given: going.client.ask(method, given)))
+            said = answer(id, await self._judged(server, method, params, lambda given: self._person(going.client, method, given)))
         except Denied:
             said = error(id, -32600, f"{method} is denied by policy")
         except Refused as refused:
@@ -145,6 +145,13 @@ class Relay:
             return await then(bound)
 
         found: dict[str, Any] = dict(await self.guard.acall(call, execute))
+        return found
+
+    async def _person(self, client: Client, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is answered to a server. Attack: it asks for the token. Raises Refused."""
+        found = await client.ask(method, given)
+        if holds(found, self._token()):
+            raise Refused(INVALID_REQUEST, "the delegation token stands in the answer")
         return found
 
     async def _no(self, call: ToolCall, code: ReasonCode, text: str, fix: str = "") -> Denied:
@@ -335,7 +342,7 @@ class Relay:
         params = asked.get("params")
 
         async def then(given: Mapping[str, Any]) -> Mapping[str, Any]:
-            return {} if client.modern else await client.ask(asked["method"], given)
+            return {} if client.modern else await self._person(client, asked["method"], given)
 
         return await self._judged(server, asked["method"], params if isinstance(params, Mapping) else {}, then)
 

@@ -55,6 +55,26 @@ def test_a_question_reaches_the_person_only_where_the_policy_names_it(tmp_path: 
             assert "certain unknown" in world.outcomes
 
 
+@pytest.mark.parametrize(("front", "behind"), FRONTS)
+def test_an_answer_does_not_carry_the_token(tmp_path: Path, front: str, behind: str) -> None:
+    """Attack: a server asks for what the client calls with, and the client says it."""
+    world = World(tmp_path, more=NAMED, allow=ALLOWED)
+
+    async def callback(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"sure": True, "note": f"it is {world.mine}"})
+
+    async def main() -> Any:
+        async with gateway(world, front, behind=behind, elicitation_callback=callback) as client:
+            try:
+                return await client.call_tool("certain" if behind == "http" else "sure", {})
+            except Exception as error:
+                return error
+
+    found = asyncio.run(main())
+    assert isinstance(found, Exception) or found.is_error or "call.unasked" in text_of(found)
+    assert world.ran in (["sure"], ["certain asks"])
+
+
 def test_an_answer_to_another_call_is_none(tmp_path: Path) -> None:
     """F66: `inputResponses` count for the very call that has asked, once it has asked."""
     world = World(tmp_path, more=NAMED, allow=ALLOWED)
