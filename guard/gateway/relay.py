@@ -21,7 +21,21 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 from guard.errors import Denied, GuardError
-from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Failed, Going, Halted, Paused, cleaned, error_result, refusal, shown_name
+from guard.gateway.answers import (
+    ADDRESS_WANTED,
+    CHALLENGED,
+    OF_AN_ERA,
+    Client,
+    Failed,
+    Going,
+    Halted,
+    Paused,
+    cleaned,
+    error_result,
+    refusal,
+    said_no,
+    shown_name,
+)
 from guard.gateway.carry import Carried, holds, onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.pins import digest
@@ -43,8 +57,6 @@ RESERVED: Final = frozenset({"resources.read", "prompts.get", "completion.comple
 """Names in a policy that are no tools of a server. Attack: a server calls a tool `resources.read`, and may do what reading may."""
 _ROUNDS: Final = 8
 _MOST_JOBS: Final = 256
-_ADDRESS_WANTED: Final = -32042
-"""By this error a server of 2025-11-25 sends a person to an address: a question that is not asked as one."""
 WHO: Final = {"name": "guardtrail", "version": "0.1.0"}
 
 Log = Callable[..., None]
@@ -116,8 +128,8 @@ class Relay:
         if method == "ping":
             self._start(server.post(answer(id, {})))
             return
-        if going is None and len({one.task for one in waiting}) == 1:
-            going = next(iter(waiting))  # all that wait are of one task: it is that one's doing
+        if going is None and len({one.whose for one in waiting}) == 1:
+            going = next(iter(waiting))  # all that wait are of one delegation: it is that one's doing
         if method not in ASKED or going is None:
             self._start(server.post(error(id, NO_METHOD, "not known here")))
             return
@@ -275,7 +287,7 @@ class Relay:
         self, server: Server, tool: str, call: ToolCall, carried: Carried, client: Client, resumed: Mapping[str, Any]
     ) -> dict[str, Any]:
         async def execute(**bound: Any) -> dict[str, Any]:
-            going = Going(client, copy_context(), self.guard.current().delegation.task, carried.progress)
+            going = Going(client, copy_context(), self.guard.current().token, carried.progress)
             meta = onward(carried.meta, self.guard.current().token, self._lent(server))
             given = {"name": tool, "arguments": bound, **({"_meta": meta} if meta else {}), **resumed}
             self._going[server.name].add(going)
@@ -302,14 +314,14 @@ class Relay:
                 {"guardtrail.io/outcome": "unknown"},
             )
         except ServerError as failed_:
-            if failed_.code == _ADDRESS_WANTED:
+            if failed_.code == ADDRESS_WANTED:
                 return error_result(
                     f"{shown_name(call)}: the server sends a person to an address, which is denied", {"guardtrail.io/outcome": "error"}
                 )
             if failed_.code is None:
                 self._log("not reached", server=server.name, tool=tool)
                 return error_result(failed_.message, {"guardtrail.io/outcome": "error"})
-            raise Refused(failed_.code, failed_.message, failed_.data) from None
+            raise said_no(failed_) from None
 
     async def _until_done(self, server: Server, call: ToolCall, given: dict[str, Any], going: Going) -> dict[str, Any]:
         """The result of a call; what the server wants to know in between is judged, and asked of the client in the way of its own era."""
