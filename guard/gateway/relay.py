@@ -243,6 +243,7 @@ class Relay:
 
     async def _fit(self, server: Server, tool: str, call: ToolCall) -> None:
         """What the guard cannot see of a call. Raises Denied."""
+        await server.looked_at()
         known = server.tools.get(tool)
         if tool in RESERVED:
             raise await self._no(call, ReasonCode.TOOL_UNKNOWN, "this name stands for what is no tool")

@@ -252,6 +252,11 @@ class Server:
             with suppress(ServerError, NoAnswer):
                 await self.reread()
 
+    async def looked_at(self) -> None:
+        """Before a call. Attack: over HTTP nobody says that a list has changed, and a client that only calls never asks for it."""
+        if self._link.stateless:
+            await self.fresh()
+
     async def reread(self) -> None:
         """The server's list may have changed. Raises ServerError, NoAnswer."""
         async with self._lock:
