@@ -252,8 +252,8 @@ def _operand(word: str, said: str) -> bool:
 
 
 def _below(word: str) -> bool:
-    """Attack: `../../.ssh/id_rsa`, `/etc/passwd`, `sub/../../x`, `:/x` (git's top); `~` and what else a shell expands are refused before."""
-    return bool(word) and not word.startswith(("/", "-", "~", ":")) and ".." not in word.split("/") and "\\" not in word
+    """Attack: `../../.ssh/id_rsa`, `/etc/passwd`, `sub/../../x`, `:/x` (git's top), `@x` (a file of arguments); `~` and what else a shell expands are refused before."""
+    return bool(word) and not word.startswith(("/", "-", "~", ":", "@")) and ".." not in word.split("/") and "\\" not in word
 
 
 @lru_cache(maxsize=1024)
