@@ -6,6 +6,7 @@ An adapter turns a framework's call into a `ToolCall` and a decision into the fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "META_APPROVAL", "META_CALL", "META_CODE", "META_CREDENTIAL", "META_DECISION", "META_PROOF", "META_TOKEN", "ApprovalRequired", "ConfigError", "Decision", "Denied",
-    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
+    "Guard", "GuardError", "HolderKey", "Outcome", "Seen", "ToolCall", "about", "missing", "not_covered", "refusal", "request_task", "tool_call", "without_token",
 ]  # fmt: skip
 
 
@@ -39,11 +40,15 @@ def not_covered(adapter: str, seen: Sequence[Seen]) -> ConfigError:
     return ConfigError(f"guard.adapters.{adapter}: no guard stands before\n" + "\n".join(lines))
 
 
-def request_task(guard: Guard, token: str) -> Task:
-    """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task."""
-    from guard.server import RequestTask
+def request_task(guard: Guard, token: str, *, keep: bool = False) -> AbstractAsyncContextManager[Task]:
+    """The task of one request that brought `token` along: leaving it closes this delegation and does not end the task.
 
-    return RequestTask(guard, token)
+    `keep`: it may stay open for the next request of its token, some seconds; only where nothing is done or shown but by calls, which ask anew for revocation and
+    expiry each."""
+    from guard.server import RequestTask
+    from guard.server import request_task as kept
+
+    return kept(guard, token) if keep else RequestTask(guard, token)
 
 
 def missing(adapter: str, package: str, least: str) -> ConfigError:
@@ -54,6 +59,12 @@ def missing(adapter: str, package: str, least: str) -> ConfigError:
 def refusal(denied: Denied) -> str:
     """The sentence a model reads instead of a result. It names the reason and the smallest change; no values."""
     return denied.for_model()
+
+
+def about(denied: Denied) -> dict[str, object]:
+    """What a refusal says for programs, beside its sentence: names, ids and codes, no values. Plain data."""
+    found: dict[str, object] = {META_DECISION: denied.decision.id, META_CODE: str(denied.decision.code)}
+    return found | {META_APPROVAL: denied.request} if isinstance(denied, ApprovalRequired) else found
 
 
 def tool_call(tool: str, args: Mapping[str, object] | None, id: str = "", *, server: str | None = None, proof: str = "") -> ToolCall:

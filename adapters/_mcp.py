@@ -11,14 +11,12 @@ from mcp.types import CallToolResult, ElicitRequest, ElicitRequestFormParams, In
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from ._core import (
-    META_APPROVAL,
     META_CALL,
-    META_CODE,
-    META_DECISION,
     META_PROOF,
     META_TOKEN,
     ApprovalRequired,
     Denied,
+    about,
     refusal,
     without_token,
 )
@@ -110,7 +108,10 @@ def _bearer(request: Any) -> str | None:
 def bare(meta: Mapping[str, Any], token: str | None) -> dict[str, Any]:
     """`_meta` without what is the guard's: a tool that has the token could act as the agent everywhere the token is good."""
     kept = {key: value for key, value in meta.items() if key not in (META_TOKEN, META_PROOF, META_CALL)}
-    return without_token(kept, token) if token else kept
+    if not token:
+        return kept
+    text = repr(kept)  # one pass; what a token consists of stands in it as it is
+    return without_token(kept, token) if any(part in text for part in token.split("~")) else kept
 
 
 def public(request: Any) -> Any:
@@ -158,11 +159,6 @@ def refused(denied: Denied | str) -> CallToolResult:
     text = denied if isinstance(denied, str) else refusal(denied)
     meta = None if isinstance(denied, str) else about(denied)
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta)
-
-
-def about(denied: Denied) -> dict[str, Any]:
-    found: dict[str, Any] = {META_DECISION: denied.decision.id, META_CODE: str(denied.decision.code)}
-    return found | {META_APPROVAL: denied.request} if isinstance(denied, ApprovalRequired) else found
 
 
 def wire(result: Any) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
                     return await own(context)
                 if method in LISTS:
                     return await self._list(context, own, came, request)
-                async with nullcontext() if request is None else request_task(self._guard, came.token or ""):
+                async with nullcontext() if request is None else request_task(self._guard, came.token or "", keep=True):
                     return await (self._tool if method == "tools/call" else self._other)(context, own, came, request)
         except Failed as failed:
             return failed.result
@@ -140,7 +140,7 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
             self._learn(row, row.name)
         if request is not None and came.token is None:
             return []
-        async with nullcontext() if request is None else request_task(self._guard, came.token or ""):
+        async with nullcontext() if request is None else request_task(self._guard, came.token or "", keep=True):
             names = [tool_call(door or row.name, None, server=self._server).tool for row in rows]
             visible = set(self._guard.visible(names))
         return [row for name, row in zip(names, rows, strict=True) if name in visible]

@@ -21,15 +21,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._core import (
-    META_CODE,
     META_CREDENTIAL,
-    META_DECISION,
     META_PROOF,
     META_TOKEN,
     Denied,
     Guard,
     GuardError,
     HolderKey,
+    about,
     missing,
     refusal,
     tool_call,
@@ -171,6 +170,4 @@ def _lent(guard: Guard) -> str | None:
 
 
 def _refused(denied: Denied) -> CallToolResult:
-    decision = denied.decision
-    about = {META_DECISION: decision.id, META_CODE: str(decision.code)}
-    return CallToolResult(content=[TextContent(type="text", text=refusal(denied))], is_error=True, _meta=about)
+    return CallToolResult(content=[TextContent(type="text", text=refusal(denied))], is_error=True, _meta=about(denied))

@@ -65,9 +65,10 @@ class GuardMiddleware:
             passed = ctx.request_id is None or ctx.method in PASSED
             came = carried(meta, ctx.request, None if passed else self._token)
             if isinstance(meta, Mapping) and ctx.method != "initialize":
-                ctx = replace(ctx, params={**ctx.params, "_meta": bare(meta, came.token)}, meta=bare(ctx.meta or {}, came.token))
-            if (request := public(ctx.request)) is not ctx.request:
-                ctx = replace(ctx, request=request)
+                params = {**ctx.params, "_meta": bare(meta, came.token)}
+                ctx = replace(ctx, params=params, meta=bare(ctx.meta or {}, came.token), request=public(ctx.request))
+            elif ctx.request is not None:
+                ctx = replace(ctx, request=public(ctx.request))
             if passed:
                 return await own(ctx)
             if ctx.method == "tools/call":
@@ -100,7 +101,7 @@ class GuardMiddleware:
             return result
 
         try:
-            async with request_task(self._guard, came.token or ""):
+            async with request_task(self._guard, came.token or "", keep=True):
                 if name not in self._bound and self._guard.visible([call.tool]):
                     await self._learn(ctx, own, name)
                 return await self._guard.acall(call, execute)
@@ -115,7 +116,7 @@ class GuardMiddleware:
         kept = {key: value for key, value in (ctx.params or {}).items() if key in beside}
         args = {key: value for key, value in (ctx.params or {}).items() if key not in beside}
         call = tool_call(ctx.method.replace("/", "."), args, came.call_id, server=self._server, proof=came.proof)
-        async with request_task(self._guard, came.token or ""):
+        async with request_task(self._guard, came.token or "", keep=True):
             return await self._guard.acall(call, lambda **bound: own(replace(ctx, params=kept | bound)))
 
     async def _list(self, ctx: Any, own: Own, came: Carried) -> Any:
@@ -128,7 +129,7 @@ class GuardMiddleware:
         names = [tool_call(door or row["name"], None, server=self._server).tool for row in rows]
         visible: set[str] = set()
         if came.token is not None:
-            async with request_task(self._guard, came.token):
+            async with request_task(self._guard, came.token, keep=True):
                 visible.update(self._guard.visible(names))
         mine = {"cacheScope": "private"} if "cacheScope" in found else {}
         return found | {key: [row for name, row in zip(names, rows, strict=True) if name in visible]} | mine

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.conformance.adapters import ADAPTERS, Adapter  # noqa: E402
+from tests.conformance.adapters import ADAPTERS, Adapter, installed  # noqa: E402
 
 ENVS = Path(os.environ.get("GUARDTRAIL_ADAPTER_ENVS") or ROOT / ".venv-adapters")
 RESULTS = ROOT / "docs" / "adapters" / "results"
@@ -51,6 +51,8 @@ def main() -> int:
     if unknown:
         asked.error(f"there is no adapter {', '.join(sorted(unknown))}; there are {', '.join(ADAPTERS)}")
     chosen = [one for one in ADAPTERS.values() if (one.name in given.names if given.names else one.usual or not given.usual)]
+    if given.usual and given.setup:
+        chosen = [one for one in chosen if not installed(one.name)]  # the others run where the suite itself does
     ages = AGES if given.age == "both" else (given.age,)
     failed = 0
     for adapter in chosen:

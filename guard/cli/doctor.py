@@ -21,6 +21,7 @@ FRAMEWORKS = {
     "crewai": "crewai",
     "fastmcp": "fastmcp",
     "google.adk": "google_adk",
+    "guard.adapters": "plain",
     "langchain": "langchain",
     "langgraph": "langchain",
     "llama_index": "llamaindex",

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from guard.server.door import Door
     from guard.server.events import events_app
     from guard.server.headers import client_cert
-    from guard.server.requests import RequestTask
+    from guard.server.requests import RequestTask, request_task
     from guard.server.tts import tts_app
 
-__all__ = ["Door", "RequestTask", "client_cert", "events_app", "tts_app"]
+__all__ = ["Door", "RequestTask", "client_cert", "events_app", "request_task", "tts_app"]
 
 
 _HOMES = {
@@ -19,6 +19,7 @@ _HOMES = {
     "RequestTask": "guard.server.requests",
     "client_cert": "guard.server.headers",
     "events_app": "guard.server.events",
+    "request_task": "guard.server.requests",
     "tts_app": "guard.server.tts",
 }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
+from typing import Final
 
 from guard.drive import Flow
 from guard.house import House, TaskState
@@ -14,10 +17,11 @@ from guard.shown import Shown
 from guard.taskflow import open_flow
 from guard.tasks import Task
 
-__all__ = ["RequestTask"]
+__all__ = ["RequestTask", "request_task"]
 
 
 _FRESH = 15.0
+_MOST: Final = 512
 
 
 class RequestTask(Task):
@@ -66,3 +70,24 @@ class RequestTask(Task):
     async def leave(self, error: BaseException | None = None) -> None:
         """Leave it, with what was raised inside."""
         await self.__aexit__(None if error is None else type(error), error, None)
+
+
+@asynccontextmanager
+async def request_task(guard: Guard, token: str) -> AsyncIterator[RequestTask]:
+    """`async with request_task(guard, token) as task:` a `RequestTask` that stays open for the next requests of its token, as those of `Door` do: opening is most
+    of what a request costs. Every call asks anew for expiry, revocation and whether the task has ended."""
+    kept = guard._kept
+    task = kept.get(token)
+    if task is None or not task.fresh():
+        if task is not None:
+            task.kept = 0.0  # closed by whoever is the last in it
+            kept.pop(token, None)
+        task = RequestTask(guard, token)
+    async with task:
+        if not task.delegation.bound:
+            task.kept = task.kept or monotonic()
+            kept.pop(token, None)
+            kept[token] = task  # the last one used is the last one forgotten
+            while len(kept) > _MOST:
+                kept.pop(next(iter(kept))).kept = 0.0
+        yield task

@@ -18,7 +18,8 @@ from guard.adapters.mcp import GuardedSession
 from guard.identity.holder import HolderKey
 from guard.record import ListSink
 from guard.telemetry import META_CALL, META_CODE, META_DECISION, META_PROOF, META_TOKEN
-from tests.adapters.shop import POLICY, TRANSPORTS, Shop, Wire, asked, in_memory, over_http, said
+from tests.adapters.common import POLICY
+from tests.adapters.shop import TRANSPORTS, Shop, Wire, asked, in_memory, over_http, said
 
 PROMPT = "guardtrail.io/approval"
 LARGE = {"order": "A-17", "amount": "2000.17"}
@@ -338,3 +339,28 @@ def test_a_refusal_names_its_decision(once: Callable[..., Shop]) -> None:
         assert "B-99" not in result.model_dump_json()
 
     once(test)
+
+
+def test_a_credential_that_was_taken_back_calls_nothing_more(once: Callable[..., Shop]) -> None:
+    """A task stays open from one request to the next; what may have changed meanwhile is asked at each call."""
+
+    async def test(wire: Wire) -> None:
+        token = wire.shop.token()
+        assert not (await wire.call("look", {"order": "A-17"}, token=token)).is_error
+        async with wire.shop.guard().task(token) as task:
+            credential = task.delegation.credential
+        wire.shop.taken_back.revoke("credential", credential.jti, issuer=credential.issuer)
+        for _ in range(2):
+            assert "revoked" in said(await wire.call("look", {"order": "A-17"}, token=token))
+
+    assert once(test).ran == ["look"]
+
+
+def test_a_task_that_has_ended_calls_nothing_more(once: Callable[..., Shop]) -> None:
+    async def test(wire: Wire) -> None:
+        token = wire.shop.token()
+        async with wire.shop.guard().task(token):
+            assert not (await wire.call("look", {"order": "A-17"}, token=token)).is_error
+        assert "task.ended" in said(await wire.call("look", {"order": "A-17"}, token=token))
+
+    assert once(test).ran == ["look"]

@@ -6,12 +6,9 @@ python shop_mcp.py FOLDER          serves stdio; FOLDER has the issuer's key and
 from __future__ import annotations
 
 import json
-import socket
 import sys
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,48 +20,10 @@ from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, Paginat
 
 from guard import Guard, LocalIssuer, Policy
 from guard.approvals import Approvals
+from guard.identity import RevocationList
 from guard.record import AuditFile
 from guard.telemetry import META_TOKEN
-
-ROOT = Path(__file__).resolve().parents[2]
-POLICY = """
-guardtrail: 1
-name: shop
-owner: payments@acme.example
-tools:
-  look: {effect: read, control: {order: id}, data: {pages: int}}
-  refund: {effect: pay, control: {order: id}, data: {amount: decimal}}
-  wipe: {effect: delete, control: {order: id}}
-  echo: {effect: read}
-  fail: {effect: read, control: {order: id}}
-  resources.read: {effect: read, control: {uri: url}}
-  prompts.get: {effect: read, control: {name: name}, data: {arguments.topic: text}}
-intents:
-  refund-order:
-    description: Refund one order.
-    params: {order: id}
-    ttl: 10m
-    allow:
-      look: {args: {order: {eq: $order}}}
-      refund: {args: {order: {eq: $order}, amount: {range: {min: "0.01", max: "5000"}}}, limit: {calls: 3}}
-      echo: {}
-      fail: {args: {order: {eq: $order}}}
-      resources.read: {args: {uri: {eq: "shop://orders/A-17"}}}
-      prompts.get: {args: {name: {eq: greet}, arguments.topic: {any: true}}}
-  look-order:
-    description: Look at one order.
-    params: {order: id}
-    ttl: 10m
-    allow:
-      look: {args: {order: {eq: $order}}}
-flow:
-  read: {allow: [any]}
-  pay: {allow: [any]}
-rules:
-  - {id: large, when: {tool: refund, args: {amount: {range: {above: "1000"}}}}, then: ask}
-asks:
-  default: {by: {group: treasury}, within: 1h}
-"""
+from tests.adapters.common import POLICY, ROOT, listening
 
 
 class Shop:
@@ -78,13 +37,14 @@ class Shop:
         self.iam = LocalIssuer.load(folder / "iam.json")
         self.desk = Approvals(f"sqlite:{folder / 'asks.db'}", trust=self.iam, folder=folder / "approvals")
 
+        self.taken_back = RevocationList()
         self._guard: Guard | None = None
 
     def guard(self) -> Guard:
         """One for every server of this process."""
         if self._guard is None:
             policy, sinks = Policy.from_text(POLICY, file="shop.yaml"), [AuditFile(self.folder / "records")]
-            self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk)
+            self._guard = Guard(policy, trust=self.iam, sinks=sinks, approvals=self.desk, revocations=self.taken_back)
         return self._guard
 
     def make(self, **options: Any) -> Any:
@@ -220,25 +180,3 @@ async def over_http(shop: Shop, *, make: Callable[[Shop], Any] = Shop.make, http
 
 
 TRANSPORTS: dict[str, Served] = {"memory": in_memory, "stdio": over_stdio, "http": over_http}
-
-
-@contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """`app` on a free loopback port, in a thread."""
-    import uvicorn
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive() and time.monotonic() < until, "the server does not start"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(30)

@@ -25,9 +25,10 @@ from guard.adapters.mcp_server import GuardMiddleware, coverage
 from guard.errors import ConfigError
 from guard.record import ListSink, ListSpans
 from guard.telemetry import META_CALL, META_TOKEN
+from tests.adapters.common import ROOT
 from tests.adapters.served import *  # noqa: F403
 from tests.adapters.served import YES, play, policy
-from tests.adapters.shop import ROOT, Shop, Wire, asked, in_memory, said
+from tests.adapters.shop import Shop, Wire, asked, in_memory, said
 
 
 @pytest.fixture

@@ -44,4 +44,7 @@ ADAPTERS = _read()
 def installed(name: str) -> bool:
     """Is its framework in this environment?"""
     module = ADAPTERS[name].module
-    return not module or find_spec(module) is not None
+    try:
+        return not module or find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package it lies in
+        return False
