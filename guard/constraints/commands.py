@@ -7,7 +7,7 @@
 | `&`, redirections, here-documents, line breaks, comments      | output to a file, a command in the background     |
 | `NAME=value program`                                          | a loader or pager chosen by the environment       |
 | `{a,b}`, `*`, `?`, `[`, `~` outside quotes, where flags or    | a word that becomes a flag or another path after  |
-| operands count                                                | the check                                         |
+| operands count; a word that begins with `=`                   | the check (`=name` is a program's path in zsh)    |
 | `!`, `(`, `)` outside quotes                                  | history, subshells                                |
 
 Three redirections lead nowhere and pass as words of their own: `2>&1`, `2>/dev/null`, `>/dev/null`.
@@ -18,7 +18,9 @@ A form says of a simple command, and all of it must hold:
 | key        | what                                                                                                                      |
 |------------|---------------------------------------------------------------------------------------------------------------------------|
 | `program`  | its first word, as written: a path is another word                                                                        |
-| `flags`    | the only words that may begin with `-`; `-m=` is one that takes a value, in the next word or after `=`                    |
+| `flags`    | the only words that may begin with `-`; `-m=` is one that takes a value, in the next word or after `=`; a value that looks |
+|            | like a flag is refused (`-5` does not): another subcommand may take it for one. Where the first operand is said word for   |
+|            | word, a subcommand, no flag stands before it: there it is the program's own (`git -c core.fsmonitor=...`)                 |
 | `operands` | its other words, one by one: a word with `*` for letters, digits, `.`, `_`, `-`; `*` alone for any one; `./` for a path    |
 |            | that stays below where it runs, as it is written; a list for one of these; `...` at the end: the one before any number of  |
 |            | times, also not at all                                                                                                    |
@@ -121,7 +123,7 @@ def _take(text: str, at: int, word: _Word) -> int:
             raise _Refused
         word.text, word.quoted = word.text + text[at + 1], True
         return at + 2
-    word.expands = word.expands or char in _EXPANDS
+    word.expands = word.expands or char in _EXPANDS or (char == "=" and not word.text and not word.quoted)
     word.text += char
     return at + 1
 
@@ -160,6 +162,12 @@ class Form:
     more: bool
     """The last operand may come any number of times, also not at all."""
 
+    @property
+    def subcommand(self) -> bool:
+        """Is the first operand there always, and one of certain words?"""
+        first = self.operands[0] if self.operands and len(self.operands) > self.more else ()
+        return bool(first) and all(ANY not in word and word != BELOW for word in first)
+
 
 def form(programs: Sequence[str], flags: Sequence[str] | None, operands: Sequence[str | Sequence[str]] | None) -> Form:
     """As it is written."""
@@ -192,6 +200,8 @@ def _simple(words: list[tuple[str, bool]], form: Form) -> bool:
         return True
     if any(expands for _, expands in words):
         return False
+    if form.subcommand and words[1:] and words[1][0].startswith("-"):
+        return False
     operands = _operands([word for word, _ in words[1:]], form)
     return operands is not None and (form.operands is None or _all_fit(operands, form.operands, more=form.more))
 
@@ -207,7 +217,9 @@ def _operands(words: list[str], form: Form) -> list[str] | None:
         elif word == "--":
             after = True
         elif word in form.valued:
-            if next(rest, None) is None:
+            value = next(rest, "-")
+            if value.startswith("-") and not value[1:].isdecimal():
+                # Attack: `-n` counts for `git log`, and takes no value for `git shortlog -n --output=FILE`.
                 return None
         elif form.flags is not None and not _allowed(word, form.flags, form.valued):
             return None
@@ -240,8 +252,8 @@ def _operand(word: str, said: str) -> bool:
 
 
 def _below(word: str) -> bool:
-    """Attack: `../../.ssh/id_rsa`, `/etc/passwd`, `sub/../../x`; `~` and what else a shell expands are refused before."""
-    return bool(word) and not word.startswith(("/", "-", "~")) and ".." not in word.split("/") and "\\" not in word
+    """Attack: `../../.ssh/id_rsa`, `/etc/passwd`, `sub/../../x`, `:/x` (git's top), `@x` (a file of arguments); `~` and what else a shell expands are refused before."""
+    return bool(word) and not word.startswith(("/", "-", "~", ":", "@")) and ".." not in word.split("/") and "\\" not in word
 
 
 @lru_cache(maxsize=1024)

@@ -7,11 +7,12 @@ from contextvars import Context
 from typing import Any, Final, Protocol
 
 from guard.errors import ApprovalRequired, Denied
-from guard.gateway.rpc import DENIED, Refused
-from guard.gateway.server import NoAnswer
+from guard.gateway.rpc import DENIED, INTERNAL, NO_ANSWER, Refused
+from guard.gateway.server import NoAnswer, ServerError
 from guard.model import ToolCall
 
 __all__ = [
+    "ADDRESS_WANTED",
     "CHALLENGED",
     "OF_AN_ERA",
     "Client",
@@ -24,11 +25,14 @@ __all__ = [
     "denial",
     "error_result",
     "refusal",
+    "said_no",
     "shown_name",
 ]
 
 CHALLENGED: Final = ("grant.", "token.")
 """What another token could cure: over HTTP it is said in the way of RFC 6750."""
+ADDRESS_WANTED: Final = -32042
+"""By this error a server of 2025-11-25 sends a person to an address: a question that is not asked as one."""
 OF_AN_ERA: Final = frozenset({"resultType", "ttlMs", "cacheScope"})
 """Members of results that belong to the connection, not to what was asked."""
 
@@ -83,10 +87,10 @@ class Halted(NoAnswer):
 
 
 class Going:
-    """A call on its way: where requests that the server makes because of it are judged."""
+    """A call on its way: where requests that the server makes because of it are judged. `whose`: the token, which is a delegation."""
 
-    def __init__(self, client: Client, context: Context, task: tuple[str, str, str], progress: str | int | None) -> None:
-        self.client, self.context, self.task, self.progress = client, context, task, progress
+    def __init__(self, client: Client, context: Context, whose: str, progress: str | int | None) -> None:
+        self.client, self.context, self.whose, self.progress = client, context, whose, progress
 
 
 def shown_name(call: ToolCall) -> str:
@@ -112,6 +116,14 @@ def denial(method: str, denied: Denied, *, modern: bool) -> dict[str, Any]:
     if method != "tools/call":
         raise Refused(DENIED, denied.for_model(), about_decision(denied))
     return refusal(denied) | ({"resultType": "complete"} if modern else {})
+
+
+def said_no(failed: ServerError) -> Refused:
+    """A server's own no, for a client. An address to go to is none; nor is what clients read as the gateway's word."""
+    if failed.code == ADDRESS_WANTED:
+        return Refused(INTERNAL, "the server sends a person to an address, which is denied")
+    code = NO_ANSWER if failed.code is None else INTERNAL if failed.code in (DENIED, NO_ANSWER) else failed.code
+    return Refused(code, failed.message, failed.data)
 
 
 def error_result(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:

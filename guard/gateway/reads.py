@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from guard.errors import Denied
-from guard.gateway.answers import CHALLENGED, Client, Halted, about_decision, cleaned
+from guard.gateway.answers import CHALLENGED, Client, Halted, about_decision, cleaned, said_no
 from guard.gateway.carry import onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.routes import Routes
@@ -82,7 +82,7 @@ class Reads:
         except NoAnswer as nothing:
             raise _no_answer(server, nothing) from None
         except ServerError as failed:
-            raise _no(failed) from None
+            raise said_no(failed) from None
 
     # -- lists -------------------------------------------------------------------------------------------------------------------------
 
@@ -133,12 +133,8 @@ async def _pages(server: Server, method: str, key: str) -> AsyncIterator[dict[st
         raise _no_answer(server, nothing) from None
     except ServerError as failed:
         if failed.code != NO_METHOD:
-            raise _no(failed) from None
+            raise said_no(failed) from None
 
 
 def _no_answer(server: Server, nothing: NoAnswer) -> Refused:
     return Refused(NO_ANSWER, f"{nothing.why} ({server.label})")
-
-
-def _no(failed: ServerError) -> Refused:
-    return Refused(failed.code if failed.code is not None else NO_ANSWER, failed.message, failed.data)

@@ -21,13 +21,27 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 from guard.errors import Denied, GuardError
-from guard.gateway.answers import CHALLENGED, OF_AN_ERA, Client, Failed, Going, Halted, Paused, cleaned, error_result, refusal, shown_name
+from guard.gateway.answers import (
+    ADDRESS_WANTED,
+    CHALLENGED,
+    OF_AN_ERA,
+    Client,
+    Failed,
+    Going,
+    Halted,
+    Paused,
+    cleaned,
+    error_result,
+    refusal,
+    said_no,
+    shown_name,
+)
 from guard.gateway.carry import Carried, holds, onward, read_meta
 from guard.gateway.pages import page
 from guard.gateway.pins import digest
 from guard.gateway.reads import Reads, Then
 from guard.gateway.routes import Routes
-from guard.gateway.rpc import ENVELOPE, HANDSHAKE, INVALID_PARAMS, META_SERVER, NO_METHOD, Refused, answer, error
+from guard.gateway.rpc import ENVELOPE, HANDSHAKE, INVALID_PARAMS, INVALID_REQUEST, META_SERVER, NO_METHOD, Refused, answer, error
 from guard.gateway.seals import Seals
 from guard.gateway.server import NoAnswer, Server, ServerError
 from guard.model import ToolCall
@@ -43,8 +57,6 @@ RESERVED: Final = frozenset({"resources.read", "prompts.get", "completion.comple
 """Names in a policy that are no tools of a server. Attack: a server calls a tool `resources.read`, and may do what reading may."""
 _ROUNDS: Final = 8
 _MOST_JOBS: Final = 256
-_ADDRESS_WANTED: Final = -32042
-"""By this error a server of 2025-11-25 sends a person to an address: a question that is not asked as one."""
 WHO: Final = {"name": "guardtrail", "version": "0.1.0"}
 
 Log = Callable[..., None]
@@ -116,8 +128,8 @@ class Relay:
         if method == "ping":
             self._start(server.post(answer(id, {})))
             return
-        if going is None and len({one.task for one in waiting}) == 1:
-            going = next(iter(waiting))  # all that wait are of one task: it is that one's doing
+        if going is None and len({one.whose for one in waiting}) == 1:
+            going = next(iter(waiting))  # all that wait are of one delegation: it is that one's doing
         if method not in ASKED or going is None:
             self._start(server.post(error(id, NO_METHOD, "not known here")))
             return
@@ -125,7 +137,7 @@ class Relay:
 
     async def _answer(self, server: Server, id: object, method: str, params: Mapping[str, Any], going: Going) -> None:
         try:
-            said = answer(id, await self._judged(server, method, params, lambda given: going.client.ask(method, given)))
+            said = answer(id, await self._judged(server, method, params, lambda given: self._person(going.client, method, given)))
         except Denied:
             said = error(id, -32600, f"{method} is denied by policy")
         except Refused as refused:
@@ -145,6 +157,13 @@ class Relay:
             return await then(bound)
 
         found: dict[str, Any] = dict(await self.guard.acall(call, execute))
+        return found
+
+    async def _person(self, client: Client, method: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is answered to a server. Attack: it asks for the token. Raises Refused."""
+        found = await client.ask(method, given)
+        if holds(found, self._token()):
+            raise Refused(INVALID_REQUEST, "the delegation token stands in the answer")
         return found
 
     async def _no(self, call: ToolCall, code: ReasonCode, text: str, fix: str = "") -> Denied:
@@ -224,6 +243,7 @@ class Relay:
 
     async def _fit(self, server: Server, tool: str, call: ToolCall) -> None:
         """What the guard cannot see of a call. Raises Denied."""
+        await server.looked_at()
         known = server.tools.get(tool)
         if tool in RESERVED:
             raise await self._no(call, ReasonCode.TOOL_UNKNOWN, "this name stands for what is no tool")
@@ -268,7 +288,7 @@ class Relay:
         self, server: Server, tool: str, call: ToolCall, carried: Carried, client: Client, resumed: Mapping[str, Any]
     ) -> dict[str, Any]:
         async def execute(**bound: Any) -> dict[str, Any]:
-            going = Going(client, copy_context(), self.guard.current().delegation.task, carried.progress)
+            going = Going(client, copy_context(), self.guard.current().token, carried.progress)
             meta = onward(carried.meta, self.guard.current().token, self._lent(server))
             given = {"name": tool, "arguments": bound, **({"_meta": meta} if meta else {}), **resumed}
             self._going[server.name].add(going)
@@ -295,14 +315,14 @@ class Relay:
                 {"guardtrail.io/outcome": "unknown"},
             )
         except ServerError as failed_:
-            if failed_.code == _ADDRESS_WANTED:
+            if failed_.code == ADDRESS_WANTED:
                 return error_result(
                     f"{shown_name(call)}: the server sends a person to an address, which is denied", {"guardtrail.io/outcome": "error"}
                 )
             if failed_.code is None:
                 self._log("not reached", server=server.name, tool=tool)
                 return error_result(failed_.message, {"guardtrail.io/outcome": "error"})
-            raise Refused(failed_.code, failed_.message, failed_.data) from None
+            raise said_no(failed_) from None
 
     async def _until_done(self, server: Server, call: ToolCall, given: dict[str, Any], going: Going) -> dict[str, Any]:
         """The result of a call; what the server wants to know in between is judged, and asked of the client in the way of its own era."""
@@ -335,7 +355,7 @@ class Relay:
         params = asked.get("params")
 
         async def then(given: Mapping[str, Any]) -> Mapping[str, Any]:
-            return {} if client.modern else await client.ask(asked["method"], given)
+            return {} if client.modern else await self._person(client, asked["method"], given)
 
         return await self._judged(server, asked["method"], params if isinstance(params, Mapping) else {}, then)
 

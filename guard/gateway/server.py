@@ -162,15 +162,24 @@ class Server:
             async with self._lock:
                 if not self._link.alive:
                     await self._connect()
+        self._as_pinned(method, params)
         try:
             return await self._ask(method, params, heard=heard, progress=progress)
         except SessionOver:  # not looked at: the session of the handshake is over
             async with self._lock:
                 await self._connect()
+            self._as_pinned(method, params)
             try:
                 return await self._ask(method, params, heard=heard, progress=progress)
             except SessionOver:
                 raise ServerError(f"{self.label} forgets its sessions at once") from None
+
+    def _as_pinned(self, method: str, params: Mapping[str, Any]) -> None:
+        """Attack: a server ends, and is another one when a call that was judged by the pins starts it again."""
+        if method == "tools/call":
+            tool = self.tools.get(str(params.get("name")))
+            if tool is None or tool.state != "pinned":
+                raise ServerError(f"{self.label} began anew and does not describe the tool as it was pinned")
 
     async def _ask(
         self, method: str, params: Mapping[str, Any], *, heard: Heard | None = None, progress: bool = False, seconds: float | None = None
@@ -242,6 +251,11 @@ class Server:
             self._read_at = monotonic()  # one that hangs is not waited for again with every list
             with suppress(ServerError, NoAnswer):
                 await self.reread()
+
+    async def looked_at(self) -> None:
+        """Before a call. Attack: over HTTP nobody says that a list has changed, and a client that only calls never asks for it."""
+        if self._link.stateless:
+            await self.fresh()
 
     async def reread(self) -> None:
         """The server's list may have changed. Raises ServerError, NoAnswer."""

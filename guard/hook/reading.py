@@ -158,7 +158,8 @@ def _call(agent: Agent, event: str, body: Mapping[str, Any], folder: str) -> Too
         raise NotUnderstood("this tool of the agent is not known here, so it is not allowed")
     patch = _heredoc(given) if agent.patches and known.name == "shell" else None
     if patch is not None:
-        return ToolCall("edit_files", _arguments(agent.tools["apply_patch"], {"patch": patch}, folder), own)
+        inside = _arguments(known, given, folder)["cwd"]  # the shell would take the patch's paths from there
+        return ToolCall("edit_files", _arguments(agent.tools["apply_patch"], {"patch": patch}, inside), own)
     return ToolCall(known.name, _arguments(known, given, folder), own)
 
 

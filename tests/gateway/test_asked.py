@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mcp.types import ElicitResult
 
+from guard.telemetry import META_TOKEN
 from tests.gateway.test_gateway import gateway
 from tests.gateway.world import World, text_of
 
@@ -53,6 +54,49 @@ def test_a_question_reaches_the_person_only_where_the_policy_names_it(tmp_path: 
         assert world.ran in (["sure"], ["certain asks"])
         if tool == "certain":
             assert "certain unknown" in world.outcomes
+
+
+@pytest.mark.parametrize(("front", "behind"), FRONTS)
+def test_an_answer_does_not_carry_the_token(tmp_path: Path, front: str, behind: str) -> None:
+    """Attack: a server asks for what the client calls with, and the client says it."""
+    world = World(tmp_path, more=NAMED, allow=ALLOWED)
+
+    async def callback(context: Any, params: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={"sure": True, "note": f"it is {world.mine}"})
+
+    async def main() -> Any:
+        async with gateway(world, front, behind=behind, elicitation_callback=callback) as client:
+            try:
+                return await client.call_tool("certain" if behind == "http" else "sure", {})
+            except Exception as error:
+                return error
+
+    found = asyncio.run(main())
+    assert isinstance(found, Exception) or found.is_error or "call.unasked" in text_of(found)
+    assert world.ran in (["sure"], ["certain asks"])
+
+
+def test_two_delegations_of_one_task_are_not_one(tmp_path: Path) -> None:
+    """Attack: a sub-agent's call makes the server ask, and the question is judged under the delegation of whoever it works for."""
+    world = World(tmp_path, more=NAMED, allow=ALLOWED)
+    heard: list[str] = []
+    own, other = world.token(txn="t-1"), world.token(txn="t-1")
+
+    async def main() -> Any:
+        async with world.stdio(mode="legacy", token=own, elicitation_callback=asked(heard)) as client:
+            waits = asyncio.create_task(client.call_tool("slow", {"order": "A-17"}, meta={META_TOKEN: other}))
+            while "slow" not in world.ran:
+                await asyncio.sleep(0.05)
+            try:
+                return await client.call_tool("sure", {})
+            except Exception as error:
+                return error
+            finally:
+                waits.cancel()
+
+    found = asyncio.run(main())
+    assert heard == []
+    assert isinstance(found, Exception) or found.is_error
 
 
 def test_an_answer_to_another_call_is_none(tmp_path: Path) -> None:

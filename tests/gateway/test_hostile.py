@@ -60,6 +60,12 @@ def test_what_a_server_makes_of_its_answers(tmp_path: Path, front: str) -> None:
         )
         sent = await client.call_tool("address", {})
         assert sent.is_error and "evil" not in sent.model_dump_json()
+        with pytest.raises(MCPError) as address:
+            await client.read_resource("memo://in")
+        assert "evil" not in address.value.error.model_dump_json()
+        with pytest.raises(MCPError) as spoof:  # the gateway's own word for a no
+            await client.read_resource("memo://no")
+        assert spoof.value.error.code != -32010
         start = time.monotonic()
         assert text_of(await client.call_tool("flood", {}, progress_callback=progress)) == "flood"
         assert time.monotonic() - start < 60

@@ -45,6 +45,8 @@ CALLS: list[tuple[str, str, Any, str, dict[str, Any]]] = [
     ("codex", "shell", {"command": ["ls", "-la"]}, "shell", {"command": ["ls", "-la"], "cwd": "/srv/app"}),
     ("codex", "apply_patch", {"command": PATCH}, "edit_files", {"patch": PATCH, "paths": ["/srv/app/a.py", "/srv/app/lib/b.py", "/etc/x", "/srv/app/c"]}),
     ("codex", "Bash", {"command": f"apply_patch <<'EOF'\n{PATCH}\nEOF\n"}, "edit_files", {"patch": PATCH, "paths": ["/srv/app/a.py", "/srv/app/lib/b.py", "/etc/x", "/srv/app/c"]}),
+    ("codex", "Bash", {"command": f"apply_patch <<'EOF'\n{PATCH}\nEOF\n", "workdir": "/var/x"}, "edit_files", {"patch": PATCH, "paths": ["/var/x/a.py", "/var/x/lib/b.py", "/etc/x", "/var/x/c"]}),
+    ("codex", "Bash", {"command": f"apply_patch <<'EOF'\n{PATCH}\nEOF\n", "cwd": "../x"}, "edit_files", {"patch": PATCH, "paths": ["/srv/app/../x/a.py", "/srv/app/../x/lib/b.py", "/etc/x", "/srv/app/../x/c"]}),
     ("codex", "Bash", {"command": f"apply_patch <<EOF\n{PATCH}\nEOF"}, "shell", {"command": f"apply_patch <<EOF\n{PATCH}\nEOF", "cwd": "/srv/app"}),
     ("codex", "Bash", {"command": f"apply_patch <<'EOF'; id\n{PATCH}\nEOF"}, "shell", {"command": f"apply_patch <<'EOF'; id\n{PATCH}\nEOF", "cwd": "/srv/app"}),
     ("codex", "Bash", {"command": f"apply_patch <<'EOF'\n{PATCH}\nEOF\nid\nEOF"}, "shell", {"command": f"apply_patch <<'EOF'\n{PATCH}\nEOF\nid\nEOF", "cwd": "/srv/app"}),
