@@ -42,7 +42,7 @@ test-adapters: venv ## every adapter with the newest and the oldest release of i
 
 .PHONY: test
 test: venv demo-env adapter-envs ## the whole suite
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m 'not campaign' $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not campaign' $(ARGS)
 
 .PHONY: test-agents
 test-agents: venv ## Claude Code, Codex and Gemini CLI themselves (from npm), with a model on loopback: what is denied does not run
