@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class Desk:
         clock = FrozenClock()
         self.iam = LocalIssuer("acme-dev", clock=lambda: clock.now().timestamp())
         self.sink = ListSink()
-        self.guard = Guard(Policy.from_text(text), trust=self.iam, sinks=[self.sink], clock=clock)
+        self.guard = Guard(Policy.from_text(text), trust=self.iam, sinks=[self.sink], clock=clock, deadline=timedelta(seconds=30))
         self.ran = 0
 
     def body(self, **_: object) -> None:
