@@ -482,12 +482,12 @@ def test_what_goes_wrong_while_somebody_vouches_is_a_recorded_denial() -> None:
 
 def test_a_no_of_the_program_is_on_record_and_takes_nothing() -> None:
     world = World()
-    call = ToolCall("pay", {"to": "bob", "amount": "200"}, "c1")
+    call = ToolCall("pay", {"to": "bob", "amount": "200.75"}, "c1")
     with world.task():
         world.approvals.approve(world.pay(), by="alice")
         for declined in (world.guard.decline(call), asyncio.run(world.guard.adecline(call))):
             assert (declined.verdict, declined.code, declined.blocks) == ("deny", "ask.declined", True)
-            assert declined.args_hmac and declined.step and "200" not in declined.model_dump_json()
+            assert declined.args_hmac and declined.step and "200.75" not in declined.model_dump_json()
         assert "said no" in declined.for_model()
         assert world.pay().verdict == "allow", "it is nobody's no but the program's"
     with pytest.raises(Denied):
@@ -497,7 +497,7 @@ def test_a_no_of_the_program_is_on_record_and_takes_nothing() -> None:
 
 def test_an_async_check_says_what_a_check_says() -> None:
     world = World()
-    call = ToolCall("pay", {"to": "bob", "amount": "200"})
+    call = ToolCall("pay", {"to": "bob", "amount": "200.75"})
     with world.task():
         assert asyncio.run(world.guard.acheck(call)).findings == world.guard.check(call).findings
         world.approvals.approve(world.pay(), by="alice")
