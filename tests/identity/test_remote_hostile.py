@@ -138,7 +138,9 @@ def test_a_thousand_unknown_kids(server: KeyServer) -> None:
             assert world.calls() == "allow"
             times.append(time.monotonic() - began)
         assert "keys.unavailable" in seen, "each would wait for the one that is under way"
-        assert seen <= {"keys.unavailable", "token.signature"}, "who comes after it has given up, on a slow machine, is told that nobody knows the key"
+        assert seen <= {"keys.unavailable", "token.signature"}, (
+            "who comes after it has given up, on a slow machine, is told that nobody knows the key"
+        )
         assert world.fetched <= 2, "the second may still be on its way to the server"
         server.gate.set()
         world.rest()
