@@ -249,6 +249,10 @@ class Relay:
             raise await self._no(call, ReasonCode.TOOL_UNKNOWN, "this name stands for what is no tool")
         if known is None:
             raise await self._no(call, ReasonCode.TOOL_UNKNOWN, f"{server.label} does not list it")
+        if server.unread:
+            raise await self._no(
+                call, ReasonCode.TOOL_CHANGED, f"{server.label} does not say what its tools are now", "try again in a minute"
+            )
         if known.state != "pinned":
             how = "describes it otherwise than it was pinned" if known.state == "changed" else "lists it, and it was never pinned"
             raise await self._no(

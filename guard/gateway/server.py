@@ -85,6 +85,8 @@ class Server:
         self._ids = count(1)
         self._lock = asyncio.Lock()
         self._tried = self._read_at = 0.0
+        self.unread = False
+        """Has it failed to say, when it was last asked, what its tools are? Then nobody knows that they are those that were pinned."""
 
     @property
     def label(self) -> str:
@@ -246,15 +248,17 @@ class Server:
     # -- its tools -----------------------------------------------------------------------------------------------------------------
 
     async def fresh(self) -> None:
-        """Read the tools again where that was long ago. Whatever goes wrong, what is known stays."""
+        """Read the tools again where that was long ago. Attack: a server that changes a tool, and fails only `tools/list`: see `unread`."""
         if monotonic() - self._read_at > _FRESH and not self._lock.locked():
             self._read_at = monotonic()  # one that hangs is not waited for again with every list
-            with suppress(ServerError, NoAnswer):
+            try:
                 await self.reread()
+            except (ServerError, NoAnswer):
+                self.unread = True
 
     async def looked_at(self) -> None:
         """Before a call. Attack: over HTTP nobody says that a list has changed, and a client that only calls never asks for it."""
-        if self._link.stateless:
+        if self._link.stateless or self.unread:
             await self.fresh()
 
     async def reread(self) -> None:
@@ -280,7 +284,7 @@ class Server:
                     "changed",
                 )  # Attack: one tool listed twice, once as it was pinned. Such a one has no digest, and cannot be pinned.
             found[name] = Tool(shown, mark, state, repeated(shown["inputSchema"]))
-        before, self.tools, self._read_at = self.tools, found, monotonic()
+        before, self.tools, self._read_at, self.unread = self.tools, found, monotonic(), False
         if before != found:
             self._changed(self)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from mcp.types import ElicitResult
 
 from guard import Guard
 from guard.gateway.pins import Pins
+from guard.gateway.server import NoAnswer
 from guard.gateway.setup import Spec, relayed
 from guard.identity import HolderKey
 from guard.server.requests import RequestTask
@@ -381,3 +382,38 @@ def test_a_server_over_http_that_is_another_one_now(tmp_path: Path, monkeypatch:
 
     asyncio.run(main())
     assert world.ran == []
+
+
+def test_a_server_over_http_that_does_not_say_what_its_tools_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: a server changes a tool and fails only `tools/list`, so that what was pinned goes on counting."""
+    monkeypatch.setattr("guard.gateway.server._FRESH", 0.0)
+    world = World(tmp_path)
+    guard, token = Guard(world.policy, trust=world.iam), world.token()
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            url = stack.enter_context(world.server(port=free()))
+            async with relayed(guard, [Spec("", url=url)], Pins.read(tmp_path / "pins.json"), first_use=True) as relay:
+                (server,) = relay.servers.values()
+                client = cast("Any", SimpleNamespace(modern=True, raises=False))
+                call = {"name": "look", "arguments": {"order": "A-17"}}
+
+                with monkeypatch.context() as broken:
+                    broken.setattr(server, "_listed", lambda: _fails())
+                    async with RequestTask(guard, token):
+                        found = await relay.handle("tools/call", call, client)
+                    assert found["_meta"]["guardtrail.io/code"] == "tool.changed"
+                    assert world.ran == []
+                async with RequestTask(guard, token):
+                    assert (
+                        "_meta" not in (again := await relay.handle("tools/call", call, client))
+                        or "guardtrail.io/code" not in again["_meta"]
+                    )
+
+    asyncio.run(main())
+    assert world.ran == ["look A-17"]
+
+
+async def _fails() -> AsyncIterator[Any]:
+    raise NoAnswer("nothing")
+    yield  # a generator, as what it stands for is
