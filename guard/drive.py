@@ -276,16 +276,17 @@ async def _await(need: Need, deadline: float, asyncio: Any) -> tuple[object, Bas
     future = _begin(need)
     waiting = asyncio.wrap_future(future)
     cancelled: BaseException | None = None
-    while True:
+    while not waiting.done():  # anyio cancels again in every round of the loop: under that, `asyncio.wait` alone would never see it done
         try:
             await asyncio.wait({waiting}, timeout=max(0.0, deadline - monotonic()))
+            break
         except asyncio.CancelledError as error:
             cancelled = error
             if need.seconds:
                 waiting.cancel()  # not begun yet: then it never does
                 return Failure(error, interrupted=True, pending=future), cancelled
-            continue
-        break
+            if monotonic() >= deadline:
+                break
     if not waiting.done():
         future.cancel()
         return Failure(None, late=True, interrupted=False, pending=future), cancelled

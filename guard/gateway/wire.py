@@ -2,15 +2,17 @@
 
 | what fails                                                   | raises      | so the request                       |
 |--------------------------------------------------------------|-------------|--------------------------------------|
-| no connection, before anything was sent                      | `NotSent`   | was not seen by anybody              |
+| no connection, or a header that cannot be sent               | `NotSent`   | was not seen by anybody              |
 | the connection, an answer that is no HTTP, or is too large   | `LinkLost`  | may have been carried out            |
 
-Redirects are answers like any other: a request with somebody's data in it goes where the operator said, and nowhere else.
+Redirects are answers like any other: a request with somebody's data in it goes where the operator said, and nowhere else. A connection that brings more than was
+asked for is used no more. Attack: a server writes the answer to a question that is yet to come.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from time import monotonic
@@ -20,19 +22,25 @@ from urllib.parse import urlsplit
 from guard.errors import ConfigError
 
 try:
-    import h11
+    import httptools
 except ImportError:
-    raise ConfigError('the gateway needs h11: pip install "guardtrail[gateway]"') from None
+    raise ConfigError('the gateway needs httptools: pip install "guardtrail[gateway]"') from None
 
 __all__ = ["MOST", "LinkLost", "NotSent", "Reply", "Wire"]
 
 MOST: Final = 64 << 20
 """Bytes of one answer, or of one event of a stream."""
-_CHUNK: Final = 256 << 10
+_HEAD: Final = 64 << 10
+"""Bytes that may come without a part of an answer among them: of its head, above all."""
+_AHEAD: Final = 1 << 20
+"""Bytes of an answer that wait to be read, before the server is made to wait."""
 _IDLE: Final = 3.0
 """Seconds a connection is kept unused: less than servers keep it, so that a request rarely meets a closing one."""
 _KEPT: Final = 64
 _CONNECT: Final = 10.0
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE: Final = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+_TARGET: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class NotSent(Exception):
@@ -43,50 +51,151 @@ class LinkLost(Exception):
     """Whether the request was carried out, nobody here knows."""
 
 
-class _Connection:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=64 << 10)
-        self.idle_since = 0.0
+class _Connection(asyncio.Protocol):
+    """One connection, and the answer that comes on it. The methods without a name of ours are called by asyncio and by the parser."""
 
-    async def next(self) -> Any:
-        while True:
-            event = self.h11.next_event()
-            if event is not h11.NEED_DATA:
-                return event
-            self.h11.receive_data(await self.reader.read(_CHUNK))
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.idle_since = 0.0
+        self._bell: asyncio.Future[None] | None = None
+        self.clean()
+
+    def clean(self) -> None:
+        """Nothing is asked: whatever comes now is too much."""
+        self._parser: Any = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.parts: list[bytes] = []
+        self.waiting = self._dry = 0
+        self.ended = self.reusable = self._paused = False
+        self.failed = ""
+
+    def ask(self, request: bytes) -> None:
+        self.clean()
+        self._parser = httptools.HttpResponseParser(self)
+        self.transport.write(request)
 
     def usable(self) -> bool:
-        return not self.reader.at_eof() and not self.writer.is_closing() and monotonic() - self.idle_since < _IDLE
+        return not self.failed and not self.transport.is_closing() and monotonic() - self.idle_since < _IDLE
 
     def close(self) -> None:
-        self.writer.close()
+        if self._parser is None or self.ended:
+            self.transport.close()
+        else:
+            self.transport.abort()  # what of the request has not left yet never does
+
+    # -- who reads -----------------------------------------------------------------------------------------------------------------------
+
+    async def change(self) -> None:
+        """Until something has come. Raises LinkLost where nothing can."""
+        if self.failed:
+            raise LinkLost(self.failed)
+        self._bell = asyncio.get_running_loop().create_future()
+        try:
+            await self._bell
+        finally:
+            self._bell = None
+
+    def taken(self) -> list[bytes]:
+        """The parts of the body that have come since."""
+        parts, self.parts, self.waiting = self.parts, [], 0
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        return parts
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
+
+    # -- what comes ----------------------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None or self.ended:
+            self._break("more came than was asked for")
+            return
+        self._dry += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._break(f"an answer that is no HTTP ({type(error).__name__})")
+            return
+        if self._dry > _HEAD and not self.ended:
+            self._break("the answer is too large beside its content")
+        elif self.waiting > _AHEAD and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+        self._ring()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None and self.status and not {"content-length", "transfer-encoding"} & self.headers.keys():
+            self.ended = True  # of such an answer, this is the end
+        if not self.ended:
+            self.failed = self.failed or f"the connection ended {'within' if self.status else 'without'} an answer"
+        self.reusable = False
+        self._ring()
+
+    def _break(self, why: str) -> None:
+        """An answer that was whole by then stays one."""
+        self.reusable = False
+        self.failed = self.failed or why
+        self.transport.abort()
+        self._ring()
+
+    # -- what the parser finds -----------------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.ended:
+            raise ValueError("a second answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.status:  # what comes after the body changes nothing of it
+            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # informational: the answer is yet to come
+            self.headers.clear()
+        elif self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise ValueError("a transfer encoding that is not ours")
+        else:
+            self.status = status
+
+    def on_body(self, body: bytes) -> None:
+        self._dry = 0
+        self.waiting += len(body)
+        self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.ended, self.reusable = True, self._parser.should_keep_alive()
 
 
 class Reply:
     """One answer. Read it whole with `body`, or as it comes with `events`; then `done`, whatever became of it."""
 
-    def __init__(self, wire: Wire, connection: _Connection, response: Any) -> None:
+    def __init__(self, wire: Wire, connection: _Connection) -> None:
         self._wire, self._connection = wire, connection
-        self.status: int = response.status_code
-        self.headers: Mapping[str, str] = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
 
     @property
     def kind(self) -> str:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     async def _parts(self) -> AsyncIterator[bytes]:
-        try:
-            while True:
-                event = await self._connection.next()
-                if type(event) is h11.Data:
-                    yield bytes(event.data)
-                elif type(event) is h11.EndOfMessage:
-                    return
-                else:
-                    raise LinkLost("the connection ended within an answer")
-        except (OSError, h11.ProtocolError) as error:
-            raise LinkLost(f"the answer broke off ({type(error).__name__})") from None
+        connection = self._connection
+        while True:
+            for part in connection.taken():
+                yield part
+            if connection.ended and not connection.parts:
+                return
+            if not connection.parts:
+                await connection.change()
 
     async def body(self, most: int = MOST) -> bytes:
         parts: list[bytes] = []
@@ -142,37 +251,31 @@ class Wire:
         self._host, self._tls = parts.hostname, parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._fixed = [("host", parts.netloc), *((name.lower(), value) for name, value in (headers or {}).items())]
+        try:
+            if not _TARGET.fullmatch(self._target):
+                raise ValueError
+            self._fixed = _lines({"host": parts.netloc, **{name.lower(): value for name, value in (headers or {}).items()}})
+        except ValueError:
+            raise ConfigError("a server's address and headers are printable ASCII, without spaces around them") from None
         self._context = ssl.create_default_context() if self._tls else None
         self._free: list[_Connection] = []
         self._finishing: set[asyncio.Task[None]] = set()
 
     async def send(self, method: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Raises NotSent, LinkLost."""
+        try:
+            head = f"{method} {self._target} HTTP/1.1\r\n{self._fixed}{_lines(headers)}content-length: {len(body)}\r\n\r\n"
+        except ValueError:
+            raise NotSent("a header of the request cannot be sent") from None
         connection = await self._connected()
         try:
-            whole = [*self._fixed, *headers.items(), ("content-length", str(len(body)))]
-            head = connection.h11.send(h11.Request(method=method, target=self._target, headers=whole))
-            rest = connection.h11.send(h11.Data(data=body)) if body else b""
-            connection.h11.send(h11.EndOfMessage())
-        except h11.LocalProtocolError:
-            connection.close()
-            raise NotSent("a header of the request cannot be sent") from None
-        try:
-            connection.writer.write((head or b"") + (rest or b""))
-            await connection.writer.drain()
-            while True:
-                event = await connection.next()
-                if type(event) is h11.Response:
-                    return Reply(self, connection, event)
-                if type(event) is not h11.InformationalResponse:
-                    raise LinkLost("the connection was closed without an answer")
-        except (OSError, h11.ProtocolError) as error:
-            connection.close()
-            raise LinkLost(f"the connection broke ({type(error).__name__})") from None
+            connection.ask(head.encode("latin-1") + body)
+            while not connection.status:
+                await connection.change()
         except BaseException:
             connection.close()
             raise
+        return Reply(self, connection)
 
     async def _connected(self) -> _Connection:
         while self._free:
@@ -182,19 +285,20 @@ class Wire:
             kept.close()
         try:
             async with asyncio.timeout(_CONNECT):
-                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._context, limit=1 << 20)
+                loop = asyncio.get_running_loop()
+                _, made = await loop.create_connection(_Connection, self._host, self._port, ssl=self._context)
         except (OSError, TimeoutError) as error:
             raise NotSent(f"no connection ({type(error).__name__})") from None
-        return _Connection(reader, writer)
+        return made
 
     def back(self, connection: _Connection) -> None:
         """Kept for the next request, once its answer was read to the end."""
-        if connection.h11.their_state is h11.SEND_BODY:
+        if not connection.ended:
             task = asyncio.create_task(self._finish(connection))
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
-        elif connection.h11.our_state is h11.DONE and connection.h11.their_state is h11.DONE and len(self._free) < _KEPT:
-            connection.h11.start_next_cycle()
+        elif connection.reusable and len(self._free) < _KEPT and not connection.transport.get_write_buffer_size():
+            connection.clean()
             connection.idle_since = monotonic()
             self._free.append(connection)
         else:
@@ -204,18 +308,16 @@ class Wire:
         """A stream has brought its answer, and its end is about to come."""
         try:
             async with asyncio.timeout(1.0):
-                while type(await connection.next()) is h11.Data:
-                    pass
-        except (OSError, TimeoutError, h11.ProtocolError):
+                while not connection.ended:
+                    await connection.change()
+                    connection.taken()
+        except (LinkLost, TimeoutError):
             connection.close()
         except BaseException:
             connection.close()
             raise
         else:
-            if connection.h11.their_state is h11.SEND_BODY:
-                connection.close()
-            else:
-                self.back(connection)
+            self.back(connection)
 
     def close(self) -> None:
         for task in self._finishing:
@@ -223,3 +325,11 @@ class Wire:
         for connection in self._free:
             connection.close()
         self._free.clear()
+
+
+def _lines(headers: Mapping[str, str]) -> str:
+    """Attack: a line break in a value, and what follows is a header or a request of the attacker's. Raises ValueError."""
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise ValueError("not a header")
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())

@@ -305,12 +305,13 @@ def test_check_yes_and_no(cli: Run, token: str) -> None:
     assert cli("check", "-p", "policy.yaml", "--token", "@task.jwt", input=OTHER).code == 1
 
 
-def test_check_takes_nothing(cli: Run, token: str, desk: Path) -> None:
+def test_check_takes_nothing(cli: Run, desk: Path, request: pytest.FixtureRequest) -> None:
     """Asked twice it says the same, also on a durable store, which it leaves as it was."""
     from guard.state import open_state
 
     store = open_state("sqlite:state.db")
     del store
+    token = request.getfixturevalue("token")  # younger than the store, else it asks: `state.incomplete`
     for _ in range(2):
         assert cli("check", "-p", "policy.yaml", "--token", token, "--state", "sqlite:state.db", "--call", CALL).code == 0
     assert not list(desk.glob(".guardtrail/audit*"))

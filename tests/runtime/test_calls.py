@@ -12,13 +12,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import yaml
 
 from guard import ApprovalRequired, Decision, Denied, Outcome, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.events import DecisionRecord
-from guard.record import ListSink
+from guard.record import AuditFile, ListSink
 from tests.runtime.conftest import World, make_world
 
 CASES = yaml.safe_load((Path(__file__).parent / "calls.yaml").read_text())
@@ -354,6 +355,26 @@ def test_a_cancelled_body_is_unknown_and_counts(world: World) -> None:
                 await call
             with pytest.raises(Denied, match="limit.calls"):
                 await world.guard.acall(ToolCall("refund", {"order": "A-17", "amount": "1"}), hang)
+
+    asyncio.run(run())
+    assert [o.status for o in world.sink.outcomes] == ["unknown"]
+
+
+@pytest.mark.timeout(20, method="thread")
+def test_a_body_that_is_cancelled_in_every_round_ends(world: World, tmp_path: Path) -> None:
+    """Attack: a scope of anyio (Pydantic AI, MCP and Starlette have them) cancels in every round of the loop until the call is over; the loop span for ever."""
+    world.guard._house.sinks = (*world.guard._house.sinks, AuditFile(tmp_path))
+
+    async def run() -> None:
+        async with world.guard.task(world.mint()):
+
+            async def hang(**_: object) -> None:
+                scope.cancel()
+                await asyncio.sleep(60)
+
+            with anyio.CancelScope() as scope:
+                await world.guard.acall(ToolCall("refund", {"order": "A-17", "amount": "1"}), hang)
+            assert scope.cancelled_caught
 
     asyncio.run(run())
     assert [o.status for o in world.sink.outcomes] == ["unknown"]

@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 
 from guard import Denied, ToolCall
@@ -116,8 +117,11 @@ def _mend(world: World) -> None:
         setattr(world.guard._house, name, getattr(whole.guard._house, name))
 
 
+@pytest.mark.timeout(20, method="thread")
+@pytest.mark.parametrize("again", [False, True], ids=["once", "in every round"])
 @pytest.mark.parametrize(("part", "fault"), [c for c in CELLS if c[1] == "cancelled"])
-def test_cancelled_cell(part: str, fault: str) -> None:
+def test_cancelled_cell(part: str, fault: str, again: bool) -> None:
+    """`in every round`: a scope of anyio cancels until who is in it has left."""
     world = make_world(deadline=timedelta(milliseconds=400))
 
     async def run() -> None:
@@ -127,13 +131,22 @@ def test_cancelled_cell(part: str, fault: str) -> None:
             async def body(**_: object) -> None:
                 world.ran.append("ran")
 
-            call = asyncio.create_task(world.guard.acall(ToolCall("refund", {"order": "A-17", "amount": "20"}), body))
+            scope = anyio.CancelScope()
+
+            async def scoped() -> None:
+                with scope:
+                    await world.guard.acall(ToolCall("refund", {"order": "A-17", "amount": "20"}), body)
+
+            call = asyncio.create_task(scoped())
             assert await asyncio.to_thread(broken.asked.wait, 2)
-            call.cancel()
+            (scope if again else call).cancel()
             await asyncio.sleep(0.01)
             broken.release.set()
-            with pytest.raises(asyncio.CancelledError):
-                await call
+            if again:
+                await call  # the scope keeps its own cancellation
+            else:
+                with pytest.raises(asyncio.CancelledError):
+                    await call
             assert world.ran == []
             assert [r.verdict for r in sink.decisions] == ["deny"]
             assert sink.decisions[0].code in CODES[part]
