@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from guard import ApprovalRequired, Decision, Denied, Guard, Outcome, ToolCall
 from guard.errors import ConfigError, GuardError
 from guard.identity import HolderKey
+from guard.server import RequestTask
+from guard.server import request_task as kept_task
 from guard.telemetry import META_APPROVAL, META_CALL, META_CODE, META_CREDENTIAL, META_DECISION, META_PROOF, META_TOKEN
 
 if TYPE_CHECKING:
@@ -45,10 +47,7 @@ def request_task(guard: Guard, token: str, *, keep: bool = False) -> AbstractAsy
 
     `keep`: it may stay open for the next request of its token, some seconds; only where nothing is done or shown but by calls, which ask anew for revocation and
     expiry each."""
-    from guard.server import RequestTask
-    from guard.server import request_task as kept
-
-    return kept(guard, token) if keep else RequestTask(guard, token)
+    return kept_task(guard, token) if keep else RequestTask(guard, token)
 
 
 def missing(adapter: str, package: str, least: str) -> ConfigError:

@@ -17,9 +17,9 @@ function itself) ends at a sealed body: put `@guard.tool` under `@mcp.tool` (F63
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Final
@@ -69,7 +69,7 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
             if request is not None:
                 within = _held.get()[0] is request._srctx
                 came = Carried(_held.get()[1]) if within else carried(request.meta, request.request, None if passed else self._token)
-            with _cleaned(request, came.token):
+            with _Cleaned(request, came.token):
                 if passed:
                     return await own(context)
                 if method in LISTS:
@@ -153,26 +153,34 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
         self._bound[name] = config is not None and config.supports_tasks()
 
 
-@contextmanager
-def _cleaned(request: Any, token: str | None) -> Iterator[None]:
+class _Cleaned:
     """The request as tools, proxies and other middleware see it: without what is the guard's."""
-    if request is None:
-        yield
-        return
-    ctx = request._srctx
+
+    __slots__ = ("_bound", "_ctx", "_held", "_token")
+
+    def __init__(self, request: Any, token: str | None) -> None:
+        self._ctx, self._token = None if request is None else _public(request._srctx, token), token
+
+    def __enter__(self) -> None:
+        if self._ctx is not None:
+            self._bound = bind_request_context(self._ctx)
+            self._bound.__enter__()
+            self._held = _held.set((self._ctx, self._token))
+
+    def __exit__(self, *raised: object) -> None:
+        if self._ctx is not None:
+            _held.reset(self._held)
+            self._bound.__exit__(*raised)
+
+
+def _public(ctx: Any, token: str | None) -> Any:
     params = ctx.params if isinstance(ctx.params, Mapping) else {}
     changes: dict[str, Any] = {"request": public(ctx.request)}
     if isinstance(params.get("_meta"), Mapping):
         rest = Answers.of(params.get("inputResponses")).rest
         kept = {key: value for key, value in params.items() if key != "inputResponses"} | ({"inputResponses": rest} if rest else {})
         changes |= {"params": kept | {"_meta": bare(params["_meta"], token)}, "meta": bare(ctx.meta or {}, token)}
-    ctx = replace(ctx, **changes)
-    with bind_request_context(ctx):
-        held = _held.set((ctx, token))
-        try:
-            yield
-        finally:
-            _held.reset(held)
+    return replace(ctx, **changes)
 
 
 def _result(refusal: Any) -> ToolResult:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from guard.lent import CallCredential
     from guard.loading import PolicySource
     from guard.policy import Policy
-    from guard.server.requests import RequestTask
+    from guard.server.requests import Keeper
 
 __all__ = ["Guard", "Task"]
 
@@ -118,7 +118,7 @@ class Guard:
         self._current: ContextVar[Frame | None] = ContextVar("guardtrail_task", default=None)
         self._opened: dict[tuple[str, str, str], int] = {}
         self._openers: set[tuple[str, str, str]] = set()
-        self._kept: dict[str, RequestTask] = {}
+        self._keeper: Keeper | None = None
 
     def reload(self, policy: PolicySource | Sequence[PolicySource]) -> None:
         """Judge by `policy` from the next call on, also in tasks that are open; calls in flight end under what they began with.

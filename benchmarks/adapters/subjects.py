@@ -1,4 +1,4 @@
-"""One framework's bare tool call, the same call guarded, and a bare in-memory MCP call, in turns, one call each. Runs in the framework's own environment; prints one
+"""One framework's bare tool call, the same call guarded, and bare in-memory MCP calls, in turns, one call each. Runs in the framework's own environment; prints one
 JSON line.
 
 One call each, and not batches: a tool call of an agent comes after other work, with cold caches. In a batch of one kind the cheapest is flattered most: a guarded call
@@ -129,8 +129,19 @@ async def fastmcp(guard: Guard) -> AsyncIterator[tuple[Once, Once]]:
 
 
 @asynccontextmanager
-async def mcp_call() -> AsyncIterator[Once]:
-    """The reference: a client and a server of the SDK in one process."""
+async def fastmcp_call() -> AsyncIterator[Once]:
+    """The reference: a client and a server of FastMCP in one process."""
+    from fastmcp import Client, FastMCP
+
+    server = FastMCP("reference")
+    server.tool(tool_0)
+    async with Client(server) as client:
+        yield lambda: client.call_tool("tool_0", CALL)
+
+
+@asynccontextmanager
+async def sdk_call() -> AsyncIterator[Once]:
+    """The other one: a client and a server of the SDK in one process."""
     from mcp import Client
     from mcp.server import MCPServer
 
@@ -144,22 +155,24 @@ SUBJECTS: dict[str, Callable[[Guard], Any]] = {each.__name__: each for each in (
 
 
 async def measured(name: str, rounds: int, folder: Path) -> dict[str, float]:
+    """Microseconds of a call, medians: `bare`, what the guard `added`, and of the two references."""
     guard, token = directory_guard(policy_text(100, 20, dense=False), folder)
     with guard.task(token):
-        async with SUBJECTS[name](guard) as (bare, guarded), mcp_call() as reference:
+        async with SUBJECTS[name](guard) as (bare, guarded), fastmcp_call() as other, sdk_call() as sdk:
             await _prove(folder, guarded)
-            times: dict[Once, list[int]] = {bare: [], guarded: [], reference: []}
+            reference = bare if name == "fastmcp" else other
+            times: dict[Once, list[int]] = {bare: [], guarded: [], reference: [], sdk: []}
             gc.collect()
             gc.disable()
             for turn in range(rounds * BATCH):
-                for once in (bare, guarded, reference) if turn % 2 else (guarded, bare, reference):
+                for once in times if turn % 2 else reversed(times):
                     times[once].append(await _time(once))
                 if turn % 200 == 0:
                     gc.collect()
             gc.enable()
-    bare_us, guarded_us, mcp_us = (median(each[BATCH:]) / 1000 for each in times.values())  # the first ones warm up
-    added = guarded_us - bare_us
-    return {"bare_us": round(bare_us, 1), "added_us": round(added, 1), "mcp_us": round(mcp_us, 1), "ratio": round(added / mcp_us, 3)}
+    micros = {once: median(took[BATCH:]) / 1000 for once, took in times.items()}  # the first ones warm up
+    found = {"bare_us": micros[bare], "added_us": micros[guarded] - micros[bare], "fastmcp_us": micros[reference], "sdk_us": micros[sdk]}
+    return {key: round(each, 1) for key, each in found.items()}
 
 
 async def _prove(folder: Path, guarded: Once) -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
-from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +33,7 @@ from guard.reasons import ReasonCode
 from guard.runtime import Guard
 from guard.server.headers import ALGS, Certificate, HttpRefused, Named, Sender, challenges, path_of, refusal_of, sender_of, tls_certificate
 from guard.server.nonces import Nonces
-from guard.server.requests import RequestTask
+from guard.server.requests import Keeper, RequestTask
 from guard.shown import Shown
 from guard.tokens.proof import NonceWanted
 from guard.tokens.urls import is_endpoint
@@ -88,8 +87,7 @@ class Door:
         self._certificate = certificate
         self._wants_nonces = nonces
         self._nonces: Nonces | None = None
-        self._keep = keep
-        self._kept: dict[str, RequestTask] = {}
+        self._keeper = Keeper(keep) if keep else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -129,25 +127,22 @@ class Door:
         if nonces is not None:
             send.more.append((b"dpop-nonce", nonces.fresh().encode("ascii")))  # the next request has one without asking (RFC 9449 8.2)
         scope["headers"] = [pair for pair in scope["headers"] if pair[0].lower() not in _TAKEN_OUT]
-        task = self._kept.pop(sender.token, None) if sender.scheme == "bearer" and not sender.proofs else None
-        if task is None or not task.fresh():
-            task = RequestTask(self._guard, sender.token, shown)
+        keeper = self._keeper if sender.scheme == "bearer" and not sender.proofs else None
+        task = keeper.task(sender.token) if keeper is not None else None
+        if task is None:
+            task = RequestTask(self._guard, sender.token, shown, keeper=keeper)
         try:
             await task.__aenter__()
         except NonceWanted:
             raise refusal_of(ReasonCode.TOKEN_PROOF, entering=True, nonce=True, scheme="DPoP") from None
         except Denied as denied:
             raise _entering(denied, sender) from None
-        if self._keep and not task.delegation.bound:
-            self._kept[sender.token] = task
-            task.kept = task.kept or monotonic()
-            while len(self._kept) > self._keep:  # the first is the one that was not used for longest
-                self._kept.pop(next(iter(self._kept))).kept = 0.0
         try:
             await self._app(scope, receive, send)
         except Denied as denied:
+            if keeper is not None:
+                keeper.forget(sender.token)
             await task.leave()
-            self._kept.pop(sender.token, None)
             if send.started:
                 raise
             raise self._scoped(_inside(denied, sender), denied.decision.tool) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import monotonic
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from guard.drive import Flow
 from guard.house import House, TaskState
@@ -17,10 +15,9 @@ from guard.shown import Shown
 from guard.taskflow import open_flow
 from guard.tasks import Task
 
-__all__ = ["RequestTask", "request_task"]
+__all__ = ["Keeper", "RequestTask", "request_task"]
 
-
-_FRESH = 15.0
+_FRESH: Final = 15.0
 _MOST: Final = 512
 
 
@@ -29,12 +26,15 @@ class RequestTask(Task):
 
     It never counts as the one that first opened the task: whoever leaves a request closes its delegation and does not end what others go on with.
     `shown`: how it was shown where that proves something (DPoP, a certificate); None: nothing came with it, and a bound token is proven with each call.
-    `key`: of the holder, where calls are proven here. Raises Denied on entry.
+    `key`: of the holder, where calls are proven here. `keeper`: it stays open for the next request of its token, unless that is bound to a key. Raises Denied on
+    entry.
     """
 
-    def __init__(self, guard: Guard, token: str, shown: Shown | None = None, key: Prover | None = None) -> None:
+    def __init__(
+        self, guard: Guard, token: str, shown: Shown | None = None, key: Prover | None = None, *, keeper: Keeper | None = None
+    ) -> None:
         super().__init__(guard, token, None, key)
-        self._shown = shown
+        self._shown, self._keeper = shown, keeper
         self.kept = 0.0
         """Since when it stays open from one request to the next; 0: it does not."""
 
@@ -50,6 +50,12 @@ class RequestTask(Task):
         if isinstance(answer, TaskState):
             answer.first = False
         super()._entered(answer)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        if self._keeper is not None and not self.delegation.bound:
+            self._keeper.put(self._token, self)
+        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -72,22 +78,42 @@ class RequestTask(Task):
         await self.__aexit__(None if error is None else type(error), error, None)
 
 
-@asynccontextmanager
-async def request_task(guard: Guard, token: str) -> AsyncIterator[RequestTask]:
-    """`async with request_task(guard, token) as task:` a `RequestTask` that stays open for the next requests of its token, as those of `Door` do: opening is most
-    of what a request costs. Every call asks anew for expiry, revocation and whether the task has ended."""
-    kept = guard._kept
-    task = kept.get(token)
-    if task is None or not task.fresh():
+class Keeper:
+    """Tasks that stay open from one request of their token to the next, since opening one is most of what a request costs. Every call asks anew for expiry,
+    revocation and whether the task has ended. `most`: so many; then the one that was not used for longest is closed."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tasks: dict[str, RequestTask] = {}
+
+    def task(self, token: str) -> RequestTask | None:
+        """The one of this token, to be entered again; None: there is none that may be."""
+        task = self._tasks.get(token)
+        if task is not None and not task.fresh():
+            self.forget(token)
+            return None
+        return task
+
+    def put(self, token: str, task: RequestTask) -> None:
+        task.kept = task.kept or monotonic()
+        tasks = self._tasks
+        before = tasks.pop(token, None)
+        if before is not None and before is not task:
+            before.kept = 0.0
+        tasks[token] = task  # the last one used is the last one forgotten
+        while len(tasks) > self._most:
+            tasks.pop(next(iter(tasks))).kept = 0.0
+
+    def forget(self, token: str) -> None:
+        """It is closed by whoever is the last in it."""
+        task = self._tasks.pop(token, None)
         if task is not None:
-            task.kept = 0.0  # closed by whoever is the last in it
-            kept.pop(token, None)
-        task = RequestTask(guard, token)
-    async with task:
-        if not task.delegation.bound:
-            task.kept = task.kept or monotonic()
-            kept.pop(token, None)
-            kept[token] = task  # the last one used is the last one forgotten
-            while len(kept) > _MOST:
-                kept.pop(next(iter(kept))).kept = 0.0
-        yield task
+            task.kept = 0.0
+
+
+def request_task(guard: Guard, token: str) -> RequestTask:
+    """`async with request_task(guard, token) as task:` a `RequestTask` that stays open for the next requests of its token, as those of `Door` do."""
+    keeper = guard._keeper
+    if keeper is None:
+        keeper = guard._keeper = Keeper(_MOST)
+    return keeper.task(token) or RequestTask(guard, token, keeper=keeper)
