@@ -69,6 +69,11 @@ class RequestTask(Task):
         finally:
             self._over()
 
+    def let_go(self) -> None:
+        """It is kept no more: closed now, or by whoever is the last in it."""
+        self.kept = 0.0
+        self._over()
+
     def _over(self) -> None:
         if self._inside == 0 and not self.kept:
             self.state.closed = True  # Attack: one proof, one request, and what it has begun calls for as long as the token lives
@@ -99,16 +104,15 @@ class Keeper:
         tasks = self._tasks
         before = tasks.pop(token, None)
         if before is not None and before is not task:
-            before.kept = 0.0
+            before.let_go()
         tasks[token] = task  # the last one used is the last one forgotten
         while len(tasks) > self._most:
-            tasks.pop(next(iter(tasks))).kept = 0.0
+            tasks.pop(next(iter(tasks))).let_go()
 
     def forget(self, token: str) -> None:
-        """It is closed by whoever is the last in it."""
         task = self._tasks.pop(token, None)
         if task is not None:
-            task.kept = 0.0
+            task.let_go()
 
 
 def request_task(guard: Guard, token: str) -> RequestTask:
