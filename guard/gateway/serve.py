@@ -14,12 +14,9 @@ from guard.gateway.ending import ending
 
 try:
     import uvicorn
-except ImportError:
-    raise ConfigError('the gateway needs uvicorn: pip install "guardtrail[gateway]"') from None
-try:  # written in C: a third of what a request costs in front
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
 except ImportError:
-    from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol  # type: ignore[assignment]
+    raise ConfigError('the gateway needs uvicorn and httptools: pip install "guardtrail[gateway]"') from None
 
 __all__ = ["run", "serve"]
 
@@ -70,7 +67,7 @@ async def serve(app: Any, listener: socket.socket) -> None:
     """Until SIGINT or SIGTERM. What comes beyond so many at once is answered 503; nothing that was sent gets into a log."""
     config = uvicorn.Config(
         app, http=_Protocol, ws="none", access_log=False, log_level="warning", server_header=False, lifespan="off", proxy_headers=False,
-        limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30, timeout_graceful_shutdown=5, h11_max_incomplete_event_size=64 * 1024,
+        limit_concurrency=_MOST_AT_ONCE, timeout_keep_alive=30, timeout_graceful_shutdown=5,
     )  # fmt: skip
     gc.collect()
     gc.freeze()  # what is here now stays: no collection need look at it again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,11 +98,9 @@ def test_init_of_nothing(world: World) -> None:
     assert not (world.folder / "mcp-pins.json").exists()
 
 
-def test_without_the_parts_in_c(world: World) -> None:
-    """httptools and uvloop are faster, and nothing else."""
-    (world.folder / "slow.py").write_text(
-        "import sys\nsys.modules['uvloop'] = sys.modules['httptools'] = None\nfrom guard.cli import main\nmain()\n"
-    )
+def test_without_uvloop(world: World) -> None:
+    """It is faster, and nothing else."""
+    (world.folder / "slow.py").write_text("import sys\nsys.modules['uvloop'] = None\nfrom guard.cli import main\nmain()\n")
     line = World.line
 
     def slower(self: World, *given: str, memory: bool = True) -> list[str]:
@@ -116,3 +115,11 @@ def test_without_the_parts_in_c(world: World) -> None:
                 assert len(text_of(await client.call_tool("big", {"size": 2_000_000}))) == 2_000_000
 
     asyncio.run(main())
+
+
+def test_without_httptools(world: World) -> None:
+    (world.folder / "less.py").write_text("import sys\nsys.modules['httptools'] = None\nfrom guard.cli import main\nmain()\n")
+    line = [sys.executable, str(world.folder / "less.py"), "mcp", "-p", "policy.yaml", "--", "true"]
+    done = subprocess.run(line, cwd=world.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert 'the gateway needs httptools: pip install "guardtrail[gateway]"' in done.stderr
