@@ -293,6 +293,7 @@ class Wire:
 
     def back(self, connection: _Connection) -> None:
         """Kept for the next request, once its answer was read to the end."""
+        connection.taken()
         if not connection.ended:
             task = asyncio.create_task(self._finish(connection))
             self._finishing.add(task)

@@ -215,6 +215,26 @@ def test_a_server_waits_for_who_reads_slowly() -> None:
     asyncio.run(play())
 
 
+def test_what_comes_after_what_was_wanted() -> None:
+    """A stream has brought its answer, and then much more than anybody reads. The connection goes on with the next request."""
+    event, rest = b"data: {}\n\n", b": " + b"a" * (3 << 20) + b"\n"
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s%s" % (len(event + rest), event, rest)
+
+    async def play() -> None:
+        async with told(([whole], False), ([OK], False)) as (server, wire):
+            reply = await wire.send("POST", b"", {})
+            async for text in reply.events():
+                assert text == "{}"
+                break
+            await asyncio.sleep(0.2)  # it is paused by now
+            reply.done()
+            await asyncio.sleep(0.3)
+            assert (await asked(wire))[1] == "ok"
+            assert server.connections == 1
+
+    asyncio.run(play())
+
+
 def test_whoever_waits_is_cancelled() -> None:
     """That closes the connection, which tells the server."""
 
