@@ -43,6 +43,7 @@ _WAITING: Final = 1_000
 _KEPT: Final = 512
 _SOON: Final = 0.05
 """Seconds after which it is looked whether the client is still there. Most calls are done before."""
+_READ: Final = "guardtrail.headers"
 _FREE: Final = ("initialize", "server/discover", "ping", "notifications/initialized")
 _STREAM: Final = [
     (b"content-type", b"text/event-stream"),
@@ -87,7 +88,7 @@ class HttpFront:
         headers = _headers(scope)
         if any(origin not in self._origins for origin in headers.get("origin", ())):
             return await _plain(send, 403)
-        scope = {**scope, "path": path[len(self._path) :], "raw_path": path[len(self._path) :].encode("ascii")}
+        scope = {**scope, "path": path[len(self._path) :], "raw_path": path[len(self._path) :].encode("ascii"), _READ: headers}
         if "authorization" not in headers and scope["method"] == "POST":
             body = await _body(receive)
             if body is not None:
@@ -128,7 +129,7 @@ class HttpFront:
         body = await _body(receive)
         if body is None:
             return await _plain(send, 413)
-        return await self._post(_headers(scope), body, receive, send, raises=True)
+        return await self._post(scope[_READ], body, receive, send, raises=True)
 
     async def _post(self, headers: Mapping[str, list[str]], body: bytes, receive: Receive, send: Send, *, raises: bool) -> None:
         number: object = None
