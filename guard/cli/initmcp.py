@@ -53,9 +53,25 @@ async def _ask(specs: Sequence[Spec], book: Pins) -> list[Guess]:
     async with connected(specs, book) as servers:
         found = [each for server, spec in zip(servers, specs, strict=True) for each in _tools(server, here=not spec.url)]
         for server in servers:
+            if book.knows(server.name):
+                _as_it_was(server)
             server.pin()
         book.save()
     return found
+
+
+def _as_it_was(server: Server) -> None:
+    """Attack: a server that was looked at changes its descriptions, and whoever asks it for a policy once more pins them unseen. Raises CannotAnswer."""
+    unlike = sorted(name for name, tool in server.tools.items() if tool.state != "pinned")
+    said = [f"`{name}`" if re.match(NAMES["tool"], name) else "a tool with a strange name" for name in unlike[:5]]
+    if server.instructions and not server.pinned_instructions():
+        said.append("its instructions")
+    if said:
+        other = "" if server.name else "; another server than that one has a name (`--name`)"
+        raise CannotAnswer(
+            f"{server.label} was pinned before, and now says something else: {', '.join(said)}; look at it and pin it (`guardtrail mcp --pin`), "
+            f"then ask again{other}"
+        )
 
 
 def _tools(server: Server, *, here: bool) -> list[Guess]:
