@@ -146,9 +146,10 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
         return [row for name, row in zip(names, rows, strict=True) if name in visible]
 
     def _learn(self, tool: Any, name: str) -> None:
-        """Calls are bound to the schema of the tool; and may a part of it run when the call is over?"""
-        if tool is not None:
-            self._guard.declare(tool_call(name, None, server=self._server).tool, tool.parameters)
+        """Calls are bound to the schema of the tool; and may a part of it run when the call is over? One that is not there yet is asked for again."""
+        if tool is None:
+            return
+        self._guard.declare(tool_call(name, None, server=self._server).tool, tool.parameters)
         config = getattr(tool, "task_config", None)
         self._bound[name] = config is not None and config.supports_tasks()
 

@@ -144,11 +144,11 @@ class GuardMiddleware:
                 if error.code != METHOD_NOT_FOUND:
                     raise
                 found = {}  # a server without a list: what the policy declares is what may be sent
+                self._bound.add(name)
             self._declare(found.get("tools", []))
             if not found.get("nextCursor"):
                 break
             cursor = {"cursor": found["nextCursor"]}
-        self._bound.add(name)
 
     def _declare(self, rows: Any) -> None:
         for row in rows:

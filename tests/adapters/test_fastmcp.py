@@ -326,3 +326,24 @@ def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.with_suffix(".txt").read_text("utf-8")
+
+
+def test_a_tool_that_is_there_only_later_is_bound_to_its_own_schema(shop: Shop) -> None:
+    """It is called before it is there. Attack: from then on nobody would ask what its arguments are."""
+    servers: list[FastMCP] = []
+
+    def empty(shop: Shop) -> FastMCP:
+        servers.append(guarded(shop))
+        return servers[0]
+
+    async def test(wire: Wire) -> None:
+        assert "order A-17" not in said(await wire.call("look", {"order": "A-17"}))
+
+        @servers[0].tool
+        def look(order: str = "A-17") -> str:
+            shop.note("look")
+            return f"order {order}"
+
+        assert said(await wire.call("look")) == "order A-17"
+
+    assert play(shop, in_memory, test, make=empty).ran == ["look"]
