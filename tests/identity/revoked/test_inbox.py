@@ -151,11 +151,12 @@ def test_a_transmitter_is_no_weaker_than_it_should_be(wrong: dict[str, Any], tmp
 
 def test_a_session_revoked_in_the_middle_of_a_task(tmp_path: Path) -> None:
     """The next call is denied within one second, with the event as its reason; two stores on one file stand for two processes."""
-    now = time.time()
+    store = SqliteState(tmp_path / "state.db")
+    now = time.time()  # the token is younger than the store
     sink = ListSink()
     issuer = Issuer(ISS, audience=AUD, keys=jwks(tmp_path / "iam.json"))
     guard = Guard(Policy.from_text(POLICY), trust=issuer, sinks=[sink], state=f"sqlite:{tmp_path / 'state.db'}")
-    box, _ = inbox(tmp_path, SqliteState(tmp_path / "state.db"), now=now)
+    box, _ = inbox(tmp_path, store, now=now)
     call = ToolCall("look", {"order": "A-17"})
     at = int(now)
 
