@@ -104,6 +104,8 @@ class GuardMiddleware(Middleware):  # type: ignore[misc]
             return _result(refused(f"{name} did not run: it may run in the background, when the call it was allowed for is over"))
 
         async def execute(**bound: Any) -> Any:
+            if name not in self._bound:  # what nobody has looked at does not run, also where it is there since
+                raise Failed(_result(refused(f"{name} did not run: the server does not know it")))
             changed = message.model_copy(update={"arguments": bound, "input_responses": said.rest or None})
             result = await own(context.copy(message=changed))
             if getattr(result, "is_error", False) is True:

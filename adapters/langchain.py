@@ -18,7 +18,6 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ._core import ApprovalRequired, ConfigError, Denied, Guard, missing, not_covered, refusal, tool_call
-from ._langgraph import Guarding, Said, coverage, tool_name, tool_seen
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -28,6 +27,8 @@ try:
     from langgraph.prebuilt import ToolNode
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import interrupt
+
+    from ._langgraph import Guarding, Said, coverage, tool_name, tool_seen
 except ImportError as error:  # absent, or before 1.0, which has no middleware
     raise missing("langchain", "langchain", "1.1") from error
 

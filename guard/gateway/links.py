@@ -223,11 +223,13 @@ class HttpLink:
             await _unread(reply)
 
     async def close(self) -> None:
-        if self.session:
-            with suppress(NotSent, LinkLost, TimeoutError):
-                async with asyncio.timeout(_ENDING):
-                    await _unread(await self._wire.send("DELETE", b"", self._with({})))
-        self._wire.close()
+        try:
+            if self.session:
+                with suppress(NotSent, LinkLost, TimeoutError):
+                    async with asyncio.timeout(_ENDING):
+                        await _unread(await self._wire.send("DELETE", b"", self._with({})))
+        finally:
+            self._wire.close()
 
 
 async def _unread(reply: Reply) -> None:

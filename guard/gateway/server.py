@@ -30,6 +30,7 @@ MOST_TOOLS: Final = 10_000
 _PAGES: Final = 1_000
 _HANDSHAKE: Final = 30.0
 _AGAIN: Final = 1.0
+_POST: Final = 5.0
 _FRESH: Final = 30.0
 """Seconds after which a list of tools is read again before it is shown: over HTTP nobody says that it has changed."""
 
@@ -147,7 +148,7 @@ class Server:
             raise ServerError(f"{self.label} speaks no revision of the protocol that this gateway does", NO_METHOD)
         self.version = version
         self._introduced(found)
-        await self._link.post(notification("notifications/initialized", None), self._headers("notifications/initialized", {}))
+        await self.post(notification("notifications/initialized", None))
 
     def _introduced(self, found: Mapping[str, Any]) -> None:
         capabilities, said = found.get("capabilities"), found.get("instructions")
@@ -242,7 +243,7 @@ class Server:
     async def post(self, message: Mapping[str, Any]) -> None:
         """Send what has no answer."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(_POST):
                 await self._link.post(message, self._headers(str(message.get("method", "")), {}))
 
     # -- its tools -----------------------------------------------------------------------------------------------------------------

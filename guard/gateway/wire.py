@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from time import monotonic
@@ -32,8 +33,6 @@ MOST: Final = 64 << 20
 """Bytes of one answer, or of one event of a stream."""
 _HEAD: Final = 64 << 10
 """Bytes that may come without a part of an answer among them: of its head, above all."""
-_AHEAD: Final = 1 << 20
-"""Bytes of an answer that wait to be read, before the server is made to wait."""
 _IDLE: Final = 3.0
 """Seconds a connection is kept unused: less than servers keep it, so that a request rarely meets a closing one."""
 _KEPT: Final = 64
@@ -65,9 +64,9 @@ class _Connection(asyncio.Protocol):
         self._parser: Any = None
         self.status = 0
         self.headers: dict[str, str] = {}
-        self.parts: list[bytes] = []
-        self.waiting = self._dry = 0
-        self.ended = self.reusable = self._paused = False
+        self.body = bytearray()  # of small chunks a list would be a hundred times as large
+        self._dry = 0
+        self.ended = self.reusable = False
         self.failed = ""
 
     def ask(self, request: bytes) -> None:
@@ -76,7 +75,10 @@ class _Connection(asyncio.Protocol):
         self.transport.write(request)
 
     def usable(self) -> bool:
-        return not self.failed and not self.transport.is_closing() and monotonic() - self.idle_since < _IDLE
+        """Has nothing come since, not even what the event loop has not read yet?"""
+        return (
+            not self.failed and not self.transport.is_closing() and monotonic() - self.idle_since < _IDLE and not _readable(self.transport)
+        )
 
     def close(self) -> None:
         if self._parser is None or self.ended:
@@ -96,14 +98,10 @@ class _Connection(asyncio.Protocol):
         finally:
             self._bell = None
 
-    def taken(self) -> list[bytes]:
-        """The parts of the body that have come since."""
-        parts, self.parts, self.waiting = self.parts, [], 0
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-        return parts
+    def taken(self) -> bytes:
+        """What of the body has come since."""
+        part, self.body = bytes(self.body), bytearray()
+        return part
 
     def _ring(self) -> None:
         if self._bell is not None and not self._bell.done():
@@ -124,11 +122,8 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._break(f"an answer that is no HTTP ({type(error).__name__})")
             return
-        if self._dry > _HEAD and not self.ended:
-            self._break("the answer is too large beside its content")
-        elif self.waiting > _AHEAD and not self._paused:
-            self._paused = True
-            self.transport.pause_reading()
+        if (self._dry > _HEAD or len(self.body) > MOST) and not self.ended:
+            self._break("the answer is too large, or what comes beside its content")
         self._ring()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -158,6 +153,8 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
+        if status < 100 or status == 101 or self._parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("another protocol")
         if status < 200:  # informational: the answer is yet to come
             self.headers.clear()
         elif self.headers.get("transfer-encoding", "chunked").lower() != "chunked":
@@ -166,9 +163,10 @@ class _Connection(asyncio.Protocol):
             self.status = status
 
     def on_body(self, body: bytes) -> None:
+        if not self.status:
+            raise ValueError("a body of what has none")
         self._dry = 0
-        self.waiting += len(body)
-        self.parts.append(body)
+        self.body += body
 
     def on_message_complete(self) -> None:
         if self.status:
@@ -190,22 +188,20 @@ class Reply:
     async def _parts(self) -> AsyncIterator[bytes]:
         connection = self._connection
         while True:
-            for part in connection.taken():
-                yield part
-            if connection.ended and not connection.parts:
+            if connection.body:
+                yield connection.taken()
+            elif connection.ended:
                 return
-            if not connection.parts:
+            else:
                 await connection.change()
 
     async def body(self, most: int = MOST) -> bytes:
-        parts: list[bytes] = []
-        size = 0
+        whole = bytearray()
         async for part in self._parts():
-            size += len(part)
-            if size > most:
+            whole += part
+            if len(whole) > most:
                 raise LinkLost("the answer is too large")
-            parts.append(part)
-        return b"".join(parts)
+        return bytes(whole)
 
     async def events(self) -> AsyncIterator[str]:
         """The data of each event of a `text/event-stream`. Other names than `message` are skipped."""
@@ -260,6 +256,7 @@ class Wire:
         self._context = ssl.create_default_context() if self._tls else None
         self._free: list[_Connection] = []
         self._finishing: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def send(self, method: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Raises NotSent, LinkLost."""
@@ -294,7 +291,9 @@ class Wire:
     def back(self, connection: _Connection) -> None:
         """Kept for the next request, once its answer was read to the end."""
         connection.taken()
-        if not connection.ended:
+        if self._closed:
+            connection.close()
+        elif not connection.ended:
             task = asyncio.create_task(self._finish(connection))
             self._finishing.add(task)
             task.add_done_callback(self._finishing.discard)
@@ -321,11 +320,22 @@ class Wire:
             self.back(connection)
 
     def close(self) -> None:
+        """Requests on their way come to their end, and their connections are closed then."""
+        self._closed = True
         for task in self._finishing:
             task.cancel()
         for connection in self._free:
             connection.close()
         self._free.clear()
+
+
+def _readable(transport: Any) -> bool:
+    number = transport.get_extra_info("socket").fileno()
+    if not hasattr(select, "poll"):  # Windows, where numbers may be large
+        return bool(select.select([number], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _lines(headers: Mapping[str, str]) -> str:

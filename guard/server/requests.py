@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
@@ -85,11 +86,13 @@ class RequestTask(Task):
 
 class Keeper:
     """Tasks that stay open from one request of their token to the next, since opening one is most of what a request costs. Every call asks anew for expiry,
-    revocation and whether the task has ended. `most`: so many; then the one that was not used for longest is closed."""
+    revocation and whether the task has ended. `most`: so many; then the one that was not used for longest is closed. After some seconds each is, whether or not
+    its token comes again. Attack: what a request left running calls for as long as the token lives."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._tasks: dict[str, RequestTask] = {}
+        self._sweeping: asyncio.AbstractEventLoop | None = None
 
     def task(self, token: str) -> RequestTask | None:
         """The one of this token, to be entered again; None: there is none that may be."""
@@ -108,6 +111,19 @@ class Keeper:
         tasks[token] = task  # the last one used is the last one forgotten
         while len(tasks) > self._most:
             tasks.pop(next(iter(tasks))).let_go()
+        loop = asyncio.get_running_loop()
+        if self._sweeping is not loop:  # one that has ended sweeps no more
+            self._sweeping = loop
+            loop.call_later(_FRESH, self._sweep, loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        for token, task in list(self._tasks.items()):
+            if monotonic() - task.kept >= _FRESH:
+                self.forget(token)
+        if self._sweeping is loop:
+            self._sweeping = loop if self._tasks else None
+            if self._tasks:
+                loop.call_later(_FRESH / 4, self._sweep, loop)
 
     def forget(self, token: str) -> None:
         task = self._tasks.pop(token, None)
@@ -116,7 +132,8 @@ class Keeper:
 
 
 def request_task(guard: Guard, token: str) -> RequestTask:
-    """`async with request_task(guard, token) as task:` a `RequestTask` that stays open for the next requests of its token, as those of `Door` do."""
+    """`async with request_task(guard, token) as task:` a `RequestTask` that stays open for the next requests of its token, as those of `Door` do. Requests of one
+    token share it: a decision of `before` that none of them closes is closed as unknown when the last one leaves."""
     keeper = guard._keeper
     if keeper is None:
         keeper = guard._keeper = Keeper(_MOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from mcp import MCPError
 
+from guard.gateway.links import HttpLink
+from guard.gateway.pins import Pins
+from guard.gateway.server import Server
 from tests.gateway.test_http import call, post
 from tests.gateway.world import World, text_of
 
@@ -115,3 +119,40 @@ def test_what_was_taken_back_is_a_bad_token(tmp_path: Path) -> None:
         listing = post(gate, {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, token=token)
         assert listing.status_code == 401
     assert world.ran == ["look A-17"]
+
+
+def test_a_server_that_never_takes_a_notification_is_greeted_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attack: it answers `initialize`, and leaves what follows unanswered; the gateway, and every other server of it, would wait for ever."""
+    monkeypatch.setattr("guard.gateway.server._POST", 0.2)
+    gone: list[str] = []
+    says: dict[str, dict[str, Any]] = {
+        "server/discover": {"error": {"code": -32601, "message": "no"}},
+        "initialize": {"result": {"protocolVersion": "2025-06-18", "capabilities": {}}},
+    }
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                message = json.loads(await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])))
+                if message["method"] in says:
+                    body = json.dumps({"jsonrpc": "2.0", "id": message["id"], **says[message["method"]]}).encode()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            gone.append("a connection")
+        finally:
+            writer.close()
+
+    async def play() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+            url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
+            server = Server("slow", HttpLink(url, {}), Pins.read(tmp_path / "pins.json"))
+            async with asyncio.timeout(10):
+                await server.start()
+            assert server.version == "2025-06-18"
+            await server.close()
+            async with asyncio.timeout(10):
+                while not gone:  # the one on which nothing came back
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(play())

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from guard import Denied, ToolCall
 from guard.server import requests
 from guard.server.requests import Keeper, RequestTask, request_task
-from tests.runtime.conftest import make_world
+from tests.runtime.conftest import World, make_world
 
 LOOK = ToolCall("look", {"order": "A-17"})
 MOST = 2
@@ -65,6 +65,27 @@ def test_what_a_request_left_behind_is_over_when_its_task_is_let_go(monkeypatch:
                 await left
 
     asyncio.run(play())
+
+
+def test_it_is_over_too_where_nobody_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world()
+    monkeypatch.setattr(requests, "_FRESH", 0.1)
+
+    async def play() -> None:
+        async with request_task(world.guard, world.mint()) as task:
+            left = asyncio.create_task(_later(world, 1.0))
+            await asyncio.sleep(0.2)
+            assert not task.state.closed, "somebody is inside"
+        with pytest.raises(Denied, match="task"):
+            await left
+        assert task.state.closed and not world.guard._keeper._tasks  # type: ignore[union-attr]
+
+    asyncio.run(play())
+
+
+async def _later(world: World, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await world.guard.acall(LOOK, _look)
 
 
 class Keeping(RuleBasedStateMachine):
