@@ -91,11 +91,38 @@ def environment(adapter: Adapter, age: str, *, beside: tuple[str, ...] = ()) -> 
     ):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode != 0:
+            done = subprocess.run(command, cwd=ROOT, env=_where_pip_looks(), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
             raise Unmade(
                 f"its environment cannot be made: {(done.stderr.strip().splitlines() or ['uv says nothing'])[0]} ({' '.join(command[2:5])} ...)"
             )
     stamp.write_text(now, "utf-8")
     return python
+
+
+_PIP_TO_UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "cert": "SSL_CERT_FILE",
+    "constraint": "UV_CONSTRAINT",
+}
+
+
+def _where_pip_looks() -> dict[str, str]:
+    """The environment for uv, which does not read pip's settings: an index may be named only there (tools/setup.sh tells people to)."""
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines():  # global.index-url='https://...'; :env:.find-links='...'
+        name, _, value = line.partition("=")
+        told = _PIP_TO_UV.get(name.rpartition(".")[2])
+        if told is not None:
+            found[told] = " ".join(value.strip("'\"").replace("\\n", " ").split())
+    if "UV_INDEX" in found:
+        found["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # as pip takes them: the best of all
+    if "UV_FIND_LINKS" in found:
+        found["UV_FIND_LINKS"] = found["UV_FIND_LINKS"].replace(" ", ",")
+    return found | os.environ
 
 
 def pins(adapter: Adapter, age: str) -> tuple[str, ...]:
