@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -704,3 +706,10 @@ def test_guards_do_not_mix() -> None:
         with pytest.raises(Denied, match="token."), two.guard.task(one.mint()):
             pass
     assert isinstance(one.guard.check(ToolCall("close", {})), Decision)
+
+
+def test_what_a_guard_waits_by_default() -> None:
+    """In a process of its own: the suite waits longer (tests/conftest.py)."""
+    text = "from guard import Guard; from guard.record import AuditFile as A; print(*(x.__init__.__kwdefaults__[n].total_seconds() for x, n in ((Guard, 'deadline'), (A, 'patience'))))"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0.25", "0.25"]
