@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
         self._ring()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is None and self.status and not {"content-length", "transfer-encoding"} & self.headers.keys():
+        if error is None and self.status and not self.failed and not {"content-length", "transfer-encoding"} & self.headers.keys():
             self.ended = True  # of such an answer, this is the end
         if not self.ended:
             self.failed = self.failed or f"the connection ended {'within' if self.status else 'without'} an answer"

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import ConfigError
+from guard.gateway import wire as wire_module
 from guard.gateway.wire import LinkLost, NotSent, Reply, Wire, _Connection
 
 CASES = yaml.safe_load((Path(__file__).parent / "answers.yaml").read_text("utf-8"))
@@ -81,13 +82,13 @@ async def asked(wire: Wire, body: bytes = b"{}") -> tuple[Reply, str]:
 
 @pytest.mark.parametrize("by_byte", [False, True], ids=["as written", "byte by byte"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_answer(case: dict[str, Any], by_byte: bool) -> None:
+def test_answer(case: dict[str, Any], by_byte: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = [piece.encode() for piece in case["pieces"]]
+    if by_byte:
+        monkeypatch.setattr(_Connection, "data_received", _byte_by_byte)
 
     async def play() -> None:
         async with told((pieces, case.get("then") == "close"), ([OK], False)) as (server, wire):
-            if by_byte:
-                await _in_bytes(server, b"".join(pieces), case.get("then") == "close")
             if "lost" in case:
                 with pytest.raises(LinkLost, match=case["lost"]):
                     await asked(wire)
@@ -103,22 +104,11 @@ def test_answer(case: dict[str, Any], by_byte: bool) -> None:
     asyncio.run(play())
 
 
-async def _in_bytes(server: Told, whole: bytes, close: bool) -> None:
+def _byte_by_byte(self: _Connection, data: bytes, *, plain: Any = _Connection.data_received) -> None:
     """Every byte is a piece of its own, in the parser if not on the network."""
-    server.says[0] = ([whole], close)
-    plain = _Connection.data_received
-    seen = False
-
-    def received(self: _Connection, data: bytes) -> None:
-        nonlocal seen
-        pieces = [data] if seen else [data[i : i + 1] for i in range(len(data))]
-        for piece in pieces:
-            plain(self, piece)
-        seen = True
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(_Connection, "data_received", received)
-    asyncio.get_running_loop().call_later(0.3, patch.undo)
+    for i in range(len(data)):
+        if not self.transport.is_closing():
+            plain(self, data[i : i + 1])
 
 
 def test_what_is_sent() -> None:
@@ -273,6 +263,23 @@ def test_a_large_answer_is_whole_and_takes_no_more_than_its_size(chunk: int) -> 
                 assert tracemalloc.get_traced_memory()[1] < 6 * size + (8 << 20)
             finally:
                 tracemalloc.stop()
+
+    asyncio.run(play())
+
+
+def test_what_is_given_up_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that ends with its connection, and that we end because it is too large: what has come of it is not the whole."""
+    monkeypatch.setattr(wire_module, "MOST", 1 << 20)
+
+    async def play() -> None:
+        async with told(([b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", b"data: {}\n\n" + b"a" * (4 << 20)], True)) as (
+            _,
+            wire,
+        ):
+            reply = await wire.send("POST", b"", {})
+            await asyncio.sleep(0.3)  # it lies here, and nobody has read it
+            with pytest.raises(LinkLost):
+                await reply.body(64 << 20)
 
     asyncio.run(play())
 
