@@ -90,7 +90,8 @@ PIECES = ("a", "-r", "'b c'", '"d"', "\\e", "''", '"f g"', "h'i'", "2>&1", ">/de
 def test_a_real_shell_takes_them_apart_alike(tmp_path: Path) -> None:
     """Each command the lexer accepts is run by /bin/sh with `show` for its program: the same words, in the same simple commands."""
     show = tmp_path / "show"
-    show.write_text(f'#!/bin/sh\n{{ for word in "$@"; do printf "%s\\037" "$word"; done; printf "\\036"; }} >> {tmp_path}/seen\n')
+    # A file for each process: those of a pipe run at once, and would write into each other's words.
+    show.write_text(f'#!/bin/sh\nfor word in "$@"; do printf "%s\\037" "$word"; done > {tmp_path}/seen.$$\n')
     show.chmod(0o755)
     r, tried = random.Random(5), 0
     while tried < 60:
@@ -103,8 +104,8 @@ def test_a_real_shell_takes_them_apart_alike(tmp_path: Path) -> None:
         if "||" in text:
             continue  # `show` ends well, so what is after it does not run
         tried += 1
-        seen = tmp_path / "seen"
-        seen.unlink(missing_ok=True)
+        for seen in tmp_path.glob("seen.*"):
+            seen.unlink()
         subprocess.run(["/bin/sh", "-c", text], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, check=True, timeout=10)
-        ran = [tuple(one.split("\037")[:-1]) for one in seen.read_text().split("\036")[:-1]]
+        ran = [tuple(seen.read_text().split("\037")[:-1]) for seen in tmp_path.glob("seen.*")]
         assert sorted(ran) == sorted(tuple(word for word, _ in words[1:]) for words in told), text
