@@ -24,12 +24,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guard.decide import Ruling, decide
 from guard.drive import INTERRUPTS, Flow, Lease, Need, Run
 from guard.events import OutcomeRecord, outcome_like
-from guard.house import House, SystemClock, TaskState, Ticket
+from guard.house import House, TaskState, Ticket
 from guard.judging import Bind, judge_flow
 from guard.learning import learning_of, settled, withheld
 from guard.model import Decision, Finding, Outcome, ToolCall
@@ -41,6 +41,9 @@ from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
 from guard.workflow.settle import settle_ops
 from guard.writing import conclude, decision_of
+
+if TYPE_CHECKING:
+    from guard.workflow.observe import Learning
 
 __all__ = ["call_flow", "decide_flow", "decline_flow", "finish_flow"]
 
@@ -147,10 +150,42 @@ def _settle(ticket: Ticket, task: TaskState, plan: Plan, outcome: Outcome, now: 
         return []
 
 
+def _time_of(house: House) -> Flow[tuple[datetime, int]]:
+    """When the body ended, and that in microseconds: nothing is judged by it, so where the clock has no answer the system's will do."""
+    clock = house.clock
+    said: object
+    if getattr(clock, "inline", False) is not True:
+        said = yield Need(clock, both, (clock,))
+    else:
+        try:
+            said = both(clock)
+        except Exception:
+            said = None
+    wall, _, seconds = said if type(said) is tuple else (None, None, None)
+    if type(wall) is not datetime:
+        wall, seconds = datetime.now(UTC), None
+    return wall, int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
+
+
+def _left(
+    house: House, ticket: Ticket, task: TaskState, plan: Plan, ops: list[Op], learning: Learning | None, outcome: Outcome, wall: datetime
+) -> Flow[tuple[int, int]]:
+    """`ops` and what was learnt, applied: the number of this settle in the task, and its order in the tenant where rules look over it; 0: not known."""
+    decision, wide = ticket.decision, bool(ops) and plan.wide
+    if wide:
+        ops.insert(0, Add(commits(task.context), 1, None, None, decision.id))
+    answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
+    if type(answer) is not Applied or type(number := answer.values[0]) is not int:
+        return 0, 0
+    if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
+        task.settled.add(decision.tool)
+    return number, order if wide and type(order := answer.values[1]) is int else 0
+
+
 def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]:
     """Steps 10 and 11; the outcome to hand out. Nothing here can undo that the body ran, so nothing here raises."""
     task, plan, decision = ticket.task, ticket.plan, ticket.decision
-    learning, interrupt = None, None
+    learning, interrupt, late = None, None, None
     lent: Mapping[str, object] = _NOTHING
     if ticket.lent is not None:
         from guard.lending import return_flow
@@ -162,35 +197,14 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
         outcome = withheld(outcome, learning)
     if ticket.call_key is not None:
         house.outcomes.put(ticket.call_key, outcome)
-    clock: object
-    if getattr(house.clock, "inline", False) is True:
-        try:
-            clock = house.clock.read() if type(house.clock) is SystemClock else both(house.clock)
-        except Exception:
-            clock = None
-    else:
-        clock = yield Need(house.clock, both, (house.clock,))
-    wall, _, seconds = clock if type(clock) is tuple else (None, None, None)
-    if type(wall) is not datetime:
-        wall, seconds = datetime.now(UTC), None
-    at = int((seconds if type(seconds) is float else wall.timestamp()) * 1_000_000)
-    number = learnt = order = 0
-    stands = False
+    wall, at = yield from _time_of(house)
+    number = order = 0
+    stands = False  # what it leaves behind stands already
     if task is not None and plan is not None and decision.verdict == "allow":
         stands = outcome.status == "ok" and plan.plain and not plan.events.every and decision.tool in task.settled
         ops = [] if stands else _settle(ticket, task, plan, outcome, at // 1_000_000)
-        if learning is not None:
-            learnt = learning.learnt
         if ops or learning is not None:
-            if ops and plan.wide:
-                ops.insert(0, Add(commits(task.context), 1, None, None, decision.id))
-            answer = yield from settled(house, task, (Add(f"{task.key}|c", 1, None, None, decision.id), *ops), learning, wall)
-            if type(answer) is Applied and type(answer.values[0]) is int:
-                number = answer.values[0]
-                order = answer.values[1] if ops and plan.wide and type(answer.values[1]) is int else 0
-                if outcome.status == "ok" and task.plans.get(decision.tool) is plan:
-                    task.settled.add(decision.tool)
-    late = None
+            number, order = yield from _left(house, ticket, task, plan, ops, learning, outcome, wall)
     if plan is not None and plan.late and decision.verdict == "allow":
         from guard.late import late_flow  # few policies have such a rule
 
@@ -202,22 +216,9 @@ def finish_flow(house: House, ticket: Ticket, outcome: Outcome) -> Flow[Outcome]
     if like is not None:
         record = outcome_like(like, like, decision.id, at, decision.step, micros)
     else:
+        task_, step, tool, learnt = decision.task, decision.step, decision.tool, learning.learnt if learning is not None else 0
         record = _outcome_record(
-            OutcomeRecord,
-            decision.id,
-            at,
-            decision.task,
-            decision.step,
-            decision.tool,
-            outcome.status,
-            error,
-            micros,
-            number,
-            order,
-            {},
-            learnt,
-            late,
-            lent,
+            OutcomeRecord, decision.id, at, task_, step, tool, outcome.status, error, micros, number, order, {}, learnt, late, lent
         )
         if ordinary is not None:
             ordinary["outcome"] = record

@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from time import monotonic
 
 from guard.approving import answered, resting_on, with_answers
 from guard.constraints import BindError
 from guard.decide import ALLOW, Ruling, decide
 from guard.drive import INTERRUPTS, Failure, Flow, Need
-from guard.house import House, SystemClock, TaskState
+from guard.house import House, TaskState
 from guard.model import Bound, Delegation, Finding, ToolCall
 from guard.ops import Applied, Op, Refused, Sum
 from guard.reasons import ReasonCode
 from guard.reserving import Question, alive, granted, look, objections, questions, refusals, trial, wanted
 from guard.steps import NO_SIGNALS as _NO_SIGNALS
-from guard.steps import Draft, actor_of, both, clock_said, failed, forbid, gone, revocation_said, token_said, with_keys
+from guard.steps import Draft, actor_of, failed, forbid, identify, read_clock
 from guard.workflow.atoms import Live
 from guard.workflow.marks import commits
 from guard.workflow.plan import Plan
@@ -78,50 +77,10 @@ def _bound(house: House, draft: Draft, bind: Bind | Finding | None) -> Finding |
 
 def judge_flow(house: House, draft: Draft, bind: Bind | Finding | None) -> Flow[Ruling]:
     """Steps 1 to 7: what every judge says, and the reservation if they all permit."""
-    task, call, dry = draft.task, draft.call, draft.dry
-    clock, verifier, revocations, store = house.clock, house.verifier, house.revocations, house.store
-    # Each of the four ports in the same words: one that never blocks is asked here, any other through the driver. Written out, because
-    # this is the path of every call.
-    answer: object
-    if getattr(clock, "inline", False) is True:
-        try:
-            answer = clock.read() if type(clock) is SystemClock else both(clock)
-        except BaseException as error:
-            answer = draft.raised(error)
-    else:
-        answer = yield Need(clock, both, (clock,))
-    stop = clock_said(house, draft, answer)
-    if stop is not None or task is None or task.closed:
-        return _stopped(draft, stop or _whose(task))
-    now = draft.at // 1_000_000
-    found: object
-    if getattr(verifier, "inline", False) is True:
-        try:
-            found = verifier.verify(task.token, now=now)
-        except BaseException as error:
-            found = draft.raised(error)
-    else:
-        found = yield Need(verifier, verifier.verify, (task.token,), {"now": now})
-    if type(found) is not Delegation:
-        found = yield from with_keys(house, draft, task.token, found)
-        if type(found) is not Delegation:
-            return _stopped(draft, token_said(found))
-    revoked: object
-    if getattr(revocations, "inline", False) is True:
-        try:
-            revoked = revocations.find(found, now=now)
-        except BaseException as error:
-            revoked = draft.raised(error)
-    else:
-        revoked = yield Need(revocations, revocations.find, (found,), {"now": now})
-    if revoked is not None or found is not task.delegation:
-        stop = revocation_said(revoked) or (yield from _renewed(house, draft, task, found))
-        if stop is not None:
-            return _stopped(draft, stop)
-    if task.handed:
-        stop = yield from gone(house, draft, task)
-        if stop is not None:
-            return _stopped(draft, stop)
+    stop = yield from _identified(house, draft)
+    task, call, now = draft.task, draft.call, draft.at // 1_000_000
+    if stop is not None or task is None:
+        return _stopped(draft, stop)
     plans = task.plans
     draft.plan = plan = (plans.get(call.tool) if plans.load == house.load else None) or task.plan(house, call.tool)
     stop = _bound(house, draft, bind) if plan.tool is not None else None  # else the plan says `tool.unknown`
@@ -147,18 +106,46 @@ def judge_flow(house: House, draft: Draft, bind: Bind | Finding | None) -> Flow[
         if draft.replay is not None:
             # Resumed: its outcome is handed out again; one decision, one record, one run (fail-open rows F67, F68).
             return Ruling("allow", ReasonCode.PERMIT, None)
+    stop = yield from _agreed(house, draft, task, plan, bound, now)
+    if stop is not None:
+        draft.findings += plan.always
+        return _stopped(draft, stop)
+    if draft.agreed is not None:
+        return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
+    ruling = decide(draft.findings, plan.all_required)
+    if ruling.verdict == "allow" and not draft.claims:
+        return ruling
+    return decide(_in_order(draft), plan.all_required)
+
+
+def _identified(house: House, draft: Draft) -> Flow[Finding | None]:
+    """What time it is, and that the call is made in an open task, under a token that holds; or why not."""
+    stop = yield from read_clock(house, draft)
+    task = draft.task
+    if stop is not None or task is None or task.closed:
+        return stop or _whose(task)
+    found = yield from identify(house, draft, task.token)
+    if isinstance(found, Finding):
+        return found
+    return None if found is task.delegation else (yield from _renewed(house, draft, task, found))
+
+
+def _agreed(house: House, draft: Draft, task: TaskState, plan: Plan, bound: Bound, now: int) -> Flow[Finding | None]:
+    """Every judge is asked, and if nobody objects the call takes what it takes; a lost race is judged again. The findings are in the draft; None, or
+    what kept them from being asked.
+    """
+    call, store = draft.call, house.store
     lost = 0
     asked: Sequence[Question] | None = None
     while True:
-        draft.adds = adds = call.tool not in task.ran if dry else not task.rests(call.tool)
+        draft.adds = adds = call.tool not in task.ran if draft.dry else not task.rests(call.tool)
         weighed = weigh_plain(plan, bound.values) if plan.plain and not adds and asked is None else None
         if weighed is not None and weighed.clear:
             draft.weighed = weighed
         else:
             stop = yield from _weigh(house, draft, task, plan, bound, now, asked)
             if stop is not None or draft.weighed is None:
-                draft.findings += plan.always
-                return _stopped(draft, stop)
+                return stop or forbid("guard", ReasonCode.GUARD_ERROR)
             weighed = draft.weighed
         draft.findings, draft.claims = list(weighed.findings), weighed.claims
         clear = weighed.clear
@@ -183,39 +170,29 @@ def judge_flow(house: House, draft: Draft, bind: Bind | Finding | None) -> Flow[
             if house.approvals is not None and (yield from answered(house, draft, task)):
                 asked = None
                 continue
-            break
+            return None
         # Nobody objects so far; without the reservation's own permit nothing is allowed.
         ops, first = wanted(draft, task, plan, weighed)
-        if getattr(store, "inline", False) is True:
-            try:
-                answer = store.apply(ops, now=draft.now, commit=not dry)  # type: ignore[arg-type] # the clock has said it
-            except BaseException as error:
-                answer = draft.raised(error)
-            if monotonic() > draft.deadline:
-                answer = Failure(None, late=True, answer=answer)
-        else:
-            answer = yield Need(store, store.apply, (ops,), {"now": draft.now, "commit": not dry})
+        answer = draft.ask(store, store.apply, (ops,), {"now": draft.now, "commit": not draft.dry})
+        if type(answer) is Need:
+            answer = yield answer
+        elif draft.late:
+            answer = Failure(None, late=True, answer=answer)
         if granted(house, draft, plan, answer, ops, first):
-            break
+            return None
         refused = (yield from refusals(house, draft, task, answer)) if type(answer) is Refused else None
         if refused:
             draft.findings += refused
             if house.approvals is not None and (yield from answered(house, draft, task)):
                 continue
-            break
+            return None
         # A race was lost: read and judge again. A refused trial that finds nothing is one too. What was approved is looked up again.
         lost += refused is None or asked is not None or not plan.wide or bool(draft.approvals)  # else it is only asked what refused
         if lost == _TRIES:
             draft.findings.append(forbid("state", ReasonCode.CALL_CONTENDED))
-            break
+            return None
         asked = questions(draft) if plan.wide and not draft.approvals else None
         draft.approvals, draft.cleared, draft.endorses = (), {}, False
-    if draft.agreed is not None:
-        return ALLOW  # as `decide` said of these findings when the plan was taken (`TaskState.plan`)
-    ruling = decide(draft.findings, plan.all_required)
-    if ruling.verdict == "allow" and not draft.claims:
-        return ruling
-    return decide(_in_order(draft), plan.all_required)
 
 
 def _weigh(
