@@ -57,14 +57,14 @@ class Plan:
 
     tool: Tool | None
     always: tuple[Finding, ...]
-    choices: tuple[tuple[Check, ...], ...]
-    rules: tuple[CompiledRule, ...]
-    limits: Mapping[int, LimitSource]
-    fixed: tuple[Fixed, ...]
-    order: tuple[Hold, ...]
     required: tuple[Judge, ...]
-    ends: int | None
-    sync: Literal["os", "group"]
+    choices: tuple[tuple[Check, ...], ...] = ()
+    rules: tuple[CompiledRule, ...] = ()
+    limits: Mapping[int, LimitSource] = field(default_factory=dict)
+    fixed: tuple[Fixed, ...] = ()
+    order: tuple[Hold, ...] = ()
+    ends: int | None = None
+    sync: Literal["os", "group"] = "os"
     tally: tuple[tuple[str, ...], tuple[int, ...]] = ((), ())
     tells: bool = False
     all_required: tuple[Judge, ...] = ()
@@ -159,63 +159,25 @@ def make_plan(
     """
     base = layers[0]
     spec = base.tools.get(tool)
-    token = Finding(
-        "token", "permit", ReasonCode.PERMIT, text=f"token of {delegation.issuer}{' (local issuer)' if delegation.local else ''}"
-    )
-    if spec is None:
-        unknown = Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of policy {base.name}", fix=None)
-        return Plan(
-            None,
-            (token, *known, unknown),
-            (),
-            (),
-            {},
-            (),
-            (),
-            ("token", "grants"),
-            None,
-            "os",
-            ((), ()),
-            False,
-            ("token", "grants", "state"),
-        )
-    always = [token, *known]
-    choices: list[tuple[Check, ...]] = []
-    limits: dict[int, LimitSource] = {}
-    sources: list[LimitSource] = []
-    for hop in (*delegation.above, delegation):  # each hop on every call: a later one is never asked alone (promise P2)
-        granted = grant_checks(hop, tool, base.scopes)
-        if isinstance(granted, Finding):
-            always.append(granted)
-        elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
-            always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
-        else:
-            choices.append(granted)
-            _counted(limits, hop, tool, granted)
+    whose = f"token of {delegation.issuer}{' (local issuer)' if delegation.local else ''}"
+    always = [Finding("token", "permit", ReasonCode.PERMIT, text=whose), *known]
     required: tuple[Judge, ...] = ("token", "grants")
-    order: tuple[Hold, ...] = ()
-    ends: int | None = None
-    params: Mapping[str, object] = {}
+    if spec is None:
+        always.append(Finding("call", "forbid", ReasonCode.TOOL_UNKNOWN, text=f"not a tool of policy {base.name}"))
+        return Plan(tool=None, always=tuple(always), required=required, all_required=(*required, "state"))
+    choices, counted = _granted(base, delegation, tool, always)
+    intended = _NO_INTENT
+    limits: list[LimitSource] = []
     if delegation.intent is not None:
-        required = ("token", "grants", "intent")
-        intent = base.intents.get(delegation.intent)
-        ends = intent.ttl if intent is not None else None
-        answer = _intent(base, delegation, tool)
-        if isinstance(answer, Finding):
-            always.append(answer)
-        else:
-            check, intent, params = answer
-            choices.append((check,))
-            permission = intent.allow[tool]
-            if permission.limit is not None:
-                code = ReasonCode.LIMIT_SUM if permission.limit.sum else ReasonCode.LIMIT_CALLS
-                name = f"i|{intent.name}|{tool}"
-                sources.append(LimitSource(permission.limit, name, "intent", code, "forbid", None, permission.where, "calls"))
-            order = _order(intent, permission.where, tool, context)
-    fixed, asked, past = _rules(layers, spec, delegation.intent, sources, context)
+        required = (*required, "intent")
+        intended = _intended(base, delegation, delegation.intent, tool, context)
+        always += intended.refused
+        choices += intended.checks
+        limits += intended.limits
+    fixed, asked, past = _rules(layers, spec, delegation.intent, limits, context)
     about = [rule for layer in layers for rule in layer.rules if concerns(rule, spec, delegation.intent)]
     events = compile_events(layers, spec, context)
-    origins, votes = _sources(layers, spec, delegation.intent, params)
+    origins, votes = _sources(layers, spec, delegation.intent, intended.params)
     if origins is not None and since.get(SOURCES, 0) > context.opened:
         origins = replace(origins, young=True)
     if origins is not None and origins.has_flow:
@@ -224,23 +186,60 @@ def make_plan(
     proof = frozenset(layer.proof[effect] for layer in layers for effect in spec.effects if effect in layer.proof)
     proof |= {"key"} if delegation.bound else frozenset()
     asks = any(finding.says == "ask" for finding in always)
-    plain = events.light and not (asked or past or limits or order or origins or votes or proof or asks)
+    plain = events.light and not (asked or past or counted or intended.order or origins or votes or proof or asks)
     possible = all(finding.says in ("permit", "ask") for finding in always)
     together = [each for each in fixed if each.window is None]
-    tally = (f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))
-    # What cannot be undone is on disk before it starts; the rest is with the operating system.
+    weighty = [*(rule.rule for rule in asked), *(rule.rule for rule in past)]
     return Plan(
-        spec, tuple(always), tuple(choices), asked, limits, fixed, order, required, ends,
-        "os" if spec.reversible else "group", tally, any(each.told for each in fixed), (*required, "state"),
-        possible,
-        past, events, delegation.intent,
-        tuple(sorted({name for rule in about for name in rule.signals})),
-        frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
-        any(rule.then == "suspend" for layer in layers for rule in layer.rules), _incomplete(layers, about, context, since, origins), origins, votes, plain,
-        tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
-        marks.numbering(context) if _wide(spec, (*sources, *limits.values()), [*(rule.rule for rule in asked), *(rule.rule for rule in past)], events) else "", proof, spec.credential is not None,
-        _agreed(always, choices) if plain and possible else None,
-    )  # fmt: skip
+        tool=spec,
+        intent=delegation.intent,
+        always=tuple(always),
+        choices=tuple(choices),
+        rules=asked,
+        limits=counted,
+        fixed=fixed,
+        order=intended.order,
+        past=past,
+        events=events,
+        sources=origins,
+        asked=votes,
+        required=required,
+        all_required=(*required, "state"),
+        possible=possible,
+        plain=plain,
+        agreed=_agreed(always, choices) if plain and possible else None,
+        ends=intended.ends,
+        # What cannot be undone is on disk before it starts; the rest is with the operating system.
+        sync="os" if spec.reversible else "group",
+        tally=((f"{context.task}|step", *(each.key for each in together)), (AMOUNT_MAX, *(each.max for each in together))),
+        tells=any(each.told for each in fixed),
+        signals=tuple(sorted({name for rule in about for name in rule.signals})),
+        suspending=frozenset((rule.id, rule.where) for rule in about if rule.then == "suspend"),
+        watched=any(rule.then == "suspend" for layer in layers for rule in layer.rules),
+        incomplete=_incomplete(layers, about, context, since, origins),
+        late=tuple(rule for rule in asked if rule.rule.then == "suspend" and rule.rule.signals),
+        wide=marks.numbering(context) if _wide(spec, (*limits, *counted.values()), weighty, events) else "",
+        proof=proof,
+        lends=spec.credential is not None,
+    )
+
+
+def _granted(
+    base: PolicyData, delegation: Delegation, tool: str, always: list[Finding]
+) -> tuple[list[tuple[Check, ...]], dict[int, LimitSource]]:
+    """Each hop's grants, asked on every call: a later one is never asked alone (promise P2); and their counters. What depends on nothing: to `always`."""
+    choices: list[tuple[Check, ...]] = []
+    counted: dict[int, LimitSource] = {}
+    for hop in (*delegation.above, delegation):
+        granted = grant_checks(hop, tool, base.scopes)
+        if isinstance(granted, Finding):
+            always.append(granted)
+        elif len(granted) == 1 and granted[0].test is None and granted[0].calls is None:
+            always.append(granted[0].permit)  # a scope, or the task itself: nothing in it depends on the call
+        else:
+            choices.append(granted)
+            _counted(counted, hop, tool, granted)
+    return choices, counted
 
 
 def _wide(tool: Tool, limits: Sequence[LimitSource], rules: Sequence[Rule], events: Events) -> bool:
@@ -330,15 +329,37 @@ def _incomplete(
     return None
 
 
-def _intent(base: PolicyData, delegation: Delegation, tool: str) -> tuple[Check, Intent, Mapping[str, object]] | Finding:
-    intent = base.intents.get(delegation.intent or "")
+class Intended(NamedTuple):
+    """What the intent of a delegation says of a tool: refuses it, or what is asked of a call. `ends`: its time to live, in seconds."""
+
+    refused: tuple[Finding, ...] = ()
+    checks: tuple[tuple[Check, ...], ...] = ()
+    params: Mapping[str, object] = {}
+    limits: tuple[LimitSource, ...] = ()
+    order: tuple[Hold, ...] = ()
+    ends: int | None = None
+
+
+_NO_INTENT: Final = Intended()
+
+
+def _intended(base: PolicyData, delegation: Delegation, name: str, tool: str, context: Context) -> Intended:
+    intent = base.intents.get(name)
     if intent is None:
-        return Finding("intent", "forbid", ReasonCode.INTENT_UNKNOWN, text=f"policy {base.name} has no such intent")
+        unknown = Finding("intent", "forbid", ReasonCode.INTENT_UNKNOWN, text=f"policy {base.name} has no such intent")
+        return Intended((unknown,))
     params = bind_params(intent, delegation.params)
     if isinstance(params, Finding):
-        return params
+        return Intended((params,), ends=intent.ttl)
     check = intent_check(base, delegation, intent, params, tool)
-    return check if isinstance(check, Finding) else (check, intent, params)
+    if isinstance(check, Finding):
+        return Intended((check,), ends=intent.ttl)
+    limit, where = intent.allow[tool].limit, intent.allow[tool].where
+    limits: tuple[LimitSource, ...] = ()
+    if limit is not None:
+        code = ReasonCode.LIMIT_SUM if limit.sum else ReasonCode.LIMIT_CALLS
+        limits = (LimitSource(limit, f"i|{intent.name}|{tool}", "intent", code, "forbid", None, where, "calls"),)
+    return Intended((), ((check,),), params, limits, _order(intent, where, tool, context), intent.ttl)
 
 
 def _order(intent: Intent, where: str, tool: str, context: Context) -> tuple[Hold, ...]:
