@@ -258,10 +258,13 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
-    # Not `asyncio.run`: that waits for the threads of its loop, and one that looks up a name may hang for longer than we wait.
+    # A `Runner` since Ctrl-C then cancels the work. Where it is raised in the middle of a connection it comes out as a server that failed, or is
+    # lost in a finalizer. Never closed by itself: that waits for the threads of its loop, and one that looks up a name may hang for long.
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(work)
+        return asyncio.Runner(loop_factory=lambda: loop).run(work)
+    except asyncio.CancelledError:  # before it had begun: nobody else cancels it
+        raise KeyboardInterrupt from None
     finally:
         loop.close()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import signal
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -134,6 +137,40 @@ def test_from_a_thread_with_a_running_loop(server: KeyServer) -> None:
         return get_json(server.url + JWKS)
 
     assert asyncio.run(called_by_mistake()) == {"keys": [KEY]}
+
+
+def _interrupted(url: str, at: int) -> tuple[str, int]:
+    """What becomes of a request in whose `at`-th Python call Ctrl-C is pressed (0: in none), and how many of its calls there are."""
+    calls = last = 0
+
+    def press(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls, last
+        if event == "call" and (calls or frame.f_code.co_name == "_talk"):
+            calls += 1
+            last = calls if frame.f_code.co_name == "_talk" else last
+            if calls == at:
+                sys.setprofile(None)
+                signal.raise_signal(signal.SIGINT)
+
+    sys.setprofile(press)
+    try:
+        get_json(url)
+        return "answered", last
+    except (KeyboardInterrupt, HttpFailed) as stopped:
+        return type(stopped).__name__, last
+    finally:
+        sys.setprofile(None)
+
+
+def test_an_interrupt_is_one_wherever_it_comes(server: KeyServer) -> None:
+    """Attack: Ctrl-C in the middle of a connection passes for a server that failed, or is lost, and the program goes on."""
+    url = server.url + JWKS
+    get_json(url)  # imports what a request needs
+    said, most = _interrupted(url, 0)
+    assert said == "answered" and most > 500
+    most = most * 4 // 5  # no two runs are of the same length
+    found = {at: stopped for at in range(1, most, 23) if (stopped := _interrupted(url, at)[0]) != "KeyboardInterrupt"}
+    assert found == {}
 
 
 def test_proxies_and_netrc_of_the_machine_are_not_used(server: KeyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
