@@ -21,6 +21,7 @@ from guard.adapters.strands import GuardHooks, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.strands import Said, answers
+from tests.patience import PATIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -198,7 +199,7 @@ def test_an_agent_without_the_guard_is_not_covered(world: World) -> None:
 
 
 def test_the_example() -> None:
-    command = [sys.executable, str(ROOT / "examples/adapters/strands_agent.py")]
+    command = [sys.executable, PATIENT, str(ROOT / "examples/adapters/strands_agent.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT

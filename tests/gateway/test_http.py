@@ -22,7 +22,8 @@ from guard.gateway.setup import Spec, relayed
 from guard.identity import HolderKey
 from guard.server.requests import RequestTask
 from guard.telemetry import META_PROOF, META_TOKEN
-from tests.gateway.world import Gateway, World, free, text_of
+from tests.gateway.world import Gateway, World, text_of
+from tests.ports import free
 
 NEWEST = "2026-07-28"
 CAN = {"io.modelcontextprotocol/protocolVersion": NEWEST, "io.modelcontextprotocol/clientCapabilities": {}}

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import mcp.client.session
+import mcp.client.stdio
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
 
 from guard import LocalIssuer
+from tests.ports import free
+
+# How long the SDK's client waits for a process to answer first (else it speaks as an older one), and to end (else it is killed before it has written all).
+mcp.client.session.DISCOVER_TIMEOUT_SECONDS = mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT = 30.0
 
 SERVER = Path(__file__).with_name("server.py")
 COMMAND = str(Path(sys.executable).with_name("guardtrail"))
@@ -68,12 +74,6 @@ intents:
 rules:
   - {id: nothing-leaves, when: {tool: [refund, share]}, forbid_after: [{label: private}], then: deny}
 """
-
-
-def free() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def text_of(result: CallToolResult) -> str:

@@ -22,6 +22,7 @@ from guard import Guard, LocalIssuer
 from guard.policy import Policy
 from guard.record import AuditFile
 from guard.server import Door
+from tests.patience import patient
 
 POLICY = """
 guardtrail: 1
@@ -34,6 +35,7 @@ intents: {work: {ttl: 1h, allow: {look: {}}}}
 
 
 def main(folder: Path, url: str) -> None:
+    patient()
     iam = LocalIssuer.load(folder / "issuer.json")
     guard = Guard(
         Policy.from_text(POLICY), trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / f"log-{os.getpid()}")]

@@ -29,6 +29,7 @@ from guard.record import ListSink, verify_log
 from guard.state import open_state
 from guard.tokens import split, token_json
 from tests.cli.conftest import ROOT
+from tests.ports import free
 from tests.server.ttsworld import SECRET, basic, form
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer, new_key, proof
 
@@ -119,11 +120,6 @@ class Service:
     @property
     def log(self) -> str:
         return "".join(path.read_text() for path in (self.folder / "records").glob("audit*.jsonl"))
-
-
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
