@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ rules:
 
 def text_of(result: CallToolResult) -> str:
     return "\n".join(part.text for part in result.content if part.type == "text")
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait for it. What a test waits for is seen, not guessed by the clock."""
+    async with asyncio.timeout(30):
+        while not happened():
+            await asyncio.sleep(0.02)
 
 
 class World:
@@ -172,7 +180,7 @@ class World:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(20)
+                    process.wait(30)
                 except subprocess.TimeoutExpired:
                     process.kill()
             process.stdout.close()  # type: ignore[union-attr]
