@@ -28,7 +28,7 @@ from guard.identity.signing import make_key, read_keys, retire_key
 from guard.record import ListSink, verify_log
 from guard.state import open_state
 from guard.tokens import split, token_json
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, told_by
 from tests.ports import free
 from tests.server.ttsworld import SECRET, basic, form
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer, new_key, proof
@@ -71,7 +71,7 @@ class Service:
         (folder / "tts.yaml").write_text(yaml.safe_dump(config))
 
     def start(self) -> None:
-        code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
+        code = "import sys; from tests.patience import patient; patient(); from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
         words = ["tts", "serve", "--config", str(self.folder / "tts.yaml"), "--json"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *words],
@@ -80,8 +80,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout is not None
-        told = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
+        told = told_by(self.process)
         assert told == {"issuer": self.url, "token_endpoint": f"{self.url}/token", "jwks_uri": f"{self.url}/jwks.json", "listens": self.url}
 
     def stop(self) -> str:
@@ -91,7 +90,7 @@ class Service:
             return ""
         process.send_signal(signal.SIGINT)
         try:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
