@@ -147,11 +147,13 @@ def test_a_hook_that_tries_again_does_not_run_a_body_twice(world: World) -> None
 
 
 def test_what_a_tool_says_on_its_way_goes_on_at_once(world: World) -> None:
+    heard = asyncio.Event()
+
     @tool(name="where")
     async def slow(order: str) -> AsyncIterator[str]:
         """Say something on the way."""
         yield "half"
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(heard.wait(), 30)
         yield "whole"
 
     agent = agent_of(world, [(Call("c1", "where", {"order": "A-1"}),)], [slow])
@@ -160,7 +162,8 @@ def test_what_a_tool_says_on_its_way_goes_on_at_once(world: World) -> None:
     async def listen() -> None:
         async for event in agent.stream_async("go"):
             if "tool_stream_event" in event:
-                seen.append((event["tool_stream_event"]["data"], len(world.outcomes)))  # noqa: PERF401  # counted as it comes
+                seen.append((event["tool_stream_event"]["data"], len(world.outcomes)))
+                heard.set()
 
     asyncio.run(listen())
     assert seen[0] == ("half", 0), "before the call has ended"
