@@ -341,14 +341,19 @@ def test_a_protocol_error_is_the_sdks_exception_and_outcome_error(run: Callable[
 
 
 def test_no_answer_in_time_is_outcome_unknown_and_no_unit_comes_back(run: Callable[[Test], World]) -> None:
+    tries = 0
+
     async def test(world: World) -> None:
-        async with world.task():
-            with pytest.raises(MCPError, match=r"(?i)timed out"):
-                await world.tools().call_tool("slow", {"order": "A-17"}, read_timeout_seconds=0.5)
-            assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
+        nonlocal tries
+        while not world.ran and tries < 20:  # given up before the server has even begun, it shows less
+            tries += 1
+            async with world.task():
+                with pytest.raises(MCPError, match=r"(?i)timed out"):
+                    await world.tools().call_tool("slow", {"order": "A-17"}, read_timeout_seconds=0.5)
+                assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
 
     world = run(test)
-    assert (world.ran, world.outcomes) == (["slow"], ["unknown"])
+    assert (set(world.ran), world.outcomes) == ({"slow"}, ["unknown"] * tries)
 
 
 @pytest.mark.parametrize("by", ["asyncio", "anyio"])
@@ -357,16 +362,27 @@ def test_cancellation_passes_through_and_is_outcome_unknown(run: Callable[[Test]
         async with world.task():
             call = world.tools().call_tool("slow", {"order": "A-17"})
             if by == "anyio":
-                with anyio.move_on_after(1) as scope:
+                with anyio.CancelScope() as scope:
+                    begun = asyncio.ensure_future(has_begun(world, scope.cancel))
                     await call
                 assert scope.cancelled_caught
             else:
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(call, 1)
+                calling = asyncio.ensure_future(call)
+                begun = asyncio.ensure_future(has_begun(world, calling.cancel))
+                with pytest.raises(asyncio.CancelledError):
+                    await calling
+            await begun
             assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
 
     world = run(test)
     assert (world.ran, world.outcomes) == (["slow"], ["unknown"])
+
+
+async def has_begun(world: World, then: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not world.ran:
+            await asyncio.sleep(0.01)
+    then()
 
 
 def test_a_server_that_dies_midway_leaves_outcome_unknown(tmp_path: Path) -> None:
