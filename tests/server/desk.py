@@ -53,6 +53,7 @@ def main(folder: Path, url: str) -> None:
     app = Starlette(routes=[Route("/look/{order}", looks, methods=["POST"])], middleware=[Middleware(Door, guard=guard, url=url)])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen(128)  # before anybody is told the port
         print(listening.getsockname()[1], flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
 
