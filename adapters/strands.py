@@ -30,7 +30,7 @@ try:
     from strands.hooks import AgentInitializedEvent, BeforeInvocationEvent, BeforeToolCallEvent, HookProvider
     from strands.interrupt import Interrupt
     from strands.multiagent import MultiAgentBase
-    from strands.types._events import ToolInterruptEvent, ToolResultEvent
+    from strands.types._events import ToolInterruptEvent, ToolResultEvent, ToolStreamEvent
     from strands.types.tools import AgentTool
 
     try:
@@ -147,10 +147,13 @@ class _Around(AgentTool):  # type: ignore[misc, unused-ignore]
 
         async def execute(**bound: Any) -> Any:
             nonlocal last
+            gone = True
             async for event in self._tool.stream({**tool_use, "input": bound}, invocation_state, **more):
-                if last is not None:
+                if not gone:
                     events.put_nowait(last)
-                last = event
+                last, gone = event, isinstance(event, ToolStreamEvent)  # which is no tool's last word, and need not wait for the next one
+                if gone:
+                    events.put_nowait(event)
             if isinstance(last, ToolInterruptEvent):
                 raise _Paused(last)
             result = last.tool_result if isinstance(last, ToolResultEvent) else last

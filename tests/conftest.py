@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from guard import Guard
-from guard.record import AuditFile
 from tests import canary
+from tests.patience import patient
 from tests.servers.authorization import authorization_server, start_authorization_server
 from tests.servers.glewlwyd import glewlwyd, start_glewlwyd
 
@@ -32,11 +31,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
-# A loaded machine stands still for longer than the quarter second that a guard waits by default, and that must not change a verdict here: what its deadline and the
-# log's patience do is tested with ones of the tests' own.
-Guard.__init__.__kwdefaults__["deadline"] = AuditFile.__init__.__kwdefaults__["patience"] = timedelta(seconds=5)
-
 _numbers = itertools.count()
+patient()
 canary.install()
 
 

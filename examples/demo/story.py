@@ -11,6 +11,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,7 +45,7 @@ async def _live(place: Path) -> dict[str, Any]:
     with world.PageServer() as web, _server_log(place / "servers.log") as log:
         repo = world.Repo(place / "repo")
         iam = LocalIssuer("acme-dev")
-        guard = Guard(PACK, trust=iam)
+        guard = Guard(PACK, trust=iam, deadline=timedelta(seconds=10))  # two servers start beside it
         token = iam.mint(
             origin="alice",
             actor=["orchestrator", "release-agent"],

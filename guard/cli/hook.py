@@ -24,6 +24,8 @@ __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None)
 
+_DEADLINE = timedelta(seconds=5)
+
 _Agents = Annotated[
     list[str] | None,
     typer.Option("--agent", help="claude-code, codex, gemini-cli, cursor; repeat it (default: all).", metavar="AGENT", show_default=False),
@@ -198,6 +200,7 @@ def _wired(
     from guard.house import named as said_of
     from guard.identity import LocalIssuer
     from guard.packs import pack_path
+    from guard.record import AuditFile, LogSink, Spans, directory
     from guard.runtime import Guard
 
     private(home())
@@ -212,7 +215,8 @@ def _wired(
         asked = trust if isinstance(trust, LocalIssuer) else named(given[0] or "", given[3], given[2]) if given[3] is not None else None
         desk = None if asked is None else Approvals(trust=asked)
         guard = Guard(
-            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=timedelta(seconds=5),
+            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=_DEADLINE,
+            sinks=[AuditFile(directory(), patience=_DEADLINE / 2), Spans(), LogSink()],  # as `default_sinks`, but as patient as the agents are
         )  # fmt: skip
     except OSError as error:
         raise CannotAnswer(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None

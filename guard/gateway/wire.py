@@ -37,6 +37,8 @@ _IDLE: Final = 3.0
 """Seconds a connection is kept unused: less than servers keep it, so that a request rarely meets a closing one."""
 _KEPT: Final = 64
 _CONNECT: Final = 10.0
+_ENDING: Final = 1.0
+"""Seconds the rest of a stream may take to its end, once its answer is here; else its connection is closed."""
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE: Final = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _TARGET: Final = re.compile(r"[\x21-\x7e]+")
@@ -307,7 +309,7 @@ class Wire:
     async def _finish(self, connection: _Connection) -> None:
         """A stream has brought its answer, and its end is about to come."""
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(_ENDING):
                 while not connection.ended:
                     await connection.change()
                     connection.taken()

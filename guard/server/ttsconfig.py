@@ -34,6 +34,8 @@ __all__ = ["Config", "ConfigWrong", "read_config", "service_of"]
 
 _MOST = 1 << 20
 _LEAST_SECRET = 24
+_PATIENCE = timedelta(seconds=2.5)
+"""How long a record may wait: many clients ask at once, and each would rather wait for a busy disk than come again."""
 
 
 class ConfigWrong(ConfigError):
@@ -206,7 +208,7 @@ def service_of(config: Config, beside: Path, *, clock: Callable[[], float] = tim
         issuers=[_issuer_of(one, at) for one in config.issuers],
         clients=[_requester(one, at) for one in config.clients],
         store=open_state(state),
-        notes=AuditFile(records),
+        notes=AuditFile(records, patience=_PATIENCE),
         pseudonym=blinds.origin,
         revocations=lists,
         over=over,

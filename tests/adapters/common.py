@@ -56,18 +56,16 @@ def listening(app: Any) -> Iterator[str]:
     """`app` on a free loopback port, in a thread."""
     import uvicorn
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    until = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive() and time.monotonic() < until, "the server does not start"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        thread = threading.Thread(target=server.run, args=([own],), daemon=True)
+        thread.start()
+        until = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < until, "the server does not start"
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{own.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)

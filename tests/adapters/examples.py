@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from tests.patience import PATIENT
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,6 +20,8 @@ def example_prints(name: str, folder: Path) -> None:
     said = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
     expected = textwrap.dedent(said.partition("Prints:\n")[2]).strip("\n") + "\n"
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(script)], cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(
+        [sys.executable, PATIENT, str(script)], cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected

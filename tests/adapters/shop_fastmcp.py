@@ -11,6 +11,7 @@ from fastmcp.exceptions import ToolError
 
 from guard.adapters.fastmcp import GuardMiddleware
 from tests.adapters.shop import Shop, add_tools
+from tests.patience import patient
 
 
 def make(shop: Shop, **options: Any) -> FastMCP:
@@ -20,4 +21,5 @@ def make(shop: Shop, **options: Any) -> FastMCP:
 
 
 if __name__ == "__main__":
+    patient()
     make(Shop(Path(sys.argv[1]), "shop_fastmcp")).run("stdio", show_banner=False)

@@ -12,6 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from guard.adapters.mcp_server import GuardMiddleware
 from tests.adapters.shop import Shop, add_tools
+from tests.patience import patient
 
 
 def make(shop: Shop, **options: Any) -> MCPServer:
@@ -21,4 +22,5 @@ def make(shop: Shop, **options: Any) -> MCPServer:
 
 
 if __name__ == "__main__":
+    patient()
     make(Shop(Path(sys.argv[1]), "shop_mcp")).run("stdio")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, CLIConnectionE
 from guard.adapters.claude_agent_sdk import coverage, guard_hooks
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.claude_agent_sdk import App, ClaudeCode, prompts
+from tests.patience import PATIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = (Call("c1", "look", {"order": "A-1"}),)
@@ -172,27 +174,30 @@ def test_the_name_a_policy_knows_a_tool_by(world: World, tool: str, own: Any, na
 
 
 def test_a_store_that_blocks_does_not_stop_the_loop(world: World) -> None:
-    world.state.seconds = 0.3
-    ticks = 0
+    plain, ticked = world.state.apply, threading.Event()
+
+    def blocks(*args: Any, **how: Any) -> Any:
+        assert ticked.wait(30), "the loop stands still"
+        return plain(*args, **how)
+
+    world.state.apply = blocks  # type: ignore[method-assign]
 
     async def run() -> None:
         async def tick() -> None:
-            nonlocal ticks
-            while True:
+            for _ in range(3):
                 await asyncio.sleep(0.01)
-                ticks += 1
+            ticked.set()
 
         ticking = asyncio.ensure_future(tick())
         data = {**PRE, "tool_name": "refund", "tool_input": {"order": "A-1", "amount": "5"}, "tool_use_id": "c1"}
-        await guard_hooks(world.guard)["PreToolUse"][0].hooks[0](data, "c1", {"signal": None})
-        ticking.cancel()
+        assert await guard_hooks(world.guard)["PreToolUse"][0].hooks[0](data, "c1", {"signal": None}) == {}
+        await ticking
 
     asyncio.run(run())
-    assert ticks >= 3
 
 
 def test_the_example() -> None:
-    command = [sys.executable, str(ROOT / "examples/adapters/claude_agent_sdk_agent.py")]
+    command = [sys.executable, PATIENT, str(ROOT / "examples/adapters/claude_agent_sdk_agent.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT

@@ -27,6 +27,7 @@ from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
 from guard.testing import FakeCredentials
 from guard.tokens.proof import verify_pop
 from tests.adapters.server import make_server
+from tests.patience import PATIENT
 
 SERVER = Path(__file__).with_name("server.py")
 POLICY = """
@@ -340,14 +341,19 @@ def test_a_protocol_error_is_the_sdks_exception_and_outcome_error(run: Callable[
 
 
 def test_no_answer_in_time_is_outcome_unknown_and_no_unit_comes_back(run: Callable[[Test], World]) -> None:
+    tries = 0
+
     async def test(world: World) -> None:
-        async with world.task():
-            with pytest.raises(MCPError, match=r"(?i)timed out"):
-                await world.tools().call_tool("slow", {"order": "A-17"}, read_timeout_seconds=0.5)
-            assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
+        nonlocal tries
+        while not world.ran and tries < 20:  # given up before the server has even begun, it shows less
+            tries += 1
+            async with world.task():
+                with pytest.raises(MCPError, match=r"(?i)timed out"):
+                    await world.tools().call_tool("slow", {"order": "A-17"}, read_timeout_seconds=0.5)
+                assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
 
     world = run(test)
-    assert (world.ran, world.outcomes) == (["slow"], ["unknown"])
+    assert (set(world.ran), world.outcomes) == ({"slow"}, ["unknown"] * tries)
 
 
 @pytest.mark.parametrize("by", ["asyncio", "anyio"])
@@ -356,16 +362,27 @@ def test_cancellation_passes_through_and_is_outcome_unknown(run: Callable[[Test]
         async with world.task():
             call = world.tools().call_tool("slow", {"order": "A-17"})
             if by == "anyio":
-                with anyio.move_on_after(1) as scope:
+                with anyio.CancelScope() as scope:
+                    begun = asyncio.ensure_future(has_begun(world, scope.cancel))
                     await call
                 assert scope.cancelled_caught
             else:
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(call, 1)
+                calling = asyncio.ensure_future(call)
+                begun = asyncio.ensure_future(has_begun(world, calling.cancel))
+                with pytest.raises(asyncio.CancelledError):
+                    await calling
+            await begun
             assert "limit.calls" in said(await world.tools().call_tool("slow", {"order": "A-17"}))
 
     world = run(test)
     assert (world.ran, world.outcomes) == (["slow"], ["unknown"])
+
+
+async def has_begun(world: World, then: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not world.ran:
+            await asyncio.sleep(0.01)
+    then()
 
 
 def test_a_server_that_dies_midway_leaves_outcome_unknown(tmp_path: Path) -> None:
@@ -492,7 +509,9 @@ def test_a_server_that_reads_what_it_is_lent_gets_it_for_this_call(run: Callable
 def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     file = SERVER.parents[2] / "examples" / "adapters" / "mcp_client.py"
     env = {"PYTHONPATH": str(SERVER.parents[2]), "PATH": ""}
-    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, PATIENT, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.with_suffix(".txt").read_text("utf-8")
 

@@ -130,7 +130,6 @@ def test_f48_what_outlives_its_run_gets_no_other_task(world: World, tmp_path: Pa
 
 def test_a_code_agent_runs_for_one_task_at_a_time(world: World) -> None:
     agent, _ = coder(world, "print(slow('A-1'))", names=("slow",))
-    world.slow_for = 1.0
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(contextvars.copy_context().run, agent.run, "go")
         assert world.began.wait(20)
@@ -138,6 +137,7 @@ def test_a_code_agent_runs_for_one_task_at_a_time(world: World) -> None:
             agent.run("go")
         with pytest.raises(RuntimeError, match="is running"):
             list(agent.run("go", stream=True))
+        world.enough.set()
         assert first.result(60) == "done"
 
 

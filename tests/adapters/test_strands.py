@@ -21,6 +21,7 @@ from guard.adapters.strands import GuardHooks, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.strands import Said, answers
+from tests.patience import PATIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -146,11 +147,13 @@ def test_a_hook_that_tries_again_does_not_run_a_body_twice(world: World) -> None
 
 
 def test_what_a_tool_says_on_its_way_goes_on_at_once(world: World) -> None:
+    heard = asyncio.Event()
+
     @tool(name="where")
     async def slow(order: str) -> AsyncIterator[str]:
         """Say something on the way."""
         yield "half"
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(heard.wait(), 30)
         yield "whole"
 
     agent = agent_of(world, [(Call("c1", "where", {"order": "A-1"}),)], [slow])
@@ -159,7 +162,8 @@ def test_what_a_tool_says_on_its_way_goes_on_at_once(world: World) -> None:
     async def listen() -> None:
         async for event in agent.stream_async("go"):
             if "tool_stream_event" in event:
-                seen.append((event["tool_stream_event"]["data"], len(world.outcomes)))  # noqa: PERF401  # counted as it comes
+                seen.append((event["tool_stream_event"]["data"], len(world.outcomes)))
+                heard.set()
 
     asyncio.run(listen())
     assert seen[0] == ("half", 0), "before the call has ended"
@@ -198,7 +202,7 @@ def test_an_agent_without_the_guard_is_not_covered(world: World) -> None:
 
 
 def test_the_example() -> None:
-    command = [sys.executable, str(ROOT / "examples/adapters/strands_agent.py")]
+    command = [sys.executable, PATIENT, str(ROOT / "examples/adapters/strands_agent.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT

@@ -117,6 +117,16 @@ def process(desk: Path) -> Run:
     return run
 
 
+def told_by(process: subprocess.Popen[str]) -> Any:
+    """The JSON that a server prints when it listens. One that ends instead prints nothing more for ever."""
+    assert process.stdout is not None and process.stderr is not None
+    lines: list[str] = []
+    while lines[-1:] != ["}\n"]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    return json.loads("".join(lines))
+
+
 @pytest.fixture
 def token(cli: Run, desk: Path) -> str:
     """A token for order A-17, also in `task.jwt`."""

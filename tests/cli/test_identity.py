@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +46,9 @@ def test_what_is_found(cli: Run, desk: Path) -> None:
     assert cli("identity", "check", "r.yaml", "--issuer", "https://other.example").lines[-1] == "2 identities, 2 findings"
 
 
-def test_who_is_listed(cli: Run, desk: Path) -> None:
+def test_who_is_listed(cli: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.fromisoformat(f"{DAY}T12:00:00+00:00").timestamp() + 100 * 86400  # and not the machine's: midnight may be near
+    monkeypatch.setattr("guard.cli.identity.time", SimpleNamespace(time=lambda: now))
     (desk / "r.yaml").write_text(BAD)
     said = cli("identity", "list", "r.yaml")
     assert said.code == 0

@@ -24,7 +24,7 @@ from guard.identity.signals import SignalFeed
 from guard.record import ListSink
 from guard.state import SqliteState
 from guard.tokens import verify
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, told_by
 from tests.identity.revoked.test_store import POLICY
 from tests.identity.revoked.web import Asked, serving
 from tests.tokens.forge import ISS, RSA, jwk
@@ -59,8 +59,7 @@ def receiving(folder: Path, words: list[str]) -> Iterator[str]:
         text=True,
     )
     try:
-        assert process.stdout is not None
-        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        told = told_by(process)
         found = re.fullmatch(r"(http://127\.0\.0\.1:[0-9]+)/events", told["events"])
         assert found is not None
         assert told["signals"] == (f"{found[1]}/signals" if "--source" in words else None)
@@ -68,7 +67,7 @@ def receiving(folder: Path, words: list[str]) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -81,11 +80,12 @@ def test_an_event_reaches_a_running_task(receiver: str) -> None:
     iam = LocalIssuer("acme-dev")
     guard = Guard(Policy.from_text(POLICY), trust=iam, sinks=[ListSink()], state=STATE)
     call = ToolCall("look", {"order": "A-17"})
-    at = int(time.time())
+    token = iam.mint(origin="alice", actor="payer", intent="see")
+    at = int(time.time())  # after the token was made: what is said of that second is said of it
     about = {"format": "iss_sub", "iss": "acme-dev", "sub": "alice"}
     event = signed(payload(about, {"caep/session-revoked": {"event_timestamp": at + 1}}, iat=at, jti="e-9"))
     headers = {"content-type": "application/secevent+jwt"}
-    with guard.task(iam.mint(origin="alice", actor="payer", intent="see")), httpx.Client(trust_env=False, timeout=10) as client:
+    with guard.task(token), httpx.Client(trust_env=False, timeout=30) as client:
         assert guard.call(call, lambda order: order) == "A-17"
         refused = client.post(f"{receiver}/events", content=event[:-4] + "AAAA", headers=headers)
         assert (refused.status_code, refused.json()["err"]) == (400, "invalid_key")
@@ -98,12 +98,14 @@ def test_an_event_reaches_a_running_task(receiver: str) -> None:
 
 
 def test_telemetry_reaches_the_feed(receiver: str) -> None:
-    iam, at = LocalIssuer("acme-dev"), int(time.time())
+    iam = LocalIssuer("acme-dev")
+    token = iam.mint(origin="alice", actor="payer", intent="see")
+    at = int(time.time())
     line = {"source": "edr", "issuer": "acme-dev", "origin": "alice", "signal": "device.compliant", "value": True, "at": at}
-    with httpx.Client(trust_env=False, timeout=10) as client:
-        for token, status in (("x" * 30, 401), (TOKEN, 202)):
-            assert client.post(f"{receiver}/signals", json=line, headers={"authorization": f"Bearer {token}"}).status_code == status
-    found = verify(iam.mint(origin="alice", actor="payer", intent="see"), {"acme-dev": iam.rules()}, now=at)
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        for bearer, status in (("x" * 30, 401), (TOKEN, 202)):
+            assert client.post(f"{receiver}/signals", json=line, headers={"authorization": f"Bearer {bearer}"}).status_code == status
+    found = verify(token, {"acme-dev": iam.rules()}, now=at)
     assert SignalFeed(SqliteState("state.db")).get(found, ("device.compliant",), now=at)["device.compliant"].value is True
 
 
@@ -234,7 +236,7 @@ def test_an_event_that_was_asked_for_reaches_a_running_task(sender: tuple[Held, 
                 guard.call(call, lambda order: order)
     finally:
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "the-token" not in err
 

@@ -12,7 +12,7 @@ from mcp.types import ElicitResult
 
 from guard.telemetry import META_TOKEN
 from tests.gateway.test_gateway import gateway
-from tests.gateway.world import World, text_of
+from tests.gateway.world import World, text_of, until
 
 NAMED = "  elicitation.create: {effect: read, data: {message: text, mode: text, requestedSchema: any}}"
 ALLOWED = "      elicitation.create: {}"
@@ -85,8 +85,7 @@ def test_two_delegations_of_one_task_are_not_one(tmp_path: Path) -> None:
     async def main() -> Any:
         async with world.stdio(mode="legacy", token=own, elicitation_callback=asked(heard)) as client:
             waits = asyncio.create_task(client.call_tool("slow", {"order": "A-17"}, meta={META_TOKEN: other}))
-            while "slow" not in world.ran:
-                await asyncio.sleep(0.05)
+            await until(lambda: "slow" in world.ran)
             try:
                 return await client.call_tool("sure", {})
             except Exception as error:

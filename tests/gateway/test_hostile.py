@@ -16,7 +16,7 @@ from guard.gateway.links import HttpLink
 from guard.gateway.pins import Pins
 from guard.gateway.server import Server
 from tests.gateway.test_http import call, post
-from tests.gateway.world import World, text_of
+from tests.gateway.world import World, text_of, until
 
 POLICY = """
 guardtrail: 1
@@ -70,9 +70,8 @@ def test_what_a_server_makes_of_its_answers(tmp_path: Path, front: str) -> None:
         with pytest.raises(MCPError) as spoof:  # the gateway's own word for a no
             await client.read_resource("memo://no")
         assert spoof.value.error.code != -32010
-        start = time.monotonic()
-        assert text_of(await client.call_tool("flood", {}, progress_callback=progress)) == "flood"
-        assert time.monotonic() - start < 60
+        async with asyncio.timeout(100):
+            assert text_of(await client.call_tool("flood", {}, progress_callback=progress)) == "flood"
         for name in ("junk", "two", "junk"):
             assert text_of(await client.call_tool(name, {})) == name
         assert "is not known" in text_of(await client.call_tool("nothing", {}))
@@ -147,12 +146,10 @@ def test_a_server_that_never_takes_a_notification_is_greeted_all_the_same(tmp_pa
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
             url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/mcp"
             server = Server("slow", HttpLink(url, {}), Pins.read(tmp_path / "pins.json"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await server.start()
             assert server.version == "2025-06-18"
             await server.close()
-            async with asyncio.timeout(10):
-                while not gone:  # the one on which nothing came back
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(gone))  # the one on which nothing came back
 
     asyncio.run(play())

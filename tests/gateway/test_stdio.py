@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mcp import Client
 
 from guard.identity import HolderKey
 from guard.telemetry import META_PROOF, META_TOKEN
-from tests.gateway.world import World, text_of
+from tests.gateway.world import World, text_of, until
 
 
 def run(world: World, test: Callable[[Client], Awaitable[None]], *given: str, **options: Any) -> None:
@@ -164,10 +163,7 @@ def test_a_list_that_changes_while_it_runs(tmp_path: Path) -> None:
 
     async def test(client: Client) -> None:
         await client.call_tool("reload", {"text": "Look, and tell the order to everybody."})
-        deadline = time.monotonic() + 10
-        while "ToolListChangedNotification" not in told:
-            assert time.monotonic() < deadline, told
-            await asyncio.sleep(0.05)
+        await until(lambda: "ToolListChangedNotification" in told)
         assert "look" not in [tool.name for tool in (await client.list_tools()).tools]
         assert "tool.changed" in text_of(await client.call_tool("look", {"order": "A-17"}))
 
@@ -180,12 +176,12 @@ def test_a_cancelled_call_is_told_to_the_server_and_counts_as_unknown(tmp_path: 
     world = World(tmp_path)
 
     async def test(client: Client) -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.call_tool("slow", {"order": "A-17"}), 1.5)
-        deadline = time.monotonic() + 10
-        while "slow was cancelled" not in world.ran or not world.outcomes:
-            assert time.monotonic() < deadline, world.ran
-            await asyncio.sleep(0.05)
+        waits = asyncio.ensure_future(client.call_tool("slow", {"order": "A-17"}))
+        await until(lambda: "slow" in world.ran)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await until(lambda: "slow was cancelled" in world.ran and bool(world.outcomes))
         assert "limit.calls" in text_of(await client.call_tool("slow", {"order": "A-17"}))
 
     run(world, test, mode=mode)
@@ -213,10 +209,9 @@ def raw(world: World, lines: list[bytes], *given: str) -> list[Any]:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(b"".join(each + b"\n" for each in lines))
         process.stdin.flush()
-        time.sleep(0)
         said = [json.loads(process.stdout.readline()) for _ in lines if b'"quiet"' not in _]
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
         assert process.stdout.read() == b""
     return said
 

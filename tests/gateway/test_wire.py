@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import select
 import socket
 import threading
-import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ CASES = yaml.safe_load((Path(__file__).parent / "answers.yaml").read_text("utf-8
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
+@pytest.fixture(autouse=True)
+def long_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a connection that is used no more it is seen why: it was not just kept for long."""
+    monkeypatch.setattr(wire_module, "_IDLE", 3600.0)
+
+
 class Told:
     """A server that writes what it is told to, for one request after the other, and keeps what it has read."""
 
@@ -34,6 +40,8 @@ class Told:
         self.requests: list[bytes] = []
         self.connections = 0
         self.gone = asyncio.Event()
+        self.silent = asyncio.Event()
+        """Has it written, for the last request, all that it was told to?"""
         self.port = 0
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,11 +50,13 @@ class Told:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
                 self.requests.append(head + await reader.readexactly(length))
+                self.silent.clear()
                 pieces, close = self.says.pop(0)
                 for piece in pieces:
                     writer.write(piece)
                     await writer.drain()
                     await asyncio.sleep(0.005)
+                self.silent.set()
                 if close:
                     break
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -68,8 +78,19 @@ async def told(*says: tuple[Sequence[bytes], bool], headers: dict[str, str] | No
             wire.close()
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not happened():
+            await asyncio.sleep(0.005)
+
+
+def unusable(wire: Wire) -> bool:
+    """Is there no connection left that the next request could go on?"""
+    return not any(kept.usable() for kept in wire._free)
+
+
 async def asked(wire: Wire, body: bytes = b"{}") -> tuple[Reply, str]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         reply = await wire.send("POST", body, {"accept": "a/b"})
         try:
             text = (await reply.body()).decode()
@@ -96,7 +117,7 @@ def test_answer(case: dict[str, Any], by_byte: bool, monkeypatch: pytest.MonkeyP
             reply, text = await asked(wire)
             assert (reply.status, text) == (case["status"], case["body"])
             assert reply.kind == case.get("kind", "")
-            await asyncio.sleep(0.02)
+            await until(server.silent.is_set if case["kept"] else lambda: unusable(wire))
             again, text = await asked(wire)
             assert (again.status, text) == (200, "ok"), "the next one has its own answer"
             assert (server.connections == 1) == case["kept"]
@@ -163,7 +184,7 @@ def test_bytes_that_nobody_asked_for() -> None:
     async def play() -> None:
         async with told(([OK, b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"], False), ([OK], False)) as (server, wire):
             await asked(wire)
-            await asyncio.sleep(0.1)
+            await until(lambda: unusable(wire))
             assert (await asked(wire))[1] == "ok"
             assert server.connections == 2
 
@@ -175,10 +196,12 @@ def test_bytes_that_nobody_asked_for_and_nobody_has_read_yet() -> None:
 
     async def play() -> None:
         evil = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil"
-        with told_by_a_thread([OK, evil], [OK]) as port:
+        with told_by_a_thread([OK, evil], [OK]) as (port, go_on):
             wire = Wire(f"http://127.0.0.1:{port}/")
             assert (await asked(wire))[1] == "ok"
-            time.sleep(0.2)
+            (kept,) = wire._free
+            go_on.set()
+            assert select.select([kept.transport.get_extra_info("socket")], [], [], 30)[0], "it is here, and the loop has not read it"
             assert (await asked(wire))[1] == "ok"
             wire.close()
 
@@ -186,27 +209,32 @@ def test_bytes_that_nobody_asked_for_and_nobody_has_read_yet() -> None:
 
 
 @contextmanager
-def told_by_a_thread(*connections: list[bytes]) -> Iterator[int]:
-    """Each connection: one request, and the pieces that are written, 50 ms apart."""
+def told_by_a_thread(*connections: list[bytes]) -> Iterator[tuple[int, threading.Event]]:
+    """Each connection: one request, and the pieces that are written, the first at once, the others when it may go on. All stay open to the end."""
+    go_on, over = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             kept = []
-            for pieces in connections:
+            for first, *more in connections:
                 connection, _ = listening.accept()
                 kept.append(connection)
                 connection.recv(1 << 16)
-                for piece in pieces:
+                connection.sendall(first)
+                for piece in more:
+                    go_on.wait(30)
                     connection.sendall(piece)
-                    time.sleep(0.05)
-            time.sleep(0.5)
+            over.wait(30)
             for connection in kept:
                 connection.close()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield listening.getsockname()[1]
-        thread.join(5)
+        try:
+            yield listening.getsockname()[1], go_on
+        finally:
+            over.set()
+            thread.join(30)
 
 
 def test_a_request_that_outlives_the_wire_leaves_no_connection() -> None:
@@ -217,7 +245,7 @@ def test_a_request_that_outlives_the_wire_leaves_no_connection() -> None:
             assert await reply.body() == b"ok"
             reply.done()
             assert not wire._free
-            await asyncio.wait_for(server.gone.wait(), 5)
+            await asyncio.wait_for(server.gone.wait(), 30)
 
     asyncio.run(play())
 
@@ -277,15 +305,16 @@ def test_what_is_given_up_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             wire,
         ):
             reply = await wire.send("POST", b"", {})
-            await asyncio.sleep(0.3)  # it lies here, and nobody has read it
+            await until(lambda: bool(reply._connection.failed))  # it lies here, and nobody has read it
             with pytest.raises(LinkLost):
                 await reply.body(64 << 20)
 
     asyncio.run(play())
 
 
-def test_what_comes_after_what_was_wanted() -> None:
+def test_what_comes_after_what_was_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream has brought its answer, and then much more than anybody reads. The connection goes on with the next request."""
+    monkeypatch.setattr(wire_module, "_ENDING", 30.0)
     event, rest = b"data: {}\n\n", b": " + b"a" * (3 << 20) + b"\n"
     whole = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s%s" % (len(event + rest), event, rest)
 
@@ -295,9 +324,8 @@ def test_what_comes_after_what_was_wanted() -> None:
             async for text in reply.events():
                 assert text == "{}"
                 break
-            await asyncio.sleep(0.2)  # it is paused by now
             reply.done()
-            await asyncio.sleep(0.3)
+            await until(lambda: bool(wire._free))
             assert (await asked(wire))[1] == "ok"
             assert server.connections == 1
 
@@ -315,7 +343,7 @@ def test_whoever_waits_is_cancelled() -> None:
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            await asyncio.wait_for(server.gone.wait(), 5)
+            await asyncio.wait_for(server.gone.wait(), 30)
 
     asyncio.run(play())
 
@@ -324,7 +352,7 @@ def test_a_kept_connection_that_the_server_has_closed() -> None:
     async def play() -> None:
         async with told(([OK], True), ([OK], False)) as (server, wire):
             await asked(wire)
-            await asyncio.sleep(0.1)
+            await until(lambda: unusable(wire))
             await asked(wire)
             assert server.connections == 2
 

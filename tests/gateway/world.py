@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,17 +10,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import mcp.client.session
+import mcp.client.stdio
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
 
 from guard import LocalIssuer
+from tests.ports import free
+
+# How long the SDK's client waits for a process to answer first (else it speaks as an older one), and to end (else it is killed before it has written all).
+mcp.client.session.DISCOVER_TIMEOUT_SECONDS = mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT = 30.0
 
 SERVER = Path(__file__).with_name("server.py")
 COMMAND = str(Path(sys.executable).with_name("guardtrail"))
@@ -70,14 +77,15 @@ rules:
 """
 
 
-def free() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def text_of(result: CallToolResult) -> str:
     return "\n".join(part.text for part in result.content if part.type == "text")
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait for it. What a test waits for is seen, not guessed by the clock."""
+    async with asyncio.timeout(30):
+        while not happened():
+            await asyncio.sleep(0.02)
 
 
 class World:
@@ -172,7 +180,7 @@ class World:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(20)
+                    process.wait(30)
                 except subprocess.TimeoutExpired:
                     process.kill()
             process.stdout.close()  # type: ignore[union-attr]

@@ -22,6 +22,8 @@ from guard.hook.line import line
 from guard.hook.tables import AGENTS
 
 CLI = [sys.executable, "-I", "-c", "from guard.cli import main; main()"]
+# The daemon's store waits for long, whoever else has the machine; see tests/patience.py.
+SERVE = [*CLI[:-1], f"from guard.state import SqliteState; SqliteState.__init__.__kwdefaults__['timeout'] = 20.0; {CLI[-1]}"]
 CURL = shutil.which("curl")
 needs_curl = pytest.mark.skipif(CURL is None, reason="no curl here")
 
@@ -62,13 +64,14 @@ class Place:
 
     def serve(self, *options: str) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
-            [*CLI, "hook", "serve", "--json", *options], cwd=self.project, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*SERVE, "hook", "serve", "--json", *options], cwd=self.project, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
         assert self.process.stdout is not None and self.process.stderr is not None
         line = self.process.stdout.readline()
         assert line, self.process.stderr.read()
         while not line.strip().endswith("}"):
-            line += self.process.stdout.readline()
+            line += (more := self.process.stdout.readline())
+            assert more, self.process.stderr.read()
         self.policy = json.loads(line)["policy"]
         return self.process
 
@@ -177,7 +180,7 @@ def impostor(place: Place) -> Iterator[Callable[[Callable[[socket.socket], None]
         listener.close()
 
 
-def until(happened: Callable[[], bool], seconds: float = 20) -> None:
+def until(happened: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end, "it did not happen"

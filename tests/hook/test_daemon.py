@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from guard.errors import ConfigError
-from guard.hook.door import Door, private
+from guard.hook.door import PATIENCE, Door, private
 from tests.hook.conftest import CLI, Place, Said, needs_curl, until
 
 CODEX = ("codex", "PreToolUse")
@@ -116,7 +116,7 @@ def test_of_ten_that_start_at_once_one_serves(place: Place) -> None:
     started = [subprocess.Popen([*CLI, "hook", "serve"], env=place.env, cwd=place.project, stderr=subprocess.PIPE) for _ in range(4)]
     try:
         until(lambda: sum(one.poll() is None for one in started) == 1, 60)
-        assert place.cli("hook", "status").code == 0
+        until(lambda: place.cli("hook", "status", check=False).code == 0)  # who has the lock may not listen yet
     finally:
         for one in started:
             if one.poll() is None:
@@ -137,7 +137,7 @@ def test_bad_clients_block_nobody(place: Place) -> None:
         peers.append(peer)
     began = time.monotonic()
     assert place.hook(*CODEX, bash("ls", "c-1")).code == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE, "before the daemon has given up any of them"
     for peer in peers:
         peer.close()
 

@@ -15,7 +15,7 @@ import pytest
 
 from guard.hook.line import SCRIPT, line, start_command
 from guard.hook.tables import AGENTS
-from tests.hook.conftest import Place, needs_curl
+from tests.hook.conftest import Place, needs_curl, until
 
 pytestmark = needs_curl
 Impostor = Callable[[Callable[[socket.socket], None]], None]
@@ -171,6 +171,7 @@ def test_a_daemon_that_was_killed_is_no_and_the_next_call_finds_one(place: Place
     try:
         said = place.hook("claude-code", "PreToolUse", call | {"tool_use_id": "toolu_8"})
         assert said.code == 2
+        until(lambda: json.loads(place.cli("hook", "status", "--json", check=False).out)["daemon"] is not None)
         assert place.hook("claude-code", "PreToolUse", call | {"tool_use_id": "toolu_9"}).out == "{}"
     finally:
         stop(place)

@@ -22,6 +22,7 @@ from guard import Guard, LocalIssuer
 from guard.policy import Policy
 from guard.record import AuditFile
 from guard.server import Door
+from tests.patience import patient
 
 POLICY = """
 guardtrail: 1
@@ -34,6 +35,7 @@ intents: {work: {ttl: 1h, allow: {look: {}}}}
 
 
 def main(folder: Path, url: str) -> None:
+    patient()
     iam = LocalIssuer.load(folder / "issuer.json")
     guard = Guard(
         Policy.from_text(POLICY), trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / f"log-{os.getpid()}")]
@@ -51,6 +53,7 @@ def main(folder: Path, url: str) -> None:
     app = Starlette(routes=[Route("/look/{order}", looks, methods=["POST"])], middleware=[Middleware(Door, guard=guard, url=url)])
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen(128)  # before anybody is told the port
         print(listening.getsockname()[1], flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listening])
 

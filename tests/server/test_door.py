@@ -117,6 +117,14 @@ class World:
         return [str(record.code) for record in self.sink.decisions]
 
 
+async def all_in(entered: list[int], number: int) -> None:
+    """Every copy of a request is in before the first one calls."""
+    entered.append(1)
+    async with asyncio.timeout(30):
+        while len(entered) < number:
+            await asyncio.sleep(0.005)
+
+
 def said(response: httpx.Response) -> list[str]:
     return response.headers.get_list("www-authenticate")
 
@@ -294,11 +302,10 @@ def test_a_proof_is_good_for_one_request() -> None:
 def test_of_copies_that_come_at_once_one_runs(where: str, tmp_path: Any) -> None:
     world = World(SqliteState(tmp_path / "state.db") if where == "sqlite" else "memory:")
     world.clock.advance(10 * 365 * 86400)  # after the file was made: a durable store knows nothing of tokens that are older
-    entered = []
+    entered: list[int] = []
 
     async def waits(request: Request) -> Response:
-        entered.append(1)
-        await asyncio.sleep(0.2)  # every copy is in before the first one calls
+        await all_in(entered, 8)
         return JSONResponse(world.look("A-17"))
 
     world.handler = waits
@@ -419,10 +426,11 @@ def test_what_is_no_call_takes_the_mark_too(act: str) -> None:
     """Attack: a copy with another body comes first, and leaves words that count as the user's."""
     world = World()
     done: list[str] = []
+    entered: list[int] = []
 
     async def acts(request: Request) -> Response:
         task = world.guard.current()
-        await asyncio.sleep(0.2)
+        await all_in(entered, 4)
         if act == "says":
             await task.auser_says(str(request.query_params))
         elif act == "end":
@@ -452,8 +460,10 @@ def test_an_outcome_is_not_handed_to_a_copy() -> None:
     world = World()
     token = world.mint()
 
+    entered: list[int] = []
+
     async def named(request: Request) -> Response:
-        await asyncio.sleep(0.1)
+        await all_in(entered, 3)
         return JSONResponse(world.guard.call(ToolCall("look", {"order": "A-17"}, "call-1"), world._look))
 
     world.handler = named
@@ -772,10 +782,11 @@ def test_what_goes_on_after_a_request_does_not_go_on_under_its_proof() -> None:
     """Attack: one proof, one request, and a task of the event loop that calls for ever."""
     world = World()
     left: list[str] = []
+    over = asyncio.Event()
 
     async def leaves(request: Request) -> Response:
         async def later() -> None:
-            await asyncio.sleep(0.1)
+            await over.wait()
             try:
                 left.append(world.look("B-2"))
             except Denied as denied:
@@ -793,6 +804,7 @@ def test_what_goes_on_after_a_request_does_not_go_on_under_its_proof() -> None:
     async def go() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(world.app), base_url="https://inside") as client:
             assert (await client.post("/look", headers=world.headers(world.mint()))).status_code == 200
+        over.set()
         await kept[0]
 
     asyncio.run(go())

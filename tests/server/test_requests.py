@@ -72,19 +72,24 @@ def test_it_is_over_too_where_nobody_comes_again(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(requests, "_FRESH", 0.1)
 
     async def play() -> None:
+        go = asyncio.Event()
         async with request_task(world.guard, world.mint()) as task:
-            left = asyncio.create_task(_later(world, 1.0))
+            left = asyncio.create_task(_later(world, go))
             await asyncio.sleep(0.2)
             assert not task.state.closed, "somebody is inside"
+        async with asyncio.timeout(30):
+            while not task.state.closed:
+                await asyncio.sleep(0.01)
+        go.set()
         with pytest.raises(Denied, match="task"):
             await left
-        assert task.state.closed and not world.guard._keeper._tasks  # type: ignore[union-attr]
+        assert not world.guard._keeper._tasks  # type: ignore[union-attr]
 
     asyncio.run(play())
 
 
-async def _later(world: World, seconds: float) -> None:
-    await asyncio.sleep(seconds)
+async def _later(world: World, go: asyncio.Event) -> None:
+    await go.wait()
     await world.guard.acall(LOOK, _look)
 
 

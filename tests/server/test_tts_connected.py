@@ -28,7 +28,8 @@ from guard.identity.signing import make_key, read_keys, retire_key
 from guard.record import ListSink, verify_log
 from guard.state import open_state
 from guard.tokens import split, token_json
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import ROOT, told_by
+from tests.ports import free
 from tests.server.ttsworld import SECRET, basic, form
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer, new_key, proof
 
@@ -70,7 +71,7 @@ class Service:
         (folder / "tts.yaml").write_text(yaml.safe_dump(config))
 
     def start(self) -> None:
-        code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
+        code = "import sys; from tests.patience import patient; patient(); from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
         words = ["tts", "serve", "--config", str(self.folder / "tts.yaml"), "--json"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *words],
@@ -79,8 +80,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout is not None
-        told = json.loads("".join(iter(self.process.stdout.readline, "}\n")) + "}")
+        told = told_by(self.process)
         assert told == {"issuer": self.url, "token_endpoint": f"{self.url}/token", "jwks_uri": f"{self.url}/jwks.json", "listens": self.url}
 
     def stop(self) -> str:
@@ -90,7 +90,7 @@ class Service:
             return ""
         process.send_signal(signal.SIGINT)
         try:
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -119,11 +119,6 @@ class Service:
     @property
     def log(self) -> str:
         return "".join(path.read_text() for path in (self.folder / "records").glob("audit*.jsonl"))
-
-
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 from tests import canary
+from tests.ports import free
 from tests.servers import npm
 
 HERE = Path(__file__).resolve().parent / "oidc"
@@ -63,7 +64,7 @@ class AuthorizationServer:
 
     def start(self, keys: str = "a") -> None:
         """`keys`: generations of signing keys, comma-separated; the first signs, all are published. The port stays the same."""
-        port = self.issuer.rpartition(":")[2] or "0"
+        port = self.issuer.rpartition(":")[2] or str(free())
         environ = {
             "PORT": port,
             "STATE": str(self.folder),

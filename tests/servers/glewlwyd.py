@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import socket
 import sqlite3
 import subprocess
 import time
@@ -38,6 +37,7 @@ from typing import Any, Literal
 import pytest
 
 from tests import canary
+from tests.ports import free
 from tests.servers.authorization import EXCHANGE, b64, client
 
 SCHEMA = Path("/usr/share/dbconfig-common/data/glewlwyd/install/sqlite3")
@@ -186,8 +186,7 @@ class Glewlwyd:
 
         self._http = client()
         for _ in range(5):  # somebody else may take the port in between: then it ends by itself
-            with socket.create_server(("127.0.0.1", 0)) as found:
-                port = int(found.getsockname()[1])
+            port = free()
             self.base = f"http://127.0.0.1:{port}"
             config = self.folder / "glewlwyd.conf"
             config.write_text(_CONFIG.format(port=port, folder=self.folder, modules=MODULES))

@@ -34,6 +34,6 @@ def run(driver: Driver, behaviour: str, mode: Mode) -> None:
     """Play one behaviour. Raises AssertionError where it does not hold."""
     chosen = BEHAVIOURS[behaviour]
     with tempfile.TemporaryDirectory() as folder:
-        world = World(Path(folder).resolve(), deadline=chosen.deadline, asynchronous=mode != "sync")
-        with world.open(driver.carries):
+        world = World(Path(folder).resolve(), asynchronous=mode != "sync")
+        with world.open(driver.carries), world.hurried(chosen.deadline):
             chosen.play(Stage(driver, mode, world))
