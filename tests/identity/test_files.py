@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -341,7 +342,7 @@ def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch:
                 with path.open("ab", buffering=0) as file:
                     file.write(f'ue": "t-{n}"}}\n'.encode())
 
-        monkeypatch.setattr("guard.identity.revocation.time.sleep", rest)
+        monkeypatch.setattr("guard.identity.revocation.time", SimpleNamespace(sleep=rest))  # of this reader alone
         with path.open("ab", buffering=0) as file:
             file.write(b'{"kind": "task", "val')
         waited.clear()
