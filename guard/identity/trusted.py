@@ -111,7 +111,7 @@ class TrustedIssuers:
                     self._last = (token, held)
                     return held.delegation
                 del self._held[key]
-        delegation = self._anew(token, now) if self._remote else verify(token, self._rules, now=now)
+        delegation = self._anew(token, now, generation) if self._remote else verify(token, self._rules, now=now)
         with self._lock:
             if generation == self._generation:
                 self._held[key] = _Held(delegation, generation, now)
@@ -125,14 +125,17 @@ class TrustedIssuers:
         assert isinstance(issuer, Issuer)
         return issuer.fetching(wanted.kid)
 
-    def _anew(self, token: str, now: int) -> Delegation:
+    def _anew(self, token: str, now: int, generation: int) -> Delegation:
         """`verify`, and a look at what was refused: a `kid` nobody knows may be a new key of an issuer whose keys come over HTTP."""
         try:
             return verify(token, self._rules, now=now)
         except TokenRefused as error:
             refused = error
         unknown = refused.reason is ReasonCode.TOKEN_SIGNATURE
-        raise (self._unknown(token) if unknown else None) or refused  # outside the handler: nothing hangs on it
+        wanted = self._unknown(token) if unknown else None  # outside the handler: nothing hangs on it
+        if wanted is None and unknown and self.generation != generation:  # the keys came while it was looked at: it has not seen them
+            return verify(token, self._rules, now=now)
+        raise wanted or refused
 
     def _unknown(self, token: str) -> KeysWanted | None:
         jws = split(token.partition("~")[0])

@@ -39,7 +39,8 @@ class Clock:
     inline = True
 
     def __init__(self) -> None:
-        self.start = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)  # younger than the state file, older than its tokens
+        # Younger than the state file, however long that takes to be made, and older than its tokens.
+        self.start = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
         self.steady, self.off = 0.0, 0.0
 
     def now(self) -> datetime:
@@ -165,8 +166,8 @@ class Held(RuleBasedStateMachine):
     def begin(self) -> None:
         """Both processes end; the state and the log are opened anew. The guards that come know what stands there, and nothing else."""
         self._let_go()
-        self.store = self.door.store = SqliteState(Path(self.folder.name) / "state.db")
-        self.sink = AuditFile(self.audit, patience=timedelta(seconds=20))  # as with the deadline
+        self.store = self.door.store = SqliteState(Path(self.folder.name) / "state.db", timeout=20)
+        self.sink = AuditFile(self.audit, patience=timedelta(seconds=20))
         self.clock.off = 0.0
         if self.door.off:
             self.door.off, self.up_since = False, self.clock.steady
@@ -178,7 +179,9 @@ class Held(RuleBasedStateMachine):
                 sinks=[self.sink],
                 state=self.store,
                 clock=self.clock,
-                deadline=timedelta(seconds=20),  # a busy machine is no answer: it would be told as a difference
+                deadline=timedelta(
+                    seconds=20
+                ),  # as with the store and the log: a busy machine is no answer: it would be told as a difference
                 revocations=index,
             )
             for index in self.indexes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ class KeyServer:
         self.does = "well"
         self.asked: Counter[str] = Counter()
         self.gate = threading.Event()
-        """While `does` is `hang`: set it to let the answer go."""
+        """While `does` is slow: set it to let the answer go, which is then that of what `does` says. A drip breaks off."""
         self.metadata: dict[str, Any] = {}
         self.elsewhere = "http://127.0.0.1:9/"
         server = self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -126,24 +125,32 @@ def _zipped(to: BaseHTTPRequestHandler, owner: KeyServer) -> None:
 def _drip(to: BaseHTTPRequestHandler, owner: KeyServer) -> None:
     to.send_response(200)
     to.send_header("Content-Type", JSON)
-    to.send_header("Content-Length", str(len(owner.text)))
+    slowly = owner.text + b" " * 10_000  # three minutes: longer than anybody here is held up
+    to.send_header("Content-Length", str(len(slowly)))
     to.end_headers()
-    for byte in owner.text:
+    for byte in slowly:
         to.wfile.write(bytes([byte]))
-        time.sleep(0.02)
-    owner.asked["all of it"] += 1
+        if owner.gate.wait(0.02):
+            break
+    else:
+        owner.asked["all of it"] += 1
+    _close(to, owner)
 
 
 def _drip_head(to: BaseHTTPRequestHandler, owner: KeyServer) -> None:
     for byte in b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX: " + b"x" * 10_000:
         to.wfile.write(bytes([byte]))
-        time.sleep(0.02)
-    owner.asked["all of it"] += 1
+        if owner.gate.wait(0.02):
+            break
+    else:
+        owner.asked["all of it"] += 1
+    _close(to, owner)
 
 
 def _hang(to: BaseHTTPRequestHandler, owner: KeyServer) -> None:
     owner.gate.wait(60)
-    answer(to, owner.text)
+    says = _well if owner.does == "hang" else BAD.get(owner.does, _well)
+    says(to, owner)
 
 
 def _close(to: BaseHTTPRequestHandler, owner: KeyServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -25,23 +25,24 @@ scopes: {"invoices.read": [look]}
 """,
     file="policy.yaml",
 )
+PATIENT = 30.0
 K1, K2 = jwk(KEY, "k1"), jwk(OTHER, "k2")
 
 
 class Shifted:
-    """The steady clock, and seconds that have passed besides."""
+    """Steady seconds that pass as a test wants, and not while the machine stands still."""
 
     def __init__(self) -> None:
-        self.by = 0.0
+        self.by, self._since = 0.0, time.monotonic()
 
     def __call__(self) -> float:
-        return time.monotonic() + self.by
+        return self._since + self.by
 
 
 class World:
     """A guard over one issuer whose keys come from `server`."""
 
-    def __init__(self, server: KeyServer, *, deadline: float = 10.0, **options: Any) -> None:
+    def __init__(self, server: KeyServer, *, deadline: float = 30.0, **options: Any) -> None:
         self.server = server
         self.issuer = Issuer(server.url, audience=AUD, **options)
         self.clock = Shifted()
@@ -76,10 +77,29 @@ class World:
         """Until nobody is fetching."""
         flight = self.remote._flight
         if flight is not None:
-            flight.result(timeout=30)
+            flight.result(timeout=2 * PATIENT)
+
+    def lets_go(self) -> None:
+        """Of whoever it keeps waiting, the server; without an answer."""
+        does, self.server.does = self.server.does, "a closed connection"
+        self.server.gate.set()
+        self.rest()
+        self.server.gate.clear()
+        self.server.does = does
+
+    def comes_to(self, fetches: int) -> int:
+        """How many there were, once there were so many."""
+        until = time.monotonic() + PATIENT
+        while self.fetched < fetches and time.monotonic() < until:
+            time.sleep(0.01)
+        return self.fetched
 
     def passes(self, seconds: float) -> None:
         self.clock.by += seconds
+
+    def patient(self) -> None:
+        """From now on the guard waits for as long as others do: what comes is no longer about its deadline."""
+        self.guard._house.seconds = 30.0
 
     @property
     def fetched(self) -> int:
@@ -93,6 +113,11 @@ def server() -> Iterator[KeyServer]:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fetch may take a second here, not ten."""
-    monkeypatch.setattr(remote, "SECONDS", 1.0)
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """What a fetch may take: longer than a machine stands still. `patience(1.0)`: a second from now on, for a server that will not answer."""
+
+    def may_take(seconds: float) -> None:
+        monkeypatch.setattr(remote, "SECONDS", seconds)
+
+    may_take(PATIENT)
+    return may_take

@@ -112,19 +112,29 @@ def test_no_usable_answer_denies(name: str, iam: Iam, bearer: Path) -> None:
 
 def test_what_was_read_holds_while_the_server_is_gone_but_not_for_ever(iam: Iam, bearer: Path) -> None:
     at = [100.0]
-    registry = Registry(ScimSource(iam.url, bearer=bearer, every=10, stale=60, steady=lambda: at[0]))
+    source = ScimSource(iam.url, bearer=bearer, every=10, stale=60, steady=lambda: at[0])
+    registry = Registry(source)
+
+    def looked() -> None:
+        """What was begun has come back: at the time it was begun at."""
+        until = time.monotonic() + 20
+        while source._busy and time.monotonic() < until:
+            time.sleep(0.01)
+
     before = registry.generation
     iam.status = 503
     at[0] += 30
     assert len(registry.identities) == 5
     assert registry.generation == before
+    looked()
     at[0] += 31
     with pytest.raises(RegistryUnreadable, match="has not answered for 60 seconds"):
         _ = registry.identities
     assert registry.generation > before
+    looked()
     iam.status, iam.agents = 200, iam.agents[:1]
     at[0] += 16
-    until = time.monotonic() + 10
+    until = time.monotonic() + 20
     while registry.generation == before + 1 and time.monotonic() < until:
         time.sleep(0.02)
     assert [one.id for one in registry.identities] == ["agent-0"]

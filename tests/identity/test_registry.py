@@ -155,12 +155,12 @@ def test_what_is_no_file_denies(tmp_path: Path) -> None:
     ids=["no-utf8", "deep", "deep-scim", "many-twins", "many-wrong", "deep-yaml"],
 )
 def test_a_hostile_file_is_refused_in_bounded_time(raw: bytes) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(RegistryUnreadable) as caught:
         read_registry(raw, "r")
     assert len(str(caught.value)) < 200
     assert len(caught.value.problems) <= 600
-    assert time.monotonic() - started < 20
+    assert time.thread_time() - started < 20
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda t: ("registry: 1\nidentities: " + t).encode("utf-8", "ignore"))))

@@ -15,10 +15,10 @@ from guard.identity import TrustedIssuers, remote
 from guard.tokens import IssuerRules
 from guard.tokens.rules import by_typ
 from tests.identity.keyserver import JWKS, METADATA, KeyServer
-from tests.identity.keyworld import K1, K2, World, impatient, server
+from tests.identity.keyworld import K1, K2, World, patience, server
 from tests.tokens.forge import AUD, ED, KEY, OTHER, RSA, jwk, keys
 
-__all__ = ["impatient", "server"]
+__all__ = ["patience", "server"]
 
 
 def test_the_first_token_fetches_what_it_needs(server: KeyServer) -> None:
@@ -74,8 +74,7 @@ def test_a_crowd_is_one_request(server: KeyServer) -> None:
     tokens = [world.token() for _ in range(40)]
     with ThreadPoolExecutor(40) as crowd:
         waiting = [crowd.submit(world.opens, text) for text in tokens]
-        while not world.fetched:
-            time.sleep(0.01)
+        world.comes_to(1)
         time.sleep(0.1)
         server.gate.set()
         assert {each.result() for each in waiting} == {"allow"}
@@ -102,11 +101,27 @@ def test_a_crowd_with_a_new_key_waits_for_one_request(server: KeyServer) -> None
     tokens = [world.token(OTHER, "k2") for _ in range(20)]
     with ThreadPoolExecutor(20) as crowd:
         waiting = [crowd.submit(world.opens, text) for text in tokens]
-        while world.fetched < 2:
-            time.sleep(0.01)
+        world.comes_to(2)
         server.gate.set()
         assert {each.result() for each in waiting} == {"allow"}
     assert world.fetched == 2
+
+
+def test_keys_that_come_while_a_token_is_looked_at(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused for a key that is there by now, and nobody has to be asked for."""
+    world = World(server)
+    trust = TrustedIssuers(world.issuer)
+    world.issuer.fetch()
+    world.passes(31)
+    server.keys = [K1, K2]
+    looks = trust._unknown
+
+    def late(token: str) -> Any:
+        assert world.remote.fetch("k2").result(timeout=30)
+        return looks(token)
+
+    monkeypatch.setattr(trust, "_unknown", late)
+    assert trust.verify(world.token(OTHER, "k2"), now=int(time.time())).origin == "alice"
 
 
 def test_a_key_rotated_out_takes_its_tokens_along(server: KeyServer) -> None:

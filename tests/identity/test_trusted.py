@@ -118,10 +118,10 @@ def test_nothing_but_a_refusal_comes_out(trust: TrustedIssuers, text: Any) -> No
 
 def test_ten_megabytes_cost_nothing(trust: TrustedIssuers) -> None:
     large = "a" * 10_000_000
-    began = time.process_time()
+    began = time.thread_time()
     for _ in range(200):
         assert code(trust, large) == "token.too_large"
-    assert time.process_time() - began < 1, "not even hashed: that takes ten milliseconds"
+    assert time.thread_time() - began < 1, "not even hashed: that takes ten milliseconds"
 
 
 def test_keys_of_one_issuer_count_for_it_alone(keys: Path, tmp_path: Path) -> None:

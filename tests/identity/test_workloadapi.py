@@ -72,13 +72,14 @@ class Times:
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[tuple[Stub, Times, WorkloadApi]]:
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stub, Times, WorkloadApi]]:
     stub = Stub()
     server = grpc.server(ThreadPoolExecutor(2))
     stub.add(stub.servicer, server)
     socket = f"unix://{tmp_path}/agent.sock"
     assert server.add_insecure_port(socket)
     server.start()
+    monkeypatch.setattr("guard.identity.workloadapi._PATIENCE", 30.0)  # a stub that answers, on a machine that stands still
     times = Times(stub)
     # The library reads an SVID's time against the real clock: the stub lives far from it, in the future.
     api = WorkloadApi(audience="guard", domains=["acme.example"], socket=socket, clock=lambda: float(stub.now), steady=lambda: times.steady)

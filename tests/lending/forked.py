@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from guard import Denied, ToolCall
+from guard import Denied, ToolCall, lending
 from tests.lending.world import Desk
 
 
 def main() -> None:
+    lending.OBTAIN = lending.RETURN = 50.0  # type: ignore[misc]  # who waits for a thread that is not there waits for longer than a machine stands still
     desk = Desk()
     with desk.task():
         for _ in range(2):
@@ -25,7 +26,7 @@ def main() -> None:
                 said.append("ran")
             except Denied as denied:
                 said.append(str(denied.code))
-            if time.monotonic() - begun > 2.5:
+            if time.monotonic() - begun > 40:
                 said.append("waited")
         print(*said, len(desk.lender.issued) - len(desk.lender.taken_back), flush=True)
         os._exit(0)

@@ -44,7 +44,7 @@ def serve() -> Iterator[Callable[..., Server]]:
         each.close()
 
 
-def lender(server: Server, *clients: Client, seconds: float = 2.0) -> DownstreamTokens:
+def lender(server: Server, *clients: Client, seconds: float = 30.0) -> DownstreamTokens:
     given = clients or (Client("support", secret=SECRET),)
     return DownstreamTokens(Endpoint(server.url, seconds=seconds), {each.actor: each for each in given})
 

@@ -119,11 +119,18 @@ def test_it_works_in_the_body_and_is_dead_after_it(world: World, how: str) -> No
         yield 1
         yield 2
 
+    async def ends(limit: asyncio.Timeout) -> None:
+        while not statuses:
+            await asyncio.sleep(0.01)
+        limit.reschedule(asyncio.get_running_loop().time())
+
     async def broken_off() -> None:
         if how == "timeout":
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(60) as limit:
+                    watching = asyncio.create_task(ends(limit))
                     await slow("acme/web")
+            await watching
             return
         task = asyncio.ensure_future(slow("acme/web"))
         while not statuses:

@@ -58,6 +58,11 @@ def test_many_at_once_replay_as_they_were_decided(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool, desk.task():
         codes = [code for each in [pool.submit(contextvars.copy_context().run, many) for _ in range(8)] for code in each.result(60)]
+    after = list[str]()  # the crowd may have used up its calls while those that were refused stood in for others
+    with desk.task():
+        while len(after) < 40 and "limit.calls" not in after:
+            after.append(call(desk))
+    codes += after
     assert codes.count("allow") == 12 and codes.count("credential.refused") > 1
     run = Replay([Policy.from_text(policy)])
     for seen in read([tmp_path]):

@@ -6,6 +6,7 @@ import fcntl
 import re
 import shutil
 import subprocess
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -28,19 +29,23 @@ def installed(what: str, here: Path, modules: Path) -> str | None:
     modules.mkdir(exist_ok=True)
     names = ("package.json", "package-lock.json")
     wanted = sha256(b"".join((here / name).read_bytes() for name in names)).hexdigest()
-    stamp = modules / "installed"
+    stamp, failed, came = modules / "installed", modules / "failed", time.time()
     with (modules / "lock").open("w") as lock:  # several test processes at once: one installs, the others wait
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.is_file() and stamp.read_text() == wanted:
             return None
+        if failed.is_file() and failed.stat().st_mtime >= came:  # while this one waited: to try it again takes longer than a test may
+            return failed.read_text()
         for name in names:
             shutil.copy(here / name, modules / name)
         command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
         try:
             done = subprocess.run(command, cwd=modules, capture_output=True, text=True, check=False, timeout=100)
+            why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["npm failed"])[0]
         except subprocess.TimeoutExpired:
-            return f"{what} could not be installed: npm took too long"
-        if done.returncode != 0:
-            return f"{what} could not be installed: {(done.stderr.strip().splitlines() or ['npm failed'])[0]}"
+            why = "npm took too long"
+        if why:
+            failed.write_text(f"{what} could not be installed: {why}")
+            return failed.read_text()
         stamp.write_text(wanted)
     return None

@@ -1,5 +1,7 @@
 """Run as a program: processes that take back are killed at random points; what was acknowledged must still be known.
 
+How long that takes is the machine's affair: each is killed after some acknowledgements, and a random moment later.
+
 python killed.py STATE_FILE KILLS. Prints JSON.
 """
 
@@ -43,22 +45,24 @@ def main(path: str, kills: int) -> None:
     running = [child(path, "c0")]
     for n in range(1, kills + 1):
         running.append(child(path, f"c{n}"))
-        time.sleep(0.02 + random.random() * 0.04)
         pid, out, name = running.pop(0)
-        got, by_signal = _reap(pid, out)
+        got, by_signal = _reap(pid, out, random)
         acked[name], signalled = got, signalled + by_signal
     for pid, out, name in running:
-        got, by_signal = _reap(pid, out)
+        got, by_signal = _reap(pid, out, random)
         acked[name], signalled = got, signalled + by_signal
     known = {entry.value for entry in StoreRevocations(SqliteState(path)).entries()}
     lost = [f"{name}-{n}" for name, most in acked.items() for n in range(1, most + 1) if f"{name}-{n}" not in known]
     print(json.dumps({"acked": sum(acked.values()), "known": len(known), "lost": lost, "signalled": signalled}))
 
 
-def _reap(pid: int, out: int) -> tuple[int, bool]:
+def _reap(pid: int, out: int, random: Random) -> tuple[int, bool]:
+    got, least = 0, random.randint(6, 20)
+    while got < least and (data := os.read(out, 1 << 16)):
+        got += len(data)
+    time.sleep(random.random() * 0.02)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    got = 0
     while data := os.read(out, 1 << 16):
         got += len(data)
     os.close(out)

@@ -171,15 +171,14 @@ def test_a_session_revoked_in_the_middle_of_a_task(tmp_path: Path) -> None:
         box.receive(signed(payload(about, {"caep/session-revoked": {"event_timestamp": at}}, iat=at, jti="24c63fb56e5a")))
         told = time.monotonic()
         while True:
+            began = time.monotonic()
             try:
                 guard.call(call, lambda order: None)
             except Denied as denied:
-                waited = time.monotonic() - told
                 said = denied
                 break
-            assert time.monotonic() - told < 1.05, "a second has passed"
+            assert began - told < 1.0, "a second had passed when it began"
             time.sleep(0.01)
-    assert waited <= 1.05
     assert str(said) == "look denied: session was revoked by CAEP session-revoked, event jti 24c63fb56e5a [token.revoked]"
     assert "session-revoked, event jti 24c63fb56e5a" in json.dumps([record.to_dict() for record in sink.decisions])
     assert ran == ["A-17"]

@@ -52,6 +52,10 @@ class Clock:
     def seconds(self) -> float:
         return self.now().timestamp()
 
+    def right(self) -> float:
+        """What the issuer's clock says: a token from the future would outlive the entry that took it back."""
+        return START.timestamp() + self.steady
+
 
 class Token(NamedTuple):
     text: str
@@ -74,7 +78,7 @@ class Revoking(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        self.iam = LocalIssuer("acme-dev", clock=self.clock.seconds)
+        self.iam = LocalIssuer("acme-dev", clock=self.clock.right)
         self.store = Breaking()
         self.tokens: list[Token] = []
         self.taken: list[Taken] = []
@@ -94,7 +98,7 @@ class Revoking(RuleBasedStateMachine):
         """Both processes end, and the store is opened anew. Guards that stood for the old ones know nothing any more."""
         if self.file is not None:
             self.file.close()
-        self.file = SqliteState(Path(self.folder.name) / "state.db")
+        self.file = SqliteState(Path(self.folder.name) / "state.db", timeout=20)  # as with the deadline
         self.store.store = self.file  # type: ignore[assignment]
         self.clock.off = 0.0
         self.guards = [
@@ -117,7 +121,7 @@ class Revoking(RuleBasedStateMachine):
     def _mint(self, origin: str, actors: list[str], ttl: str) -> None:
         text = self.iam.mint(origin=origin, actor=actors, intent="see", ttl=ttl, txn=f"t-{len(self.tokens)}")
         found = self.iam.rules()
-        d = verify(text, {found.url: found}, now=int(self.clock.seconds()))
+        d = verify(text, {found.url: found}, now=int(self.clock.right()))
         names = {("origin", d.origin), ("task", d.txn), ("credential", d.credential.jti), *(("actor", one) for one in d.actors)}
         self.tokens.append(Token(text, d.issued_at, d.expires_at, frozenset(names)))
 

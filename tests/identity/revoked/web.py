@@ -65,13 +65,13 @@ def serving(answer: Answer) -> Iterator[Web]:
         thread.join()
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    with httpx.Client(timeout=0.3, trust_env=False) as client:
+def post(url: str, body: bytes, headers: Mapping[str, str], *, seconds: float = 30.0) -> tuple[int, bytes]:
+    with httpx.Client(timeout=seconds, trust_env=False) as client:
         found = client.post(url, content=body, headers=dict(headers))
         return found.status_code, found.content
 
 
 def get(url: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    with httpx.Client(timeout=0.3, trust_env=False) as client:
+    with httpx.Client(timeout=30.0, trust_env=False) as client:
         found = client.get(url, headers=dict(headers))
         return found.status_code, found.content
