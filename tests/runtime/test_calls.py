@@ -274,18 +274,18 @@ def test_the_same_id_in_flight_is_denied(world: World) -> None:
 
     def slow(**_: object) -> str:
         inside.set()
-        go.wait(2)
+        go.wait(30)
         return "slow"
 
     with world.guard.task(world.mint()):
         context = contextvars.copy_context()
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(context.run, world.guard.call, ToolCall("close", {}, "c-1"), slow)
-            assert inside.wait(2)
+            assert inside.wait(30)
             with pytest.raises(Denied, match="call.replayed"):
                 world.call("close", id="c-1")
             go.set()
-            assert first.result(2) == "slow"
+            assert first.result(30) == "slow"
 
 
 def test_one_hundred_callers_one_limit(world: World) -> None:
@@ -307,8 +307,8 @@ def test_one_hundred_callers_one_limit(world: World) -> None:
 def test_context_is_lost_in_a_bare_thread_and_denies(world: World) -> None:
     with world.guard.task(world.mint()), ThreadPoolExecutor(1) as pool:
         with pytest.raises(Denied, match="task.none"):
-            pool.submit(world.call, "close").result(2)
-        pool.submit(contextvars.copy_context().run, world.call, "close").result(2)
+            pool.submit(world.call, "close").result(30)
+        pool.submit(contextvars.copy_context().run, world.call, "close").result(30)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------
