@@ -362,7 +362,7 @@ def test_a_cancelled_body_is_unknown_and_counts(world: World) -> None:
     assert [o.status for o in world.sink.outcomes] == ["unknown"]
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(60, method="thread")
 def test_a_body_that_is_cancelled_in_every_round_ends(world: World, tmp_path: Path) -> None:
     """Attack: a scope of anyio (Pydantic AI, MCP and Starlette have them) cancels in every round of the loop until the call is over; the loop span for ever."""
     world.guard._house.sinks = (*world.guard._house.sinks, AuditFile(tmp_path))
