@@ -195,6 +195,36 @@ def test_leaving_a_reentered_task_does_not_end_it(world: World) -> None:
         pass
 
 
+def test_who_enters_while_another_does_is_counted(world: World) -> None:
+    """Found by threads: of two that entered at once one was not counted, and the task ended while its outermost `with` was open."""
+    entered, leave = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def other() -> None:
+        with task:
+            entered.set()
+            assert leave.wait(30)
+
+    class Meanwhile(dict[Any, Any]):
+        def get(self, *key: Any) -> Any:
+            found = super().get(*key)
+            if not threads:
+                threads.append(threading.Thread(target=other))
+                threads[0].start()
+                entered.wait(0.2)  # time to come in between, if anybody may
+            return found
+
+    with world.guard.task(world.mint()) as task:
+        world.guard._opened = Meanwhile(world.guard._opened)
+        with task:
+            assert entered.wait(30)
+        leave.set()
+        threads[0].join(30)
+        world.call("close")
+    with pytest.raises(Denied, match="task.ended"), task:
+        pass
+
+
 def test_unknown_intent_and_bad_params(world: World) -> None:
     with world.guard.task(world.mint(intent="everything", params={})), pytest.raises(Denied, match="intent.unknown"):
         world.call("close")
