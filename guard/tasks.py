@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
@@ -58,6 +60,21 @@ def _declassifying(house: House, state: TaskState, label: str) -> Flow[Decision]
     from guard.vouch import declassified, vouch_flow
 
     return vouch_flow(house, state, declassified(house, label))
+
+
+_counting = threading.RLock()
+"""Held while it is counted who has a task open. Of two threads that enter or leave at once neither may be forgotten: the task would end while one is in it,
+or never."""
+
+
+def _forked() -> None:
+    """In the child of a fork, where a thread that is not there may hold it."""
+    global _counting
+    _counting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class Task:
@@ -209,26 +226,28 @@ class Task:
 
     def _push(self) -> Self:
         guard, key = self._guard, self.state.delegation.task
-        guard._opened[key] = guard._opened.get(key, 0) + 1
-        self._inside += 1
+        with _counting:
+            guard._opened[key] = guard._opened.get(key, 0) + 1
+            self._inside += 1
         guard._current.set(Frame(self, self.state, guard._current.get()))
         return self
 
-    def _pop(self) -> bool:
-        """Leave; True where this was the outermost `with` of the process that first opened the task: then the task ends."""
+    def _pop(self) -> tuple[bool, bool]:
+        """Leave. Was this the last `with` of this object; and the outermost of the process that first opened the task: then the task ends."""
         guard, key = self._guard, self.state.delegation.task
         frame = guard._current.get()
         if frame is not None and frame.task is self:
             guard._current.set(frame.before)
-        self._inside -= 1
-        left = guard._opened.get(key, 1) - 1
-        if left > 0:
-            guard._opened[key] = left
-            return False
-        guard._opened.pop(key, None)
-        outermost = key in guard._openers
-        guard._openers.discard(key)
-        return outermost and not self.state.closed
+        with _counting:
+            self._inside -= 1
+            last, left = self._inside == 0, guard._opened.get(key, 1) - 1
+            if left > 0:
+                guard._opened[key] = left
+                return last, False
+            guard._opened.pop(key, None)
+            outermost = key in guard._openers
+            guard._openers.discard(key)
+        return last, outermost and not self.state.closed
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         answer: object = None
@@ -252,8 +271,9 @@ class Task:
 
     def _leaving(self) -> list[Flow[Outcome | Decision]]:
         """What is to be done as a `with` is left, each under a deadline of its own: its calls without an outcome, and the end of the task."""
-        house, ends = self._guard._house, self._pop()
-        tickets = self._left() if self._inside == 0 else ()
+        house = self._guard._house
+        last, ends = self._pop()
+        tickets = self._left() if last else ()
         closing: list[Flow[Outcome | Decision]] = [finish_flow(house, ticket, Outcome("unknown")) for ticket in tickets]
         return [*closing, end_flow(house, self.state)] if ends else closing
 

@@ -16,6 +16,7 @@ from guard import Guard, LocalIssuer, ToolCall
 from guard.approvals import Approvals
 from guard.errors import Denied
 from guard.record import AuditFile
+from guard.state import SqliteState
 from tests.approvals.world import POLICY
 
 
@@ -24,9 +25,10 @@ def guard_of(folder: Path, *, memory: bool = False) -> tuple[Guard, LocalIssuer,
     if not key.exists():
         LocalIssuer("acme-dev").save(key)
     iam = LocalIssuer.load(key)
-    desk = Approvals(trust=iam, folder=folder)
-    state = "memory:" if memory else f"sqlite:{folder / 'state.db'}"
-    made = Guard(POLICY, trust=iam, state=state, sinks=[AuditFile(folder)], approvals=desk, deadline=timedelta(seconds=30))
+    long = timedelta(seconds=30)  # a machine that stands still must not change an answer
+    desk = Approvals(SqliteState(folder / "approvals.db", timeout=30), trust=iam, folder=folder)
+    state = "memory:" if memory else SqliteState(folder / "state.db", timeout=30)
+    made = Guard(POLICY, trust=iam, state=state, sinks=[AuditFile(folder, patience=long)], approvals=desk, deadline=long)
     return made, iam, desk
 
 

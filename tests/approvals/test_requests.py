@@ -533,7 +533,7 @@ def test_who_waits_holds_up_no_call() -> None:
     assert looking.wait(60)
     calling = threading.Thread(target=world.answer, args=("approve",), kwargs={"by": "alice"})
     calling.start()
-    calling.join(5)
+    calling.join(30)
     held_up = calling.is_alive()
     go_on.set()
     waiting.join(60)

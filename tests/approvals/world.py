@@ -74,6 +74,8 @@ class World:
         """The process begins, or begins again."""
         trust = [self.iam, self.others["sister"], self.others["foreign"]]
         self.desk = Approvals(self.store, trust=trust, folder=self.folder)
+        if self.folder is not None:
+            self.desk._drawer.store.timeout = 20  # type: ignore[attr-defined]
         if self.folder is None:  # the key is on no disk: what a file would do
             self.seal = self.seal or self.desk._seal
             self.desk._seal = self.desk._drawer._seal = self.seal

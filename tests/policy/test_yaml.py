@@ -109,11 +109,11 @@ def test_refused_with_its_place(text: str, expected: str) -> None:
 )
 def test_deep_nesting_is_refused_and_not_recursed_into(text: str) -> None:
     """fail_open F03: another policy parser took its process down at a thousand nested brackets."""
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(PolicyError) as caught:
         Policy.from_text(text)
     assert caught.value.problems[0].code in ("lint.too-deep", "lint.yaml")
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_nesting_up_to_the_cap_is_read() -> None:
@@ -121,12 +121,12 @@ def test_nesting_up_to_the_cap_is_read() -> None:
 
 
 def test_size_is_checked_before_parsing() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for text in ("x" * (2 << 20), "\u4e2d" * (MAX_BYTES // 2), "\0" * (2 << 20)):
         with pytest.raises(PolicyError) as caught:
             Policy.from_text(text)
         assert [p.code for p in caught.value.problems] == ["lint.too-large"]
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_a_file_of_control_characters_is_reported_shortly() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 
 from guard.record import AuditFile
 from tests.record.making import decision, outcome
 
 
 def main(folder: str, sync: str) -> None:
-    sink = AuditFile(folder)
+    sink = AuditFile(folder, patience=timedelta(seconds=60))  # it ends by being killed, and not because a disk is slow
     step = 0
     while True:
         step += 1

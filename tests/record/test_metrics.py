@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class World:
         self.meters = MeterProvider(metric_readers=[self.reader], shutdown_on_exit=False)
         self.iam = LocalIssuer("acme-dev")
         made = spans or Spans(provider=TracerProvider(shutdown_on_exit=False), meters=self.meters)
-        self.guard = Guard(Policy.from_text(POLICY), trust=self.iam, sinks=[ListSink(), made])
+        # Also in a process of its own, where a guard waits for a quarter of a second, and a loaded machine must not change a verdict.
+        self.guard = Guard(Policy.from_text(POLICY), trust=self.iam, sinks=[ListSink(), made], deadline=timedelta(seconds=30))
 
     def run(self, *tools: str, intent: str = "desk", **more: Any) -> None:
         try:
@@ -73,7 +75,7 @@ def test_how_long_a_decision_took(world: World) -> None:
          ("guardtrail.mode", "enforce")): 1,
         (("guardtrail.code", "tool.unknown"), ("guardtrail.decision", "deny"), ("guardtrail.mode", "enforce")): 1,
     }  # fmt: skip
-    assert all(0 < p.min <= p.max < 5 for p in points)
+    assert all(0 < p.min <= p.max < 30 for p in points)
     if "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters:
         assert points[0].explicit_bounds[0] < 0.001  # seconds: the SDK's own buckets are for milliseconds
 
@@ -140,10 +142,11 @@ def test_without_a_provider_nothing_is_looked_up_per_call(monkeypatch: pytest.Mo
     asked: list[int] = []
     own = metrics.get_meter_provider
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: (asked.append(1), own())[1])
+    monkeypatch.setattr("guard.record.metrics.monotonic", lambda: 1.0)  # a second later it looks again
     made = Metrics()
     for _ in range(1000):
         made.decided(decided(), state(), 0.0)
-    assert len(asked) <= 2
+    assert len(asked) == 1
 
 
 PROGRAM = """

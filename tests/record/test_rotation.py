@@ -415,9 +415,10 @@ def test_kill_9_at_any_time(folder: Path) -> None:
             f"sink = AuditFile({str(folder)!r}, limit={LIMIT})\nn = 0\n"
             "while True:\n    n += 1\n    made = decision(id=f'{os.getpid()}-{n}')\n    sink.decision(made)\n    os.write(1, f'{made.id}\\n'.encode())\n"
         )
-        writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # Not buffered: `communicate` reads the pipe itself, and what `readline` had taken ahead of it would be lost.
+        writer = subprocess.Popen([sys.executable, "-c", script], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert writer.stdout is not None
-        first = writer.stdout.readline()
+        first = b"".join(writer.stdout.readline() for _ in range(rng.randint(1, 30)))  # some files become full, however slow the machine is
         time.sleep(rng.uniform(0, 0.1))
         writer.send_signal(signal.SIGKILL)
         rest, errors = writer.communicate()

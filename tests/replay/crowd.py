@@ -18,6 +18,7 @@ from guard.errors import Denied
 from guard.model import Approval, Decision, Outcome
 from guard.ports import Clock
 from guard.record import AuditFile
+from guard.state import SqliteState
 from guard.testing import FrozenClock
 from tests.workflow.chains import Proofs
 
@@ -72,7 +73,7 @@ class Worker:
     def __init__(self, at: int, seed: int, policy: Policy, folder: Path, log: Path, iam: LocalIssuer, clock: Clock | None) -> None:
         self.r = Random(f"{seed} {at}")
         self.guard = Guard(
-            policy, trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(log, patience=timedelta(seconds=60))], clock=clock,
+            policy, trust=iam, state=SqliteState(folder / "state.db", timeout=60), sinks=[AuditFile(log, patience=timedelta(seconds=60))], clock=clock,
             deadline=timedelta(seconds=60), proofs=Proofs(), approvals=Drawer(),
         )  # fmt: skip
         self.iam, self.at = iam, at
@@ -128,6 +129,7 @@ def race(policy: Policy, seed: int, folder: Path, *, workers: int = 3, steps: in
         (folder / f"log{at}").mkdir()
         (folder / f"log{at}" / "keys").symlink_to(folder / "keys")
     (folder / "keys").mkdir(mode=0o700)
+    SqliteState(folder / "state.db").close()
     clock = FrozenClock(datetime.now(UTC) + timedelta(seconds=5))  # after the store began: else it does not know what was before
     iam = LocalIssuer("crowd", clock=lambda: clock.now().timestamp())
     crowd = [Worker(at, seed, policy, folder, folder / f"log{at}", iam, clock) for at in range(workers)]
@@ -150,13 +152,21 @@ def race(policy: Policy, seed: int, folder: Path, *, workers: int = 3, steps: in
 
 
 def alone(folder: Path, at: int, workers: int, steps: int) -> None:
-    """One process of several: waits until all are there, and then works."""
+    """One process of several: waits until all are there, and then works. It keeps its log until all are done: who comes to write its first record when
+    another has left goes on in that one's file, and then there is one file less."""
     worker = Worker(at, 1, Policy.from_text(POLICY), folder, folder / "log", LocalIssuer("crowd"), None)
     worker.open([(f"{at}-{name}", origin, actor) for name, origin, actor in TASKS])
-    (folder / f"ready{at}").touch()
-    while len(list(folder.glob("ready*"))) < workers:
-        time.sleep(0.001)
+    _all(folder, "ready", at, workers)
     worker.run(steps)
+    _all(folder, "done", at, workers)
+
+
+def _all(folder: Path, what: str, at: int, workers: int) -> None:
+    (folder / f"{what}{at}").touch()
+    end = time.monotonic() + 100
+    while len(list(folder.glob(f"{what}*"))) < workers:
+        assert time.monotonic() < end, f"not all are {what}"
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":

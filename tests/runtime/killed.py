@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from guard import Guard, LocalIssuer, ToolCall
 from guard.policy import Policy
 from guard.record import AuditFile
+from guard.state import SqliteState
 
 POLICY = """
 guardtrail: 1
@@ -28,7 +30,9 @@ def main(folder: Path, run: str) -> None:
     if not key.exists():
         LocalIssuer("acme-dev").save(key)
     iam = LocalIssuer.load(key)
-    guard = Guard(Policy.from_text(POLICY), trust=iam, state=f"sqlite:{folder / 'state.db'}", sinks=[AuditFile(folder / "log")])
+    long = timedelta(seconds=60)  # it ends by being killed, and not because the machine stood still
+    state, log = SqliteState(folder / "state.db", timeout=60), AuditFile(folder / "log", patience=long)
+    guard = Guard(Policy.from_text(POLICY), trust=iam, state=state, sinks=[log], deadline=long)
     bodies = os.open(folder / "bodies", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def body(n: str) -> None:

@@ -195,6 +195,36 @@ def test_leaving_a_reentered_task_does_not_end_it(world: World) -> None:
         pass
 
 
+def test_who_enters_while_another_does_is_counted(world: World) -> None:
+    """Found by threads: of two that entered at once one was not counted, and the task ended while its outermost `with` was open."""
+    entered, leave = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def other() -> None:
+        with task:
+            entered.set()
+            assert leave.wait(30)
+
+    class Meanwhile(dict[Any, Any]):
+        def get(self, *key: Any) -> Any:
+            found = super().get(*key)
+            if not threads:
+                threads.append(threading.Thread(target=other))
+                threads[0].start()
+                entered.wait(0.2)  # time to come in between, if anybody may
+            return found
+
+    with world.guard.task(world.mint()) as task:
+        world.guard._opened = Meanwhile(world.guard._opened)
+        with task:
+            assert entered.wait(30)
+        leave.set()
+        threads[0].join(30)
+        world.call("close")
+    with pytest.raises(Denied, match="task.ended"), task:
+        pass
+
+
 def test_unknown_intent_and_bad_params(world: World) -> None:
     with world.guard.task(world.mint(intent="everything", params={})), pytest.raises(Denied, match="intent.unknown"):
         world.call("close")
@@ -274,18 +304,18 @@ def test_the_same_id_in_flight_is_denied(world: World) -> None:
 
     def slow(**_: object) -> str:
         inside.set()
-        go.wait(2)
+        go.wait(30)
         return "slow"
 
     with world.guard.task(world.mint()):
         context = contextvars.copy_context()
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(context.run, world.guard.call, ToolCall("close", {}, "c-1"), slow)
-            assert inside.wait(2)
+            assert inside.wait(30)
             with pytest.raises(Denied, match="call.replayed"):
                 world.call("close", id="c-1")
             go.set()
-            assert first.result(2) == "slow"
+            assert first.result(30) == "slow"
 
 
 def test_one_hundred_callers_one_limit(world: World) -> None:
@@ -307,8 +337,8 @@ def test_one_hundred_callers_one_limit(world: World) -> None:
 def test_context_is_lost_in_a_bare_thread_and_denies(world: World) -> None:
     with world.guard.task(world.mint()), ThreadPoolExecutor(1) as pool:
         with pytest.raises(Denied, match="task.none"):
-            pool.submit(world.call, "close").result(2)
-        pool.submit(contextvars.copy_context().run, world.call, "close").result(2)
+            pool.submit(world.call, "close").result(30)
+        pool.submit(contextvars.copy_context().run, world.call, "close").result(30)
 
 
 # -- bodies ----------------------------------------------------------------------------------------------------------------------
@@ -362,7 +392,7 @@ def test_a_cancelled_body_is_unknown_and_counts(world: World) -> None:
     assert [o.status for o in world.sink.outcomes] == ["unknown"]
 
 
-@pytest.mark.timeout(20, method="thread")
+@pytest.mark.timeout(60, method="thread")
 def test_a_body_that_is_cancelled_in_every_round_ends(world: World, tmp_path: Path) -> None:
     """Attack: a scope of anyio (Pydantic AI, MCP and Starlette have them) cancels in every round of the loop until the call is over; the loop span for ever."""
     world.guard._house.sinks = (*world.guard._house.sinks, AuditFile(tmp_path))

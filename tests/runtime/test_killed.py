@@ -34,6 +34,7 @@ def test_kill_9_fifty_times(tmp_path: Path) -> None:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
+            answered += len(process.stdout.read(run % 5))  # however slow the machine is, some calls come to their end
             time.sleep(r.random() * 0.03)
             process.send_signal(signal.SIGKILL)
             answered += len(process.stdout.read())

@@ -54,10 +54,10 @@ class Signals(FakeSignals):
 class World:
     def __init__(self, folder: Path, store: str) -> None:
         self.folder = folder
+        self.store = open_state("memory:" if store == "memory" else f"sqlite:{folder / 'state.db'}")
         self.clock = FrozenClock(datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2))  # after the birth of the store
         self.signals = Signals(self.clock)
         self.iam = LocalIssuer("till", clock=lambda: self.clock.now().timestamp())
-        self.store = open_state("memory:" if store == "memory" else f"sqlite:{folder / 'state.db'}")
         self.guard = Guard(
             Policy.from_text(TABLE["policy"]), trust=self.iam, sinks=[AuditFile(folder)], clock=self.clock, signals=self.signals,
             state=self.store, deadline=timedelta(seconds=10),

@@ -383,6 +383,7 @@ def test_nothing_of_key_proof_or_token_is_shown(world: World, held: Holders) -> 
 
 CHILD = """
 import sys
+from datetime import timedelta
 from guard import Denied, ToolCall
 from guard.state import SqliteState
 from tests.runtime.test_proof import LOOK
@@ -390,7 +391,9 @@ from guard import Guard, Issuer, Policy
 from guard.record import ListSink
 from tests.runtime.conftest import POLICY
 jwks, db = sys.argv[1:]
-guard = Guard(Policy.from_text(POLICY), trust=Issuer("https://iam.example", audience="local", keys=jwks), state=SqliteState(db), sinks=[ListSink()])
+patient = timedelta(seconds=30)  # a machine that stands still must not change an answer
+store = SqliteState(db, timeout=30)
+guard = Guard(Policy.from_text(POLICY), trust=Issuer("https://iam.example", audience="local", keys=jwks), state=store, sinks=[ListSink()], deadline=patient)
 guard.task(sys.stdin.readline().strip()).__enter__()
 print("ready", flush=True)
 for proof in sys.stdin:

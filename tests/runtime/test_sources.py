@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
-from time import sleep
+from threading import Event
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from guard.replay import Replay
 from guard.sources import read
 from guard.state import MemoryState
 from guard.testing import FakeApprovals, FrozenClock
+from tests.runtime.conftest import only_ports_take_time
 from tests.workflow.sources.desk import HERE, table
 
 CHAINS = table("chains.yaml")
@@ -226,20 +227,29 @@ def test_a_long_text_does_not_hide_what_it_picks_from_a_trusted_list(length: int
 class Late(MemoryState):
     """`late`: it says nothing in time; `lost`: and has not done it either."""
 
-    inline = False
     late = lost = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = Event()
+
+    @property
+    def inline(self) -> bool:  # type: ignore[override]
+        """Only what is to be late is waited for: the short deadline is not for the rest of the call."""
+        return not (self.late or self.lost)
 
     def apply(self, ops: Any, **more: Any) -> Any:
         if self.lost:
             raise StateUnavailable("gone")
         done = super().apply(ops, **more)
         if self.late:
-            sleep(0.4)
+            self.go_on.wait(30)
         return done
 
 
 @pytest.mark.parametrize("how", ["late", "lost"])
-def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(how: str) -> None:
+def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_ports_take_time(monkeypatch)
     world = World(ALSO, state=Late())
     store: Any = world.guard._house.store
 
@@ -258,6 +268,7 @@ def test_a_store_that_fails_while_a_text_is_learnt_does_not_hide_what_it_picks(h
         world.call("read_invoice", {"invoice_id": "INV-7"}, {})
         with world.task(prompt="look at Globex"):
             assert pay(world, ACCOUNT).startswith("ask "), "it is in the store now, for whoever else has the task open"
+    store.go_on.set()
 
 
 def test_a_stream_that_runs_does_not_hide_what_it_picks() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -100,11 +100,16 @@ def test_the_same_answers_and_the_same_records(store: type[MemoryState]) -> None
 
 
 class Slow(Elsewhere):
-    slow = False
+    """Answers once the loop has gone on; `stuck`: it did not, while it was asked."""
+
+    slow = stuck = False
+    ticks = 0
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        if self.slow:
-            sleep(0.03)
+        asked, end = self.ticks, monotonic() + 4
+        while self.slow and not self.stuck and self.ticks < asked + 4:
+            self.stuck = monotonic() > end
+            sleep(0.001)
         return super().apply(*args, **kwargs)
 
 
@@ -113,16 +118,15 @@ def test_the_loop_goes_on_while_the_store_is_asked(what: tuple[str, ...]) -> Non
     world = vouching(store := Slow())
     assert "untrusted" in VOUCH
 
-    async def story() -> int:
-        ticks = 0
+    async def story() -> None:
         with world.task() as task:
             store.slow = True
             asked = asyncio.ensure_future(getattr(task, f"a{what[0]}")(*what[1:]))
             while not asked.done():
-                ticks += 1
+                store.ticks += 1
                 await asyncio.sleep(0.002)
             store.slow = False
             assert asked.exception() is None or isinstance(asked.exception(), ApprovalRequired)
-        return ticks
 
-    assert asyncio.run(story()) > 3
+    asyncio.run(story())
+    assert store.ticks > 3 and not store.stuck

@@ -16,7 +16,9 @@ def exact(found: Race, limit: int) -> bool:
 def test_eight_processes_get_exactly_the_limit(tmp_path: Path) -> None:
     found = race(tmp_path / "state.db", processes=PROCESSES, calls=CALLS, limit=LIMIT)
     assert exact(found, LIMIT), found.granted
-    assert found.longest < 2.0  # the benchmark aims below 250 ms; a test also runs where others take the processor
+    assert (
+        found.longest < 10.0
+    )  # nobody starves: the benchmark aims below 250 ms; a test also runs where the machine stands still for seconds
 
 
 def test_the_check_finds_a_counter_that_is_read_and_then_written(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_full_disk_denies_and_recovers(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other threads of the test run; the child only counts and leaves
 def test_a_fork_opens_the_file_anew_on_both_sides(tmp_path: Path) -> None:
-    with SqliteState(tmp_path / "state.db") as store:
+    with SqliteState(tmp_path / "state.db", timeout=60) as store:  # where one side stands still, the other waits
         store.apply([Add("k")], now=datetime.now(UTC))
         pid = os.fork()
         if pid == 0:

@@ -276,8 +276,8 @@ def test_a_megabyte_is_indexed_in_bounded_time_and_number(text: str) -> None:
     desk = Desk(POLICY, "open")
     desk.judge("list_vendors", {})
     assert desk.last is not None
-    begin = time.perf_counter()
+    begin = time.thread_time()
     plan = desk.plan("list_vendors")
     got = learn(plan, desk.ledger, observe(plan, Outcome("ok", text), {}), desk.last.masks, "d")
-    assert time.perf_counter() - begin < 15
+    assert time.thread_time() - begin < 15
     assert len(got.ops) < 30_000
