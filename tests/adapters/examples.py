@@ -9,7 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,9 +19,7 @@ def example_prints(name: str, folder: Path) -> None:
     script = ROOT / "examples" / "adapters" / f"{name}_app.py"
     said = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
     expected = textwrap.dedent(said.partition("Prints:\n")[2]).strip("\n") + "\n"
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, PATIENT, str(script)], cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False
-    )
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run([sys.executable, str(script)], cwd=folder, env=environ, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected

@@ -42,7 +42,7 @@ from guard.identity import RevocationList
 from guard.record import ListSink, ListSpans
 from tests.adapters.common import POLICY, ROOT, listening
 from tests.conformance.drivers.a2a import Bare, agent_card, message
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 
 class Remote(AgentExecutor):
@@ -381,9 +381,7 @@ def test_an_sdk_that_is_not_there_is_named_with_the_command(monkeypatch: pytest.
 
 def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     file = ROOT / "examples" / "adapters" / "a2a_agents.py"
-    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, PATIENT, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    env = {"PYTHONPATH": PYTHONPATH, "PATH": ""}
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.with_suffix(".txt").read_text("utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from guard.adapters.agent_framework import GuardMiddleware, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.agent_framework import Said
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -147,8 +148,8 @@ def test_an_answer_nobody_asked_for_runs_nothing(world: World) -> None:
 
 
 def test_the_example() -> None:
-    command = [sys.executable, "-W", "ignore", PATIENT, str(ROOT / "examples/adapters/agent_framework_agent.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples/adapters/agent_framework_agent.py")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT
 

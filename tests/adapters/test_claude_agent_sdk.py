@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from claude_agent_sdk import AgentDefinition, ClaudeAgentOptions, CLIConnectionE
 from guard.adapters.claude_agent_sdk import coverage, guard_hooks
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.claude_agent_sdk import App, ClaudeCode, prompts
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK = (Call("c1", "look", {"order": "A-1"}),)
@@ -197,8 +198,8 @@ def test_a_store_that_blocks_does_not_stop_the_loop(world: World) -> None:
 
 
 def test_the_example() -> None:
-    command = [sys.executable, PATIENT, str(ROOT / "examples/adapters/claude_agent_sdk_agent.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, str(ROOT / "examples/adapters/claude_agent_sdk_agent.py")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT
 

@@ -30,7 +30,7 @@ from tests.adapters.common import ROOT
 from tests.adapters.served import *  # noqa: F403
 from tests.adapters.served import YES, play, policy
 from tests.adapters.shop import Shop, Wire, asked, in_memory, over_http, said
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 
 @pytest.fixture
@@ -323,10 +323,8 @@ def test_a_framework_that_is_not_there_is_named_with_the_command(monkeypatch: py
 
 def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     file = ROOT / "examples" / "adapters" / "fastmcp_server.py"
-    env = {"PYTHONPATH": str(ROOT), "PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, PATIENT, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    env = {"PYTHONPATH": PYTHONPATH, "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.with_suffix(".txt").read_text("utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from guard.adapters.google_adk import GuardPlugin, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.google_adk import AdkDriver, Said
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -256,7 +257,12 @@ def test_a_tool_that_asks_by_itself_is_judged_again_with_the_answer(world: World
 
 def test_the_example() -> None:
     done = subprocess.run(
-        [sys.executable, PATIENT, str(ROOT / "examples/adapters/google_adk.py")], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(ROOT / "examples/adapters/google_adk.py")],
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT

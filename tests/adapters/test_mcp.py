@@ -27,7 +27,7 @@ from guard.telemetry import META_CREDENTIAL, META_PROOF, META_TOKEN
 from guard.testing import FakeCredentials
 from guard.tokens.proof import verify_pop
 from tests.adapters.server import make_server
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 SERVER = Path(__file__).with_name("server.py")
 POLICY = """
@@ -508,10 +508,8 @@ def test_a_server_that_reads_what_it_is_lent_gets_it_for_this_call(run: Callable
 
 def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     file = SERVER.parents[2] / "examples" / "adapters" / "mcp_client.py"
-    env = {"PYTHONPATH": str(SERVER.parents[2]), "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, PATIENT, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
-    )
+    env = {"PYTHONPATH": PYTHONPATH, "PATH": ""}
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == file.with_suffix(".txt").read_text("utf-8")
 

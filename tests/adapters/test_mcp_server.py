@@ -29,7 +29,7 @@ from tests.adapters.common import ROOT
 from tests.adapters.served import *  # noqa: F403
 from tests.adapters.served import YES, play, policy
 from tests.adapters.shop import Shop, Wire, asked, in_memory, said
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_an_sdk_that_is_not_there_is_named_with_the_command(monkeypatch: pytest.
 
 def test_the_example_says_what_it_says(tmp_path: Path) -> None:
     file = ROOT / "examples" / "adapters" / "mcp_server.py"
-    done = subprocess.run([sys.executable, PATIENT, str(file)], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run([sys.executable, str(file)], cwd=tmp_path, env={"PYTHONPATH": PYTHONPATH, "PATH": ""}, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == (file.with_suffix(".txt")).read_text("utf-8")
 

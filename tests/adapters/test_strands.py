@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,7 @@ from guard.adapters.strands import GuardHooks, coverage
 from guard.errors import ConfigError
 from guard.testing.conformance import Call, World
 from tests.conformance.drivers.strands import Said, answers
-from tests.patience import PATIENT
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
 WIPE = (Call("w1", "wipe", {"order": "A-1"}),)
@@ -202,8 +203,8 @@ def test_an_agent_without_the_guard_is_not_covered(world: World) -> None:
 
 
 def test_the_example() -> None:
-    command = [sys.executable, PATIENT, str(ROOT / "examples/adapters/strands_agent.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, str(ROOT / "examples/adapters/strands_agent.py")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PYTHONPATH}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == OUTPUT
 

@@ -15,6 +15,7 @@ import pytest
 from guard import ApprovalRequired, Guard, Issuer, Policy, ToolCall
 from guard.approvals import AnswerRefused, Approvals
 from guard.record import AuditFile
+from tests.patience import PYTHONPATH
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +47,7 @@ def command(folder: Path, *words: str, token: str = "") -> tuple[int, str]:
     code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), "GUARDTRAIL_DIR": str(folder / "g")}, input=token or None, capture_output=True,
+        cwd=folder, env={**os.environ, "PYTHONPATH": PYTHONPATH, "GUARDTRAIL_DIR": str(folder / "g")}, input=token or None, capture_output=True,
         text=True, timeout=60, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guard.cli import app
+from tests.patience import PYTHONPATH
 from tests.refunds import with_look
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def process(desk: Path) -> Run:
 
     def run(*words: str, input: str | None = None, env: dict[str, str] | None = None) -> Said:
         code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
-        surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        surroundings = {**os.environ, "PYTHONPATH": PYTHONPATH, **(env or {})}
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
             cwd=desk, env=surroundings, input=input, capture_output=True, text=True, encoding="utf-8", timeout=60, check=False,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PYTHONPATH
+
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = """guardtrail: 1
 name: p
@@ -39,7 +41,7 @@ agent = Agent()
 
 
 def run(folder: Path, *words: str) -> tuple[int, str, str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "140", "NO_COLOR": "1"}
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "140", "NO_COLOR": "1"}
     command = [sys.executable, "-c", "from guard.cli import main; main()", "doctor", *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stdout, done.stderr

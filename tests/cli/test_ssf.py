@@ -24,9 +24,10 @@ from guard.identity.signals import SignalFeed
 from guard.record import ListSink
 from guard.state import SqliteState
 from guard.tokens import verify
-from tests.cli.conftest import ROOT, told_by
+from tests.cli.conftest import told_by
 from tests.identity.revoked.test_store import POLICY
 from tests.identity.revoked.web import Asked, serving
+from tests.patience import PYTHONPATH
 from tests.tokens.forge import ISS, RSA, jwk
 from tests.tokens.sets import US, payload, signed
 
@@ -53,7 +54,7 @@ def receiving(folder: Path, words: list[str]) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", code, "ssf", "serve", *words, "--port", "0", "--json"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -215,7 +216,7 @@ def test_an_event_that_was_asked_for_reaches_a_running_task(sender: tuple[Held, 
     code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words, "--json"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

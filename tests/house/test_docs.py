@@ -36,10 +36,9 @@ from guard.policy import cases_from_text, check_layers
 from guard.policy.data import Case
 from guard.testing.cases import run_case
 from tests.conformance.adapters import ADAPTERS, installed
+from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENT = ROOT / "tests" / "patient"
-"""A machine that stands still for a quarter second changes nothing that is printed."""
 PAGES = (
     [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
     + sorted((ROOT / "docs").rglob("*.md"))
@@ -134,7 +133,7 @@ def _environ(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONPATH": f"{PATIENT}{os.pathsep}{ROOT}",
+        "PYTHONPATH": PYTHONPATH,  # a machine that stands still for a quarter second changes nothing that is printed
         "GUARDTRAIL_DIR": str(folder / ".guardtrail"),
         "COLUMNS": "140",
         "NO_COLOR": "1",

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PYTHONPATH
+
 ROOT = Path(__file__).resolve().parents[2]
 APPS = sorted((ROOT / "examples").glob("*/app.py"))
 
 
 @pytest.mark.parametrize("app", APPS, ids=lambda app: app.parent.name)
 def test_example(app: Path, tmp_path: Path) -> None:
-    patient = ROOT / "tests" / "patient"  # a machine that stands still for a quarter second changes nothing that is printed
-    environ = {**os.environ, "PYTHONPATH": f"{patient}{os.pathsep}{ROOT}"}
+    environ = {**os.environ, "PYTHONPATH": PYTHONPATH}  # a machine that stands still for a quarter second changes nothing that is printed
     done = subprocess.run([sys.executable, str(app)], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     expected = app.with_name("expected.txt")

@@ -1,4 +1,4 @@
-"""First on the path of programs that tests start, which import it by its name: a guard in them waits as long as one in the tests (tests/conftest.py).
+"""First on the path of programs that tests start (`tests.patience.PYTHONPATH`), which import it by its name: what waits in them waits as long as in the tests.
 
 Nothing is imported for it, so that a program that forgets an import still fails.
 """
@@ -12,7 +12,18 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-WAITS = {"guard.runtime": ("Guard", "deadline"), "guard.record.audit": ("AuditFile", "patience")}
+WAITS: dict[str, tuple[str, str, object]] = {
+    "guard.runtime": ("Guard", "deadline", timedelta(seconds=5)),
+    "guard.record.audit": ("AuditFile", "patience", timedelta(seconds=5)),
+    "guard.state.sqlite": ("SqliteState", "timeout", 20.0),
+}
+"""Module -> class, argument and what it is by default now."""
+
+
+def wait(module: ModuleType) -> None:
+    """Its class, from here on."""
+    owner, word, long = WAITS[module.__name__]
+    getattr(module, owner).__init__.__kwdefaults__[word] = long
 
 
 class Patient(MetaPathFinder):
@@ -25,14 +36,15 @@ class Patient(MetaPathFinder):
         spec = next((each for each in found if each is not None), None)
         if spec is None or spec.loader is None:
             return spec
-        plain, (owner, word) = spec.loader.exec_module, WAITS[name]
+        plain = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             plain(module)
-            getattr(module, owner).__init__.__kwdefaults__[word] = timedelta(seconds=5)
+            wait(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-sys.meta_path.insert(0, Patient())
+if __name__ == "sitecustomize":
+    sys.meta_path.insert(0, Patient())

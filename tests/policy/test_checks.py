@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from guard.model import Credential, Delegation
 from guard.policy import Policy, cel
 from guard.policy.judge import Check, intent_check, judge
+from tests.patience import PYTHONPATH
 from tests.policy.reading import ROOT, needs_cel
 
 ROWS: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "checks.yaml").read_text("utf-8"))
@@ -187,7 +188,7 @@ def without_cel(code: str, folder: Path, stdin: str = "") -> subprocess.Complete
     (folder / "policy.yaml").write_text(POLICY, "utf-8")
     return subprocess.run(
         [sys.executable, "-c", _WITHOUT + code], cwd=folder, capture_output=True, text=True, timeout=60, check=False, input=stdin,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GUARDTRAIL_DIR": str(folder)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH, "GUARDTRAIL_DIR": str(folder)},
     )  # fmt: skip
 
 

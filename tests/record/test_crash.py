@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from guard.record import AuditFile, verify_log
+from tests.patience import PYTHONPATH
 from tests.record.making import decision, records_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,7 @@ KILLS = 50
 
 
 def program(name: str, *words: str) -> subprocess.Popen[bytes]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     # Not buffered: `communicate` reads the pipe itself, and what `readline` had taken ahead of it would be lost.
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name(name)), *words], bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env

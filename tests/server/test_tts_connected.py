@@ -28,7 +28,8 @@ from guard.identity.signing import make_key, read_keys, retire_key
 from guard.record import ListSink, verify_log
 from guard.state import open_state
 from guard.tokens import split, token_json
-from tests.cli.conftest import ROOT, told_by
+from tests.cli.conftest import told_by
+from tests.patience import PYTHONPATH
 from tests.ports import free
 from tests.server.ttsworld import SECRET, basic, form
 from tests.servers.authorization import OTHER, TOOLS, AuthorizationServer, new_key, proof
@@ -71,11 +72,11 @@ class Service:
         (folder / "tts.yaml").write_text(yaml.safe_dump(config))
 
     def start(self) -> None:
-        code = "import sys; from tests.patience import patient; patient(); from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
+        code = "import sys; from guard.cli import main; sys.argv[0] = 'guardtrail'; main()"
         words = ["tts", "serve", "--config", str(self.folder / "tts.yaml"), "--json"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
