@@ -81,6 +81,10 @@ bench-peers: venv ## the same beside what others take for a rule about the past,
 campaign: venv ## the long searches: many more generated cases than `make test` takes
 	@HYPOTHESIS_PROFILE=campaign $(PY) -m pytest -q -n 2 --dist loadfile --timeout 3600 $(ARGS)
 
+.PHONY: standstill
+standstill: venv demo-env adapter-envs ## the suite while its processes are stopped now and then: no verdict may hang on a clock
+	@$(PY) tools/standstill.py --seed "$${SEED:-0}" -- $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not campaign' $(ARGS)
+
 .PHONY: oldest
 oldest: ## the suite with the oldest versions of everything we depend on
 	@$(call ready,.venv-oldest tools/oldest.txt -c tools/oldest.txt -e '.[dev]'):
