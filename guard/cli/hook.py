@@ -200,7 +200,7 @@ def _wired(
     from guard.house import named as said_of
     from guard.identity import LocalIssuer
     from guard.packs import pack_path
-    from guard.record import AuditFile, LogSink, Spans, directory
+    from guard.record import default_sinks
     from guard.runtime import Guard
 
     private(home())
@@ -216,7 +216,7 @@ def _wired(
         desk = None if asked is None else Approvals(trust=asked)
         guard = Guard(
             layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=_DEADLINE,
-            sinks=[AuditFile(directory(), patience=_DEADLINE / 2), Spans(), LogSink()],  # as `default_sinks`, but as patient as the agents are
+            sinks=default_sinks(_DEADLINE / 2),
         )  # fmt: skip
     except OSError as error:
         raise CannotAnswer(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from guard.gateway.server import Server
     from guard.gateway.setup import Spec
     from guard.identity import Issuer, LocalIssuer
-    from guard.ports import Sink
     from guard.runtime import Guard
 
 __all__ = ["PINS", "mcp", "open_pins", "specs_of"]
@@ -241,7 +240,7 @@ def _guard(
     policy: Sequence[Path], trust: Issuer | LocalIssuer, state: str, approvers: str | None, issuer: str | None, keys: str | None
 ) -> Guard:
     from guard.identity import LocalIssuer
-    from guard.record import AuditFile, LogSink, Spans, directory
+    from guard.record import default_sinks, directory
     from guard.record.files import ensure
     from guard.runtime import Guard
 
@@ -254,9 +253,8 @@ def _guard(
     if not state:
         ensure(home)
         state = f"sqlite:{home / 'state.db'}"
-    # As `default_sinks`, but patient: fifty clients wait longer for a busy disk than a call of one program should.
-    sinks: list[Sink] = [AuditFile(home, patience=_DEADLINE / 2), Spans(), LogSink()]
-    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE, sinks=sinks)
+    # Fifty clients wait longer for a busy disk than a call of one program should.
+    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE, sinks=default_sinks(_DEADLINE / 2))
 
 
 # -- running -------------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ The verifier is loaded when it is asked for: programs that only write do not pay
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from guard.ports import Sink
@@ -58,6 +59,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'guard.record' has no attribute {name!r}")
 
 
-def default_sinks() -> list[Sink]:
-    """The audit file in `directory()`, OpenTelemetry as configured, and logs."""
-    return [AuditFile(directory()), Spans(), LogSink()]
+def default_sinks(patience: timedelta | None = None) -> list[Sink]:
+    """The audit file in `directory()`, OpenTelemetry as configured, and logs. `patience`: of the audit file, for servers that many ask at once."""
+    audit = AuditFile(directory()) if patience is None else AuditFile(directory(), patience=patience)
+    return [audit, Spans(), LogSink()]
