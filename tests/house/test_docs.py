@@ -26,6 +26,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ from tests.conformance.adapters import ADAPTERS, installed
 from tests.patience import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parents[2]
+NEEDS = {"gateway": "mcp"}
+"""Page -> a package it imports that is no dependency of ours."""
 PAGES = (
     [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
     + sorted((ROOT / "docs").rglob("*.md"))
@@ -95,6 +98,8 @@ def blocks(page: Path) -> Iterator[Block]:
 def test_page(page: Path, tmp_path: Path) -> None:
     if page.parent.name == "adapters" and page.stem in ADAPTERS and not installed(page.stem):
         pytest.skip("runs in the environment of its adapter (tools/adapters.py)")
+    if page.stem in NEEDS and find_spec(NEEDS[page.stem]) is None:
+        pytest.skip(f"needs {NEEDS[page.stem]}")
     run_page(page, tmp_path)
 
 
