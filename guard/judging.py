@@ -122,8 +122,8 @@ def judge_flow(house: House, draft: Draft, bind: Bind | Finding | None) -> Flow[
 def _identified(house: House, draft: Draft) -> Flow[Finding | None]:
     """What time it is, and that the call is made in an open task, under a token that holds; or why not.
 
-    As `read_clock` and `identify` say it, written out: a port that never blocks is asked here, any other through the driver. Half of what this costs would be
-    `Draft.ask`, on the path of every call.
+    As `read_clock` and `identify` say it, written out for the path of every call (what that saves: docs/design/0003): a port that never blocks is asked here,
+    any other through the driver.
     """
     clock, verifier, revocations = house.clock, house.verifier, house.revocations
     answer: object

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +14,7 @@ import typer
 
 from guard.cli.files import load_layers
 from guard.cli.output import NO, YES, CannotAnswer, Json, WrongUsage, answers, dump, note, say, table
+from guard.cli.serving import DEADLINE
 from guard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ __all__ = ["app"]
 
 app = typer.Typer(rich_markup_mode=None)
 
-_DEADLINE = timedelta(seconds=5)
 
 _Agents = Annotated[
     list[str] | None,
@@ -215,8 +214,8 @@ def _wired(
         asked = trust if isinstance(trust, LocalIssuer) else named(given[0] or "", given[3], given[2]) if given[3] is not None else None
         desk = None if asked is None else Approvals(trust=asked)
         guard = Guard(
-            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=_DEADLINE,
-            sinks=default_sinks(_DEADLINE / 2),
+            layers, trust=trust, state=state or f"sqlite:{home() / 'state.db'}", approvals=desk, deadline=DEADLINE,
+            sinks=default_sinks(DEADLINE / 2),
         )  # fmt: skip
     except OSError as error:
         raise CannotAnswer(f"{file}: {(error.strerror or 'cannot be read').lower()}") from None

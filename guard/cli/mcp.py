@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +15,8 @@ import typer
 
 from guard.cli.files import load_layers
 from guard.cli.output import YES, CannotAnswer, Json, WrongUsage, answers, clean, columns, count, dump, note, say
+from guard.cli.serving import DEADLINE, where
 from guard.cli.serving import listen as listen_at
-from guard.cli.serving import where
 from guard.cli.trust import development, named
 from guard.errors import ConfigError, GuardError
 
@@ -34,7 +33,6 @@ __all__ = ["PINS", "mcp", "open_pins", "specs_of"]
 PINS = Path("mcp-pins.json")
 _TIME = re.compile(r"([1-9][0-9]{0,4})(s|m|h)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_DEADLINE = timedelta(seconds=5)
 Texts = list[str] | None
 
 
@@ -253,8 +251,7 @@ def _guard(
     if not state:
         ensure(home)
         state = f"sqlite:{home / 'state.db'}"
-    # Fifty clients wait longer for a busy disk than a call of one program should.
-    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=_DEADLINE, sinks=default_sinks(_DEADLINE / 2))
+    return Guard(load_layers(policy), trust=trust, state=state, approvals=desk, deadline=DEADLINE, sinks=default_sinks(DEADLINE / 2))
 
 
 # -- running -------------------------------------------------------------------------------------------------------------------------

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from typing import Any
 
 from guard.cli.output import CannotAnswer
 
-__all__ = ["listen", "run", "where"]
+__all__ = ["DEADLINE", "listen", "run", "where"]
+
+DEADLINE = timedelta(seconds=5)
+"""Of a decision where many ask at once; half of it is for a record and a busy disk. Each would rather wait than come again."""
 
 _MOST_AT_ONCE = 256
 

@@ -58,6 +58,7 @@ class Plan:
     tool: Tool | None
     always: tuple[Finding, ...]
     required: tuple[Judge, ...]
+    all_required: tuple[Judge, ...]
     choices: tuple[tuple[Check, ...], ...] = ()
     rules: tuple[CompiledRule, ...] = ()
     limits: Mapping[int, LimitSource] = field(default_factory=dict)
@@ -67,7 +68,6 @@ class Plan:
     sync: Literal["os", "group"] = "os"
     tally: tuple[tuple[str, ...], tuple[int, ...]] = ((), ())
     tells: bool = False
-    all_required: tuple[Judge, ...] = ()
 
     possible: bool = False
     """Could this tool ever be allowed under this delegation?"""
